@@ -1,0 +1,1 @@
+"""F1: how contributions become one aggregate."""

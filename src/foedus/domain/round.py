@@ -1,0 +1,130 @@
+"""The nouns of a round: what is asked of clients, what they send, and what is kept of it (McMahan et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from foedus.domain.tree import Json, Parts, TensorSpec
+
+FOLD_BLOCK = 10
+"""Contributions that are summed together first. Cut from the sorted asked cohort; who is absent leaves a hole."""
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """One named part of an update: its tensors, and the weight that its mean uses."""
+
+    tensors: Mapping[str, TensorSpec]
+    weight: str
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a phase's update must look like: parts, weights and metrics, nothing more and nothing less."""
+
+    parts: Mapping[str, PartSpec]
+    weights: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a phase wants of one client: the phase's work, on the dataset of this name."""
+
+    client: str
+    round: int
+    phase: str
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What goes down to clients: tensors and typed options."""
+
+    tensors: Parts
+    options: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What is kept of a contribution when its tensors are gone.
+
+    ``weights`` and ``metrics`` as sent; ``digest`` names the update's bytes, ``state`` the client state that becomes
+    current because this contribution was counted (both empty in simulation); ``seconds`` of work on the client.
+    ``failure`` is a reason where the client did not contribute, and empty where it did.
+    """
+
+    client: str
+    weights: Mapping[str, float]
+    metrics: Metrics
+    digest: str = ""
+    state: str = ""
+    seconds: float = 0.0
+    size: int = 0
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """An update with weights and metrics, as received. ``update`` has the parts that the phase's schema declares."""
+
+    client: str
+    update: Parts
+    weights: Mapping[str, float]
+    metrics: Metrics
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The cohort's combined update; ``count`` contributions are in it."""
+
+    tensors: Parts
+    count: int
+
+
+@dataclass(frozen=True)
+class PhaseOrder:
+    """One phase as planned: whom it asks, in the order of their names. ``attempt`` counts from 0."""
+
+    round: int
+    phase: str
+    clients: tuple[str, ...]
+    attempt: int = 0
+
+    @property
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """The fold blocks: constant size, cut from the sorted asked cohort."""
+        ordered = tuple(sorted(self.clients))
+        return tuple(ordered[at : at + FOLD_BLOCK] for at in range(0, len(ordered), FOLD_BLOCK))
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """What happened in a phase. ``metrics`` are means over the receipts, weighted by examples."""
+
+    phase: str
+    asked: tuple[str, ...]
+    receipts: tuple[Receipt, ...]
+    metrics: Metrics
+    bytes_down: int = 0
+    bytes_up: int = 0
+    outcome: str = "closed"
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What happened in a round (1-based), phase by phase; ``model`` is the digest of the model after it."""
+
+    round: int
+    phases: tuple[PhaseRecord, ...]
+    model: str
+    seconds: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every phase's metrics under ``phase/metric``, as ``train/loss``."""
+        return {f"{phase.phase}/{name}": value for phase in self.phases for name, value in phase.metrics.items()}
+

@@ -1,0 +1,233 @@
+"""A run: what is asked for (run.toml, validated) and the legal moves of its life."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from foedus.domain.errors import ConfigError, ConflictError
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class RunStatus(StrEnum):
+    """Where a run is in its life."""
+
+    DRAFT = "draft"
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+LEGAL_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.DRAFT: frozenset({RunStatus.WAITING, RunStatus.CANCELLED}),
+    RunStatus.WAITING: frozenset({RunStatus.RUNNING, RunStatus.FAILED, RunStatus.CANCELLED}),
+    RunStatus.RUNNING: frozenset({RunStatus.PAUSED, RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}),
+    RunStatus.PAUSED: frozenset({RunStatus.WAITING, RunStatus.RUNNING, RunStatus.CANCELLED}),
+    RunStatus.COMPLETED: frozenset(),
+    RunStatus.FAILED: frozenset({RunStatus.WAITING}),
+    RunStatus.CANCELLED: frozenset({RunStatus.WAITING}),
+}
+ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+def move(now: RunStatus, to: RunStatus) -> RunStatus:
+    """The new status, if the move is legal.
+
+    Raises:
+        ConflictError: ``run_state``.
+
+    >>> move(RunStatus.WAITING, RunStatus.RUNNING)
+    <RunStatus.RUNNING: 'running'>
+    """
+    if to in LEGAL_MOVES[now]:
+        return to
+    allowed = ", ".join(sorted(LEGAL_MOVES[now])) or "nothing; it has ended"
+    raise ConflictError("run_state", f"A run that is {now} cannot become {to}.", f"From {now} it may become: {allowed}.")
+
+
+class Table(BaseModel):
+    """A table of run.toml: strict, frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
+Share = Annotated[float, Field(gt=0, lt=1, strict=False)]
+
+
+class StrategyTable(BaseModel):
+    """How the run learns: the name of a strategy, and its options, which the strategy itself validates."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class CohortTable(Table):
+    """Whom a round asks: ``size`` clients, or a ``fraction`` of the population (at least one; McMahan et al. 2017).
+
+    ``minimum`` contributions are needed to close a round (default: half of those asked, rounded up). ``population``
+    is how many clients a live run waits for before round 1 (default: ``size``, or 1 with ``fraction``).
+    """
+
+    size: PositiveInt | None = None
+    fraction: Annotated[float, Field(gt=0, le=1, strict=False)] | None = None
+    minimum: PositiveInt | None = None
+    population: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.size is None) == (self.fraction is None):
+            raise ValueError("give exactly one of `size` and `fraction`")
+        return self
+
+
+class PartitionTable(BaseModel):
+    """How a dataset is divided among simulated clients: the name of a partitioner, and its options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+    clients: PositiveInt
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name and the number of clients."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class DataTable(Table):
+    """The data: in simulation ``name``, ``folder``, ``held_out`` and ``partition`` count; live, only ``tags``."""
+
+    name: str
+    tags: tuple[str, ...] = ()
+    folder: str | None = None
+    held_out: Share | None = None
+    partition: PartitionTable
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuple_of_tags(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("tags"), list):
+            return {**value, "tags": tuple(value["tags"])}
+        return value
+
+
+class TestTable(Table):
+    """The test phase: the share of each client's examples that is kept for testing; ``every`` so many rounds."""
+
+    __test__ = False
+
+    ratio: Annotated[float, Field(ge=0, lt=1, strict=False)] = 0.2
+    every: PositiveInt = 1
+
+
+class ScheduleTable(Table):
+    """When a phase closes: when all answered, or ``deadline`` seconds after it was opened."""
+
+    name: Literal["synchronous"] = "synchronous"
+    deadline: Annotated[float, Field(gt=0, le=604800, strict=False)] = 600.0
+
+
+class RunSpec(Table):
+    """run.toml, resolved: every key with its value."""
+
+    plan: str
+    rounds: PositiveInt
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    name: str | None = None
+    strategy: StrategyTable
+    cohort: CohortTable
+    data: DataTable
+    test: TestTable = TestTable()
+    schedule: ScheduleTable = ScheduleTable()
+
+
+def parse_spec(table: Mapping[str, Any]) -> RunSpec:
+    """The validated run.
+
+    Raises:
+        ConfigError: ``config_refused``, with every wrong key, what is allowed there, and the nearest right name.
+    """
+    return validate(RunSpec, table, "run.toml")
+
+
+def validate(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
+    """``table`` as a ``model``, or a :class:`ConfigError` that names every wrong key."""
+    try:
+        return model.model_validate(dict(table))
+    except ValidationError as error:
+        complaints = [_complaint(model, problem) for problem in error.errors(include_url=False)]
+    raise ConfigError(
+        "config_refused", f"{where} is refused: {'; '.join(complaints)}.", "", "Correct the keys named and try again."
+    )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a TOML file.
+
+    Raises:
+        ConfigError: ``config_missing`` or ``config_malformed``.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            "config_missing", f"{path} cannot be read.", error.strerror or "", "`foedus new DIR` makes one that runs."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("config_malformed", f"{path} is not TOML.", str(error), "Correct that line.") from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean `x`?`` for the nearest known word, or nothing.
+
+    >>> nearest("fedavgg", ["fedavg", "fedprox"])
+    ' Did you mean `fedavg`?'
+    """
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean `{match[0]}`?" if match else ""
+
+
+def _complaint(model: type[BaseModel], problem: Any) -> str:
+    path = [str(step) for step in problem["loc"]]
+    key = ".".join(path) or "(top)"
+    if problem["type"] == "extra_forbidden":
+        fields = _fields(model, path[:-1])
+        return f"`{key}` is not a key; allowed: {', '.join(sorted(fields))}.{nearest(path[-1], fields)}"
+    got = "" if problem["type"] == "missing" else f" (got {_short(problem.get('input'))})"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"`{key}`: {message[:1].lower()}{message[1:]}{got}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _fields(model: type[BaseModel], path: list[str]) -> set[str]:
+    for step in path:
+        field = model.model_fields.get(step)
+        candidates = [field.annotation, *get_args(field.annotation)] if field else []
+        inner = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not inner:
+            return set()
+        model = inner[0]
+    return set(model.model_fields)

@@ -1,0 +1,1 @@
+"""F4: how rounds run. One round logic, one way to run client work, one driver."""

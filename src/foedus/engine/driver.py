@@ -1,0 +1,117 @@
+"""The one driver: it feeds events to a phase's schedule and does what the schedule's commands say.
+
+The simulator's virtual clock and the coordinator's database are two ports of it. Nothing else sends an ask or closes a
+phase. The driver holds no fact of its own: a port that was reopened after a crash gives back the order that was open
+and the events that were recorded, and the schedule, being pure, comes to the same place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from foedus.domain.errors import QuorumError
+from foedus.domain.round import PhaseOrder
+from foedus.domain.tree import State
+from foedus.engine.round import plan_phase
+from foedus.schedules.schedule import Abandon, Ask, Close, Command, Event, WakeAt
+from foedus.strategies.strategy import Done, Phase, Strategy, round_of
+
+ATTEMPTS = 3
+"""How often a phase is tried before the run fails."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: its state, and the order of the phase that is open, if one is."""
+
+    state: State
+    order: PhaseOrder | None = None
+
+
+class Port(Protocol):
+    """Where a run lives. Every method is durable when it returns, and may be called again after a crash."""
+
+    def load(self) -> Progress:
+        """Where the run is."""
+
+    def population(self) -> tuple[str, ...]:
+        """The names of the clients that may be asked now; waits until there are enough."""
+
+    def open(self, order: PhaseOrder, phase: Phase, state: State) -> None:
+        """Store the order of a phase; from now on :meth:`load` gives it back until it is closed or abandoned."""
+
+    def ask(self, order: PhaseOrder, clients: tuple[str, ...]) -> None:
+        """Ask these clients, unless they were asked already."""
+
+    def wake_at(self, order: PhaseOrder, at: float) -> None:
+        """Have a Tick ``at`` seconds after the phase was opened."""
+
+    def next_event(self, order: PhaseOrder) -> Event:
+        """The next event of the phase, from its beginning; waits for it."""
+
+    def close(self, order: PhaseOrder, phase: Phase, state: State, clients: tuple[str, ...]) -> State:
+        """Fold these clients' contributions, call ``close_phase``, and store state and record as one."""
+
+    def untested(self, order: PhaseOrder, phase: Phase, state: State, reason: str) -> State:
+        """Close an optional phase to which too few answered."""
+
+    def abandon(self, order: PhaseOrder, reason: str) -> None:
+        """Give up this attempt of a phase; nothing of it counts."""
+
+    def end_round(self, state: State) -> State:
+        """Store the round's record; returns the state at the beginning of the next round."""
+
+
+def drive(strategy: Strategy, rounds: int, seed: int, port: Port) -> State:
+    """Run the rounds that are left; returns the final state.
+
+    Raises:
+        QuorumError: ``too_few_contributions`` after a phase was abandoned three times.
+    """
+    progress = port.load()
+    state, order, attempt = progress.state, progress.order, 0
+    while round_of(state) <= rounds:
+        phase = strategy.phase(state)
+        if isinstance(phase, Done):
+            state = port.end_round(state)
+            continue
+        if order is None:
+            order = plan_phase(phase, state, port.population(), seed, attempt)
+            port.open(order, phase, state)
+        verdict = _collect(phase, order, port)
+        if isinstance(verdict, Close):
+            state, attempt = port.close(order, phase, state, verdict.clients), 0
+        elif phase.optional:
+            state, attempt = port.untested(order, phase, state, verdict.reason), 0
+        else:
+            port.abandon(order, verdict.reason)
+            attempt = order.attempt + 1
+            if attempt >= ATTEMPTS:
+                raise QuorumError(
+                    "too_few_contributions",
+                    f"Round {order.round} was abandoned {attempt} times.",
+                    f"The last time, {verdict.reason}.",
+                    "See `foedus run show` for what each client said; lower `cohort.minimum` or mend the clients.",
+                )
+        order = None
+    return state
+
+
+def _collect(phase: Phase, order: PhaseOrder, port: Port) -> Close | Abandon:
+    """Feed the schedule until it closes the phase or gives it up."""
+    schedule_state, commands = phase.schedule.init(order.clients)
+    while True:
+        for command in commands:
+            if isinstance(command, (Close, Abandon)):
+                return command
+            _perform(command, order, port)
+        schedule_state, commands = phase.schedule.advance(schedule_state, port.next_event(order))
+
+
+def _perform(command: Command, order: PhaseOrder, port: Port) -> None:
+    if isinstance(command, Ask):
+        port.ask(order, command.clients)
+    elif isinstance(command, WakeAt):
+        port.wake_at(order, command.at)
+

@@ -1,0 +1,73 @@
+"""How client work is computed: kernel ``eager`` runs one client at a time through ``run_client``, and is the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from foedus.data.dataset import ClientData
+from foedus.domain.errors import ClientWorkError
+from foedus.domain.rng import Randomness
+from foedus.domain.round import Ask, Broadcast, Contribution, PhaseOrder
+from foedus.domain.tree import State
+from foedus.engine.client import ClientTask, run_client
+from foedus.local.objective import EagerObjective
+from foedus.local.plan import TrainingPlan
+from foedus.strategies.strategy import Phase
+
+
+@dataclass(frozen=True)
+class PhaseWork:
+    """One phase's work. ``states`` holds the clients' current states."""
+
+    order: PhaseOrder
+    phase: Phase
+    broadcast: Broadcast
+    states: Mapping[str, State]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one ask: a contribution and a new state, or the reason why there is none."""
+
+    client: str
+    contribution: Contribution | None
+    state: State
+    failure: str = ""
+
+
+ClientSource = Callable[[str], ClientData]
+
+
+class Kernel(Protocol):
+    """Computes the work of one block of clients, in the order given."""
+
+    name: str
+
+    def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> list[Outcome]:
+        """One outcome per client, in the order given. A client that fails does not disturb the others."""
+
+
+class EagerKernel:
+    """One client at a time."""
+
+    name = "eager"
+
+    def __init__(self, plan: TrainingPlan, seed: int) -> None:
+        self._objective = EagerObjective(plan, seed)
+
+    def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> list[Outcome]:
+        """Run each client's work through :func:`run_client`."""
+        task = ClientTask(work.phase, self._objective, work.broadcast)
+        return [self._one(task, work, client, source) for client in clients]
+
+    def _one(self, task: ClientTask, work: PhaseWork, client: str, source: ClientSource) -> Outcome:
+        ask, rng = Ask(client, work.order.round, work.phase.name), Randomness(work.seed, work.order.round, client)
+        state = work.states.get(client, State())
+        try:
+            contribution, new_state = run_client(task, ask, source(client), state, rng)
+        except ClientWorkError as error:
+            return Outcome(client, None, state, f"{error.code}: {error}")
+        return Outcome(client, contribution, new_state)

@@ -1,0 +1,88 @@
+"""The researcher's side of a run: from run.toml to plan, model, initial parameters and strategy.
+
+This runs the plan's code, so the coordinator never imports it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foedus.domain.errors import ConfigError
+from foedus.domain.plan import ModelManifest, PlanBundle, read_bundle
+from foedus.domain.run import RunSpec, parse_spec, read_toml
+from foedus.domain.tree import Tensors, clone
+from foedus.local.loader import load_plan
+from foedus.local.plan import TrainingPlan, build_model, manifest_of, tensors_of
+from foedus.strategies.catalogue import build, check_options
+from foedus.strategies.strategy import RunContext, Strategy
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could begin: everything checked, nothing run. ``model`` holds the initial parameters and buffers."""
+
+    spec: RunSpec
+    base: Path
+    bundle: PlanBundle
+    plan: TrainingPlan
+    model: Tensors
+    manifest: ModelManifest
+    strategy: Strategy
+
+
+def prepare(path: Path, overrides: Mapping[str, str] | None = None) -> Prepared:
+    """Read run.toml, apply ``a.b=c`` overrides, import the plan and compute the initial parameters from the seed.
+
+    Raises:
+        ConfigError, PlanError: where anything is wrong, before anything runs.
+    """
+    return prepare_spec(read_spec(path, overrides or {}), path.parent)
+
+
+def prepare_spec(spec: RunSpec, base: Path) -> Prepared:
+    """As :func:`prepare`, for a run that was read; ``base`` is the folder that its paths are relative to."""
+    torch.set_num_threads(1)
+    bundle = read_bundle(base / spec.plan)
+    plan = load_plan(bundle)
+    module = build_model(plan, spec.seed)
+    manifest = manifest_of(plan, module)
+    strategy = build(RunContext(spec, manifest))
+    return Prepared(spec, base, bundle, plan, clone(tensors_of(module)), manifest, strategy)
+
+
+def read_spec(path: Path, overrides: Mapping[str, str]) -> RunSpec:
+    """The validated run of a TOML file, with overrides such as ``{"strategy.local.lr": "0.05"}``.
+
+    Raises:
+        ConfigError: ``config_missing``, ``config_malformed``, ``config_refused``, ``override_refused``.
+    """
+    table = read_toml(path)
+    for key, text in overrides.items():
+        _set(table, key, text)
+    spec = parse_spec(table)
+    check_options(spec.strategy.name, spec.strategy.options)
+    return spec
+
+
+def _set(table: dict[str, Any], key: str, text: str) -> None:
+    *path, last = key.split(".")
+    for step in path:
+        inner = table.setdefault(step, {})
+        if not isinstance(inner, dict):
+            raise ConfigError("override_refused", f"`--set {key}` goes through `{step}`, which is not a table.")
+        table = inner
+    table[last] = _value(text)
+
+
+def _value(text: str) -> Any:
+    """A TOML value where it is one, and the text itself where it is not."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

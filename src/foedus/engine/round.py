@@ -1,0 +1,56 @@
+"""The one round logic: plan a phase, and close it. Both are pure; simulation and coordinator call the same two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from foedus.domain.rng import generator
+from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
+from foedus.domain.tree import State
+from foedus.strategies.strategy import Phase, Strategy, round_of
+
+
+def plan_phase(phase: Phase, state: State, population: Sequence[str], seed: int, attempt: int = 0) -> PhaseOrder:
+    """Whom this phase asks, of the sorted names in ``population``; another ``attempt`` asks anew."""
+    number = round_of(state)
+    purpose = f"select {phase.name}" + (f" {attempt}" if attempt else "")
+    clients = phase.selector(tuple(sorted(population)), generator(seed, number, "", purpose))
+    return PhaseOrder(number, phase.name, tuple(sorted(clients)), attempt)
+
+
+def close_phase(
+    strategy: Strategy, state: State, order: PhaseOrder, aggregate: Aggregate, receipts: Sequence[Receipt]
+) -> tuple[State, PhaseRecord]:
+    """The state after a phase, and what is recorded of it. A phase without contributions changes nothing but the place.
+
+    The server half of the phase's transform acts on the aggregate before the strategy's step.
+    """
+    phase = current_phase(strategy, state)
+    tensors, after_transform = phase.transform.server(state, aggregate.tensors)
+    closed = strategy.close(after_transform, replace(aggregate, tensors=tensors), receipts)
+    return closed, record_of(order, receipts, optional=phase.optional)
+
+
+def current_phase(strategy: Strategy, state: State) -> Phase:
+    """The phase that the state is in; the round must not be done."""
+    phase = strategy.phase(state)
+    if not isinstance(phase, Phase):
+        raise AssertionError(f"round {round_of(state)} is done")
+    return phase
+
+
+def record_of(order: PhaseOrder, receipts: Sequence[Receipt], *, optional: bool) -> PhaseRecord:
+    """The record of a closed phase: metrics are means over the contributions, weighted by examples."""
+    ordered = tuple(sorted(receipts, key=lambda receipt: receipt.client))
+    counted = [receipt for receipt in ordered if not receipt.failure]
+    total = sum(receipt.weights["examples"] for receipt in counted)
+    names = {name for receipt in counted for name in receipt.metrics}
+    metrics = {
+        name: sum(receipt.metrics[name] * receipt.weights["examples"] for receipt in counted) / total
+        for name in sorted(names)
+        if total > 0
+    }
+    outcome = "untested" if optional and not counted else "closed"
+    up = sum(receipt.size for receipt in ordered)
+    return PhaseRecord(order.phase, order.clients, ordered, metrics, bytes_up=up, outcome=outcome)

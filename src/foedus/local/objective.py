@@ -1,0 +1,86 @@
+"""The objective of kernel ``eager``: the user's module itself, its parameters stepped in place. The lean truth.
+
+No optimizer, state dict or copy of the module per client: the broadcast is copied into the one module of the process,
+``torch.autograd.grad`` differentiates the loss, and the step writes into the module's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from foedus.domain.errors import ClientWorkError, PlanError
+from foedus.domain.tree import Tensors
+from foedus.local.plan import Loss, TrainingPlan, build_model, tensors_of
+from foedus.local.work import Batch
+
+
+class EagerObjective:
+    """One module, one client at a time."""
+
+    def __init__(self, plan: TrainingPlan, seed: int) -> None:
+        self._module = build_model(plan, seed)
+        self._loss = plan.loss
+        self._measures: Mapping[str, Loss] = {"loss": plan.loss, **plan.metrics}
+        self._tensors = tensors_of(self._module)
+        parameters = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        self._leaves = tuple(parameters.values())
+        self.trainable = tuple(parameters)
+        frozen = {name for name, p in self._module.named_parameters() if not p.requires_grad}
+        self.buffers = tuple(name for name in self._tensors if name not in parameters and name not in frozen)
+
+    def place(self, model: Tensors) -> dict[str, Tensor]:
+        """Copy the model into the module; what is returned shares its memory."""
+        for name, tensor in self._tensors.items():
+            tensor.copy_(model[name])
+        return self._tensors
+
+    def gradient(self, model: Tensors, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Differentiate the plan's loss on one batch."""
+        self._module.train()
+        loss = _scalar(self._loss(self._module(batch.inputs), batch.targets), "loss")
+        if not loss.requires_grad:
+            raise PlanError("plan_loss_constant", "The plan's loss does not depend on the model's parameters.")
+        gradients = torch.autograd.grad(loss, self._leaves, allow_unused=True)
+        found = zip(self.trainable, self._leaves, gradients, strict=True)
+        return {name: torch.zeros_like(leaf) if g is None else g for name, leaf, g in found}, loss.detach()
+
+    def measure(self, model: Tensors, batch: Batch) -> dict[str, Tensor]:
+        """Loss and metrics on one batch, without gradients."""
+        self._module.eval()
+        with torch.no_grad():
+            output = self._module(batch.inputs)
+            return {name: _scalar(measure(output, batch.targets), name) for name, measure in self._measures.items()}
+
+
+def _scalar(value: object, name: str) -> Tensor:
+    if isinstance(value, (int, float)):
+        value = torch.tensor(float(value))
+    if not isinstance(value, Tensor):
+        raise PlanError("plan_loss_shape", f"The plan's {name} returned a {type(value).__name__}, not a tensor.")
+    if value.ndim != 0 or not value.dtype.is_floating_point:
+        raise PlanError(
+            "plan_loss_shape",
+            f"The plan's {name} has shape {list(value.shape)} and dtype {value.dtype}.",
+            "Loss and metrics are one floating-point number for a batch.",
+            "Take the mean over the batch.",
+        )
+    return value
+
+
+def check_finite(tensors: Tensors, client: str) -> None:
+    """Refuse an update with NaN or infinity before it leaves the client.
+
+    Raises:
+        ClientWorkError: ``update_not_finite``.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+            raise ClientWorkError(
+                "update_not_finite",
+                f"Training on {client} diverged: {name} has NaN or infinity.",
+                "",
+                "Lower the local learning rate.",
+            )

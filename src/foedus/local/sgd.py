@@ -1,0 +1,80 @@
+"""Local SGD: ClientUpdate of Algorithm 1 in McMahan et al., Communication-Efficient Learning of Deep Networks from
+Decentralized Data (AISTATS 2017, https://arxiv.org/abs/1602.05629).
+
+Batches are a permutation by (seed, client name, epoch); how many epochs a client has done is its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from foedus.data.batching import batches
+from foedus.data.dataset import ClientData
+from foedus.domain.rng import Randomness
+from foedus.domain.round import Broadcast
+from foedus.domain.run import Table
+from foedus.domain.tree import State
+from foedus.local.work import Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
+from foedus.optim.optimizer import Amount, Decay, Rate, sgd
+
+
+class LocalOptions(Table):
+    """What a client does between two messages: ``epochs`` over its examples in batches of ``batch_size``."""
+
+    optimizer: Literal["sgd"] = "sgd"
+    lr: Rate
+    momentum: Decay = 0.0
+    weight_decay: Amount = 0.0
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
+    batch_size: Annotated[int, Field(ge=1)] = 10
+
+
+def local_sgd(options: LocalOptions) -> WorkBuilder:
+    """Client work that trains. The update is ``start - end`` of the trainable parameters, and the buffers' end values."""
+    optimizer = sgd(options.lr, options.momentum, options.weight_decay)
+
+    def build(objective: Objective) -> LocalWork:
+        def init(broadcast: Broadcast, state: State, rng: Randomness) -> Carry:
+            model = objective.place(broadcast.tensors["model"])
+            moments = optimizer.init({name: model[name] for name in objective.trainable})
+            return {"model": model, "moments": moments, "epoch": _epoch(state), "loss": torch.zeros(())}
+
+        def step(carry: Carry, batch: Batch) -> tuple[Carry, Mapping[str, Tensor]]:
+            gradients, loss = objective.gradient(carry["model"], batch)
+            optimizer.update(gradients, carry["moments"], carry["model"])
+            carry["loss"] += loss * _rows(batch)
+            return carry, {"loss": loss}
+
+        def finish(broadcast: Broadcast, carry: Carry, data: ClientData) -> Finished:
+            start, end = broadcast.tensors["model"], carry["model"]
+            update = {"parameters": {name: start[name] - end[name] for name in objective.trainable}}
+            if objective.buffers:
+                update["buffers"] = {name: end[name].clone() for name in objective.buffers}
+            examples = len(data.train)
+            metrics = {"loss": float(carry["loss"]) / (examples * options.epochs)}
+            state = State({}, {"epoch": carry["epoch"] + options.epochs})
+            return Finished(update, {"examples": float(examples)}, state, metrics)
+
+        return LocalWork(train_batches, init, step, finish)
+
+    def train_batches(data: ClientData, state: State, rng: Randomness) -> Iterator[Batch]:
+        for epoch in range(_epoch(state), _epoch(state) + options.epochs):
+            for index in batches(len(data.train), options.batch_size, rng.seed, rng.client, epoch):
+                chosen = data.train.take(index)
+                yield Batch(chosen.inputs, chosen.targets)
+
+    return build
+
+
+def _epoch(state: State) -> int:
+    epoch = state.data.get("epoch", 0)
+    return epoch if isinstance(epoch, int) else 0
+
+
+def _rows(batch: Batch) -> Tensor | int:
+    return len(batch.targets) if batch.mask is None else batch.mask.sum()

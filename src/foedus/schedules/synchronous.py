@@ -1,0 +1,45 @@
+"""The synchronous schedule: ask the cohort at once, close when all answered or at the deadline.
+
+At the deadline the phase closes if the minimum of contributions is there, and is abandoned otherwise (Bonawitz et al.,
+Towards Federated Learning at Scale, MLSys 2019, section 2.2, https://arxiv.org/abs/1902.01046).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from foedus.schedules.schedule import Abandon, Ask, Close, Command, Event, Failed, Reported, Schedule, WakeAt
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Who was asked, who reported and who failed so far."""
+
+    asked: frozenset[str]
+    reported: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+
+
+def synchronous(minimum: int | None, deadline: float) -> Schedule:
+    """Close over those who reported, at the latest ``deadline`` seconds after the phase was opened.
+
+    ``minimum`` contributions are needed; none given means half of those asked, rounded up.
+    """
+
+    def init(clients: tuple[str, ...]) -> tuple[Waiting, tuple[Command, ...]]:
+        return Waiting(frozenset(clients)), (Ask(tuple(sorted(clients))), WakeAt(deadline))
+
+    def advance(state: Waiting, event: Event) -> tuple[Waiting, tuple[Command, ...]]:
+        if isinstance(event, Reported) and event.client in state.asked - state.failed:
+            state = replace(state, reported=state.reported | {event.client})
+        elif isinstance(event, Failed) and event.client in state.asked - state.reported:
+            state = replace(state, failed=state.failed | {event.client})
+        all_answered = state.reported | state.failed == state.asked
+        if not all_answered and event.at < deadline:
+            return state, ()
+        needed = minimum if minimum is not None else (len(state.asked) + 1) // 2
+        if len(state.reported) >= min(needed, len(state.asked)) and state.reported:
+            return state, (Close(tuple(sorted(state.reported))),)
+        return state, (Abandon(f"{len(state.reported)} of {len(state.asked)} contributed; {needed} are needed"),)
+
+    return Schedule(init, advance)

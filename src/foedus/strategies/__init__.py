@@ -1,0 +1,1 @@
+"""F3: papers, as compositions of pure parts."""

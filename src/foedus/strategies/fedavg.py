@@ -1,0 +1,59 @@
+"""FedAvg, and the FedOpt family, which is the same text with another server optimizer.
+
+McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data (AISTATS 2017,
+https://arxiv.org/abs/1602.05629), Algorithm 1; Reddi et al., Adaptive Federated Optimization (ICLR 2021,
+https://arxiv.org/abs/2003.00295), Algorithms 1 and 2. The update of client k is ``w - w_k``; with the server
+optimizer SGD at learning rate 1, ``w - sum(n_k/n * (w - w_k))`` is FedAvg's ``sum(n_k/n * w_k)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foedus.aggregation.mean import weighted_mean
+from foedus.domain.round import Aggregate, PartSpec, Schema
+from foedus.domain.run import Table
+from foedus.domain.tree import State, Tensors, TensorSpec, clone, dtypes
+from foedus.local.sgd import LocalOptions, local_sgd
+from foedus.optim.optimizer import ServerOptions, server_optimizer
+from foedus.strategies.strategy import Recipe, RunContext, Strategy, compose
+
+
+class FedAvgOptions(Table):
+    """``local``: what clients do; ``server``: the server's step."""
+
+    local: LocalOptions
+    server: ServerOptions = ServerOptions()
+
+
+def fedavg(options: FedAvgOptions, context: RunContext) -> Strategy:
+    """FedAvg weighted by examples, with the server optimizer that the options name."""
+    optimizer = server_optimizer(options.server)
+    trainable = context.names("parameter")
+
+    def init(model: Tensors) -> State:
+        moments = optimizer.init({name: model[name] for name in trainable})
+        return State({"model": dict(model), **moments})
+
+    def step(state: State, aggregate: Aggregate) -> State:
+        gradient = aggregate.tensors.get("parameters", {})
+        model = dict(state.tensors["model"])
+        model.update(clone({name: model[name] for name in gradient}))
+        moments = {part: clone(state.tensors[part]) for part in optimizer.moments}
+        optimizer.update(gradient, moments, model)
+        model.update(aggregate.tensors.get("buffers", {}))
+        return State({"model": model, **moments}, state.data)
+
+    schema = _schema(context)
+    kinds = {part: {n: dtypes[t.dtype] for n, t in spec.tensors.items()} for part, spec in schema.parts.items()}
+    aggregator = weighted_mean(dict.fromkeys(schema.parts, "examples"), kinds)
+    return compose(Recipe("fedavg", local_sgd(options.local), schema, aggregator, init, step), context)
+
+
+def _schema(context: RunContext) -> Schema:
+    parts: dict[str, Any] = {}
+    for part, kind in (("parameters", "parameter"), ("buffers", "buffer")):
+        chosen = {t.name: TensorSpec(t.shape, t.dtype) for t in context.manifest.tensors if t.kind == kind}
+        if chosen:
+            parts[part] = PartSpec(chosen, "examples")
+    return Schema(parts, ("examples",), ("loss",))

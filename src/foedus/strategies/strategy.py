@@ -1,0 +1,141 @@
+"""A strategy as a value, and ``compose``, which builds one from parts and refuses what cannot be sound.
+
+One strategy text serves simulation and live federation. Its state is a value: ``tensors["model"]`` is the global model,
+further parts are the server optimizer's moments, ``data`` says where in the run it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from foedus.aggregation.aggregator import Aggregator
+from foedus.domain.errors import ConfigError
+from foedus.domain.plan import ModelManifest
+from foedus.domain.round import Aggregate, Receipt, Schema
+from foedus.domain.run import RunSpec
+from foedus.domain.tree import State, Tensors
+from foedus.local.evaluate import evaluation
+from foedus.local.work import WorkBuilder
+from foedus.schedules.schedule import Schedule
+from foedus.schedules.selectors import Selector, uniform
+from foedus.schedules.synchronous import synchronous
+from foedus.transforms.transform import Transform, identity
+
+TRAIN, TEST = "train", "test"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One exchange with clients: what they do, what comes back, how it is combined, whom to ask and when to close.
+
+    ``broadcast`` names the parts of the state that go down. A phase that does not need an answer to go on
+    (``optional``) is recorded as untested where too few answer.
+    """
+
+    name: str
+    work: WorkBuilder
+    schema: Schema
+    aggregator: Aggregator
+    transform: Transform
+    selector: Selector
+    schedule: Schedule
+    broadcast: tuple[str, ...] = ("model",)
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """The round has no further phase."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """``init(model) → state``; ``phase(state) → Phase | Done``; ``close(state, aggregate, receipts) → state``.
+
+    ``sliced``: ``close`` acts on each element alone, so that it may be called slice by slice, with the same bits.
+    """
+
+    name: str
+    init: Callable[[Tensors], State]
+    phase: Callable[[State], Phase | Done]
+    close: Callable[[State, Aggregate, Sequence[Receipt]], State]
+    sliced: bool
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a strategy is built for: the run as resolved, and the model's manifest."""
+
+    spec: RunSpec
+    manifest: ModelManifest
+
+    def names(self, kind: str) -> tuple[str, ...]:
+        """The names of the model's tensors of one kind."""
+        return tuple(tensor.name for tensor in self.manifest.tensors if tensor.kind == kind)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The parts that a strategy's file brings to :func:`compose`."""
+
+    name: str
+    work: WorkBuilder
+    schema: Schema
+    aggregator: Aggregator
+    init: Callable[[Tensors], State]
+    step: Callable[[State, Aggregate], State]
+    transform: Transform | None = None
+
+
+def compose(recipe: Recipe, context: RunContext) -> Strategy:
+    """A strategy with one training phase, and a test phase on the new model where the run asks for it.
+
+    Raises:
+        ConfigError: ``strategy_unsound`` where the parts do not fit each other.
+    """
+    spec = context.spec
+    weights = {part.weight for part in recipe.schema.parts.values()}
+    if not weights <= set(recipe.schema.weights):
+        raise ConfigError("strategy_unsound", f"Parts are weighted by {sorted(weights)}, which no client sends.")
+    selector, schedule = uniform(spec.cohort), synchronous(spec.cohort.minimum, spec.schedule.deadline)
+    transform = recipe.transform or identity()
+    train = Phase(TRAIN, recipe.work, recipe.schema, recipe.aggregator, transform, selector, schedule)
+    test_schema = Schema({}, ("examples",), tuple(context.manifest.metrics))
+    test = Phase(TEST, evaluation, test_schema, recipe.aggregator, identity(), selector, schedule, optional=True)
+
+    def phases(round_number: int) -> tuple[Phase, ...]:
+        due = round_number % spec.test.every == 0 or round_number == spec.rounds
+        return (train, test) if spec.test.ratio > 0 and due else (train,)
+
+    def phase(state: State) -> Phase | Done:
+        todo, at = phases(round_of(state)), _integer(state, "phase")
+        return todo[at] if at < len(todo) else Done()
+
+    def close(state: State, aggregate: Aggregate, receipts: Sequence[Receipt]) -> State:
+        at = _integer(state, "phase")
+        after = recipe.step(state, aggregate) if phases(round_of(state))[at].name == TRAIN else state
+        return replace(after, data={**after.data, "phase": at + 1})
+
+    def init(model: Tensors) -> State:
+        state = recipe.init(model)
+        return replace(state, data={**state.data, "round": 1, "phase": 0})
+
+    return Strategy(recipe.name, init, phase, close, sliced=True)
+
+
+def round_of(state: State) -> int:
+    """The round that a state is in, 1-based."""
+    return _integer(state, "round")
+
+
+def next_round(state: State) -> State:
+    """The state at the beginning of the next round."""
+    return replace(state, data={**state.data, "round": round_of(state) + 1, "phase": 0})
+
+
+def _integer(state: State, key: str) -> int:
+    value = state.data[key]
+    assert isinstance(value, int), key
+    return value
+

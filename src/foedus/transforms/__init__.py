@@ -1,0 +1,1 @@
+"""F2: what happens to an update on its way."""

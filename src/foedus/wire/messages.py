@@ -1,0 +1,378 @@
+"""The messages between people's programs, nodes and the coordinator; version 1 of the protocol.
+
+Fields are never removed and never change their meaning; new ones are optional. Every text and list has a limit.
+Paths below are under ``/api/v1``. People send ``Authorization: Bearer``; nodes sign (see :mod:`foedus.wire.signing`).
+
+================================  ======  =======================  ==========================================
+path                              by      message → reply          what
+================================  ======  =======================  ==========================================
+POST /join-tokens                 admin   → JoinToken              a one-use token for one node
+POST /tokens                      admin   NewToken → Token         an API token for a person, shown once
+GET /nodes                        people  → NodeList
+POST /nodes/{id}/revoke           admin   → NodeView
+POST /runs                        people  SubmitRun → RunView      needs an Idempotency-Key
+GET /runs, /runs/{id}             people  → RunList, RunView
+GET /runs/{id}/rounds             people  → RoundList
+POST /runs/{id}/cancel, /resume   people  → RunView
+GET /runs/{id}/events             people  server-sent events       ``Last-Event-ID`` resumes
+GET /runs/{id}/models             people  → ModelList
+POST /node/join                   node    JoinNode → Joined        signed with the key that it brings
+POST /node/hello                  node    Hello → Welcome          datasets and approvals; frees old leases
+POST /node/poll                   node    Poll → Work              waits up to ``wait`` seconds
+POST /node/assignments/{id}/...   node    Renew, Contribute, Fail  each with the fencing token
+PUT /blobs/{sha256}               both    bytes                    whole, checked against its name
+GET, HEAD /blobs/{sha256}         both    bytes, with ranges       only blobs that the caller may see
+POST /uploads                     both    NewUpload → UploadView   resumable: PATCH with ``Upload-Offset``,
+PATCH, HEAD /uploads/{id}         both    bytes → UploadView       HEAD tells the offset; complete = a blob
+================================  ======  =======================  ==========================================
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+PROTOCOL = 1
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Id = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,4}_[0-9a-z]{1,40}$")]
+Secret = Annotated[str, StringConstraints(min_length=16, max_length=200)]
+Text = Annotated[str, StringConstraints(max_length=2000)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Tag = Name
+
+
+class Message(BaseModel):
+    """Frozen, and closed to fields that this version does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Problem(BaseModel):
+    """An error as ``application/problem+json`` (RFC 9457), with foedus' stable ``code``, the reason and the cure."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str = ""
+    fix: str = ""
+
+
+class JoinToken(Message):
+    """A token that enrols one node, once. Only its hash is kept."""
+
+    token: Secret
+    expires_at: datetime
+
+
+class NewToken(Message):
+    """Ask for a person's API token."""
+
+    name: Name
+    role: Literal["admin", "researcher"] = "researcher"
+
+
+class Token(Message):
+    """An API token; it is shown this once and stored hashed."""
+
+    name: Name
+    role: str
+    token: Secret
+
+
+class DatasetView(Message):
+    """A dataset on a node, as its owner shows it: never its path. ``client`` is its name, unique per coordinator."""
+
+    client: Name
+    tags: Annotated[tuple[Tag, ...], Field(max_length=32)] = ()
+    examples: Count
+
+
+class PlanApproval(Message):
+    """What a node's owner says of a plan: ``pending``, ``approved`` or ``rejected``, with a note for the author."""
+
+    digest: Digest
+    state: Literal["pending", "approved", "rejected"]
+    note: Annotated[str, StringConstraints(max_length=500)] = ""
+
+
+class JoinNode(Message):
+    """Enrol with a one-use token. ``public_key`` is the node's Ed25519 key, 32 bytes as base64."""
+
+    token: Secret
+    name: Name
+    public_key: Annotated[str, StringConstraints(min_length=44, max_length=44)]
+    protocol: int = PROTOCOL
+
+
+class Joined(Message):
+    """The node's id, which is also the key id of its signatures."""
+
+    node: Id
+
+
+class Hello(Message):
+    """A node has (re)started or its owner changed something. Leases of an earlier ``boot`` of this node are freed."""
+
+    boot: Annotated[str, StringConstraints(min_length=8, max_length=64)]
+    protocol: int = PROTOCOL
+    version: Annotated[str, StringConstraints(max_length=64)]
+    datasets: Annotated[tuple[DatasetView, ...], Field(max_length=1000)] = ()
+    approvals: Annotated[tuple[PlanApproval, ...], Field(max_length=1000)] = ()
+
+
+class Welcome(Message):
+    """The coordinator knows the node; ``wait`` is the longest poll that it grants, in seconds."""
+
+    node: Id
+    wait: float
+
+
+class Poll(Message):
+    """Give me work, or answer after ``wait`` seconds that there is none. ``known`` are plans seen before."""
+
+    boot: Annotated[str, StringConstraints(min_length=8, max_length=64)]
+    wait: Annotated[float, Field(ge=0, le=60)] = 25.0
+
+
+class PlanOffer(Message):
+    """A run wants this plan on a dataset of the node; its owner has not answered yet. ``blob`` is the bundle."""
+
+    run: Id
+    digest: Digest
+    blob: Digest
+    name: Annotated[str, StringConstraints(max_length=200)]
+    author: Annotated[str, StringConstraints(max_length=200)]
+
+
+class Assignment(Message):
+    """An ask, leased to a node until ``lease`` seconds from now; ``token`` is the fencing token.
+
+    ``broadcast`` names the blobs that go down, part by part (``model``: plain named tensors). ``state`` is the digest of
+    the client state that is current (none: this client has not contributed to the run yet).
+    """
+
+    id: Id
+    token: Count
+    lease: float
+    run: Id
+    round: Count
+    phase: Annotated[str, StringConstraints(max_length=64)]
+    attempt: Count
+    client: Name
+    seed: Count
+    strategy: Annotated[str, StringConstraints(max_length=64)]
+    options: dict[str, Any]
+    test_ratio: Annotated[float, Field(ge=0, lt=1)]
+    plan: Digest
+    plan_blob: Digest
+    broadcast: dict[Name, Digest]
+    state: Digest | None = None
+
+
+class Work(Message):
+    """What a poll brings: assignments to do, plans to decide on, runs that have ended (their workers may go)."""
+
+    assignments: tuple[Assignment, ...] = ()
+    plans: tuple[PlanOffer, ...] = ()
+    ended: tuple[Id, ...] = ()
+
+
+class Renew(Message):
+    """The work goes on: steps were taken or bytes moved since the last renewal. The reply is a Renewed."""
+
+    token: Count
+
+
+class Renewed(Message):
+    """The lease holds for ``lease`` more seconds."""
+
+    lease: float
+
+
+class Contribute(Message):
+    """A contribution: its update's blob was uploaded before. A test phase has no update."""
+
+    token: Count
+    update: Digest | None
+    weights: dict[Name, Finite]
+    metrics: dict[Name, Finite]
+    state: Digest | None
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Fail(Message):
+    """The work failed on the node: a stable code and a reason that reveals no path and no value."""
+
+    token: Count
+    code: Name
+    reason: Text
+
+
+class Accepted(Message):
+    """The contribution or failure is recorded; told twice, it is counted once."""
+
+    assignment: Id
+    outcome: Literal["counted", "failed"]
+
+
+class TensorView(Message):
+    """One tensor of the model's manifest."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    shape: Annotated[tuple[Count, ...], Field(max_length=16)]
+    dtype: Annotated[str, StringConstraints(max_length=8)]
+    kind: Literal["parameter", "buffer", "frozen"]
+    module: Annotated[str, StringConstraints(max_length=200)]
+
+
+class Manifest(Message):
+    """The model as the researcher's side saw it: tensors, and metric names with the direction that is better."""
+
+    tensors: Annotated[tuple[TensorView, ...], Field(min_length=1, max_length=20_000)]
+    metrics: dict[Name, Literal["max", "min"]]
+
+
+class SubmitRun(Message):
+    """Start a run: the resolved run.toml, the plan's bundle and the initial model (both uploaded as blobs).
+
+    ``parameters`` is a safetensors file of the plain named parameters and buffers, as the manifest lists them.
+    """
+
+    spec: dict[str, Any]
+    plan: Digest
+    plan_blob: Digest
+    parameters: Digest
+    manifest: Manifest
+
+
+class ClientStatus(Message):
+    """One client of a run: ``missing``, ``waiting_for_approval``, ``rejected``, ``ready``, ``working``, ``away``."""
+
+    client: Name
+    node: str
+    status: str
+    note: str = ""
+
+
+class RunView(Message):
+    """A run as people see it. ``waiting_for`` says in words who is waiting for whom."""
+
+    id: Id
+    name: str
+    status: str
+    reason: str = ""
+    round: int
+    rounds: int
+    phase: str = ""
+    plan: Digest
+    strategy: str
+    created_at: datetime
+    model_digest: str = ""
+    metrics: dict[str, float] = {}
+    clients: tuple[ClientStatus, ...] = ()
+    waiting_for: str = ""
+    spec: dict[str, Any] = {}
+
+
+class RunList(Message):
+    """Runs, the newest first."""
+
+    runs: tuple[RunView, ...]
+
+
+class ReceiptView(Message):
+    """What is kept of one contribution (or of a failure)."""
+
+    client: Name
+    weights: dict[str, float]
+    metrics: dict[str, float]
+    digest: str = ""
+    seconds: float
+    size: int
+    failure: str = ""
+
+
+class PhaseView(Message):
+    """One phase of a round, with what each client sent."""
+
+    phase: str
+    outcome: str
+    asked: tuple[Name, ...]
+    receipts: tuple[ReceiptView, ...]
+    metrics: dict[str, float]
+    bytes_down: int
+    bytes_up: int
+
+
+class RoundView(Message):
+    """One round (1-based)."""
+
+    round: int
+    model: str
+    seconds: float
+    metrics: dict[str, float]
+    phases: tuple[PhaseView, ...]
+
+
+class RoundList(Message):
+    """The rounds so far, in order."""
+
+    rounds: tuple[RoundView, ...]
+
+
+class ModelView(Message):
+    """The global model after one round (0: the initial one). ``blob`` is a safetensors file."""
+
+    run: Id
+    round: int
+    model_digest: str
+    blob: Digest
+    size: int
+
+
+class ModelList(Message):
+    """Every version of a run's model, by round."""
+
+    models: tuple[ModelView, ...]
+
+
+class NodeView(Message):
+    """A node as people see it; ``last_seen`` is in seconds before now."""
+
+    id: Id
+    name: Name
+    status: str
+    last_seen: float | None
+    version: str
+    datasets: tuple[DatasetView, ...]
+
+
+class NodeList(Message):
+    """Every node that ever joined."""
+
+    nodes: tuple[NodeView, ...]
+
+
+class NewUpload(Message):
+    """Begin a resumable upload of a blob of this digest and size."""
+
+    digest: Digest
+    size: Annotated[int, Field(ge=0, le=2**40)]
+
+
+class UploadView(Message):
+    """How far an upload is; ``complete`` once its bytes matched the digest and the blob exists."""
+
+    id: Id
+    digest: Digest
+    size: int
+    offset: int
+    complete: bool
