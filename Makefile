@@ -1,0 +1,53 @@
+# The verbs of this repository; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench soak constraints clean
+
+# A Python 3.11+ to build .venv with (found by itself where not given), test processes, repetitions of `make soak`.
+PYTHON ?=
+JOBS ?= 2
+SOAK ?= 20
+BIN := .venv/bin
+READY := .venv/.ready
+# Test and benchmark processes share the cores, so none of them starts threads of its own.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with pinned dependencies (quick when nothing changed)
+	@echo "Ready: .venv/bin/foedus"
+
+$(READY): pyproject.toml constraints.txt scripts/setup
+	@PYTHON="$(PYTHON)" scripts/setup
+	@touch $@
+
+demo: $(READY) ## a federation of five processes on this machine, in under a minute
+	@$(BIN)/foedus demo
+
+test: $(READY) ## the whole suite
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+check: $(READY) ## style, types, floors and budgets
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy --strict src
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/architecture
+
+format: $(READY) ## write the code as `make check` wants it
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: $(READY) ## the speed suite: ratios within one run
+	$(ONE_THREAD) $(BIN)/python -m benchmarks
+
+soak: $(READY) ## the fault tests over and over (SOAK=20), then the laws with many more examples
+	for i in $$(seq $(SOAK)); do $(ONE_THREAD) $(BIN)/python -m pytest -x -q tests/faults || exit 1; done
+	$(ONE_THREAD) HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -x -q --timeout=3600 tests/unit
+
+constraints: $(READY) ## write constraints.txt from what .venv holds
+	@scripts/constraints
+
+clean: ## remove .venv, caches and builds
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

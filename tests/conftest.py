@@ -1,0 +1,55 @@
+"""What every test stands on: one thread per process, folders of its own, and where real data sets are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GROUPED = ("parity", "faults")
+"""Folders whose tests start many processes or share a federation: each stays on one test process."""
+
+# Before anything imports torch or matplotlib, and inherited by the processes that tests start.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", MPLBACKEND="Agg", NO_COLOR="1")
+
+# Machines that share their cores make no promise about time. CI repeats the same examples; `make soak` tries many.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each of the grouped folders on one test process; a test's own ``xdist_group`` wins."""
+    for item in items:
+        folders = item.path.relative_to(ROOT).parts
+        group = next((name for name in GROUPED if folders[:2] == ("tests", name)), None)
+        if group and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Send the user's folders elsewhere and forget the user's settings, so that no test reads or writes them."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("FOEDUS_") and name != "FOEDUS_TEST_DATA"]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        for kind in ("CONFIG", "DATA", "STATE", "CACHE"):
+            patch.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Where data sets lie that are not bundled; the test is skipped where there are none."""
+    folder = Path(os.environ.get("FOEDUS_TEST_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("no data sets here; name their folder with FOEDUS_TEST_DATA=FOLDER")
+    return folder
