@@ -109,12 +109,15 @@ def parse_header(start: bytes | memoryview, total: int) -> Header:
     if len(start) < 8:
         raise _refused("it is shorter than a header")
     length = int.from_bytes(start[:8], "little")
+    if 8 + length > total:
+        raise _refused("the header's length goes past the end")
     if length > HEADER_LIMIT:
         raise TooLargeError(
-            "header_too_large", f"The header claims {length} bytes; the limit is {HEADER_LIMIT}.", "", "Send fewer tensors."
+            "header_too_large",
+            f"The header has {length} bytes; the limit is {HEADER_LIMIT}.",
+            "",
+            "Send fewer tensors.",
         )
-    if 8 + length > total or len(start) < 8 + length:
-        raise _refused("the header's length goes past the end")
     try:
         table = json.loads(bytes(start[8 : 8 + length]))
         metadata = table.pop("__metadata__", {})
@@ -132,7 +135,8 @@ def _check_rows(rows: list[tuple[str, Any, Any, Any]], first: int, total: int) -
     entries, at = {}, 0
     for name, dtype, shape, offsets in sorted(rows, key=lambda row: row[3] if _pair(row[3]) else [0, 0]):
         sizes_fit = isinstance(shape, list) and all(type(size) is int and 0 <= size < 2**40 for size in shape)
-        if not sizes_fit or len(shape) > 16 or dtype not in dtypes or not _pair(offsets):
+        legal_dtype = isinstance(dtype, str) and dtype in dtypes
+        if not (sizes_fit and legal_dtype and _pair(offsets)) or len(shape) > 16:
             raise _refused("a tensor has no legal dtype, shape or offsets")
         spec = TensorSpec(tuple(shape), dtype)
         if offsets[0] != at or offsets[1] - at != math.prod(shape) * _width(spec):
@@ -150,7 +154,10 @@ def _pair(offsets: Any) -> bool:
 
 def _refused(why: str) -> IntegrityError:
     return IntegrityError(
-        "not_safetensors", "These bytes are not a safetensors file.", why[:1].upper() + why[1:] + ".", "Send the file that was written."
+        "not_safetensors",
+        "These bytes are not a safetensors file.",
+        why[:1].upper() + why[1:] + ".",
+        "Send the file that was written.",
     )
 
 

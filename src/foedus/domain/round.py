@@ -127,4 +127,3 @@ class RoundRecord:
     def metrics(self) -> dict[str, float]:
         """Every phase's metrics under ``phase/metric``, as ``train/loss``."""
         return {f"{phase.phase}/{name}": value for phase in self.phases for name, value in phase.metrics.items()}
-

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from foedus.domain.errors import ConfigError, ConflictError
 
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -53,7 +52,9 @@ def move(now: RunStatus, to: RunStatus) -> RunStatus:
     if to in LEGAL_MOVES[now]:
         return to
     allowed = ", ".join(sorted(LEGAL_MOVES[now])) or "nothing; it has ended"
-    raise ConflictError("run_state", f"A run that is {now} cannot become {to}.", f"From {now} it may become: {allowed}.")
+    raise ConflictError(
+        "run_state", f"A run that is {now} cannot become {to}.", f"From {now} it may become: {allowed}."
+    )
 
 
 class Table(BaseModel):

@@ -114,4 +114,3 @@ def _perform(command: Command, order: PhaseOrder, port: Port) -> None:
         port.ask(order, command.clients)
     elif isinstance(command, WakeAt):
         port.wake_at(order, command.at)
-

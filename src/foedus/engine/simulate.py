@@ -44,11 +44,18 @@ class Clients:
     ready: dict[str, ClientData] = field(default_factory=dict)
 
     def __call__(self, name: str) -> ClientData:
+        """One client's prepared data."""
         if name not in self.ready:
             spec = self.prepared.spec
             columns = self.federation.clients[name]
             self.ready[name] = prepare_client(name, columns, self.prepared.plan.prepare, spec.test.ratio, spec.seed)
         return self.ready[name]
+
+
+def client_data(prepared: Prepared) -> dict[str, ClientData]:
+    """Every simulated client's prepared data, by name."""
+    clients = Clients(prepared, federate(prepared.spec, prepared.base))
+    return {name: clients(name) for name in sorted(clients.federation.clients)}
 
 
 def simulate(prepared: Prepared, engine: Engine, observers: Sequence[Observer] = ()) -> Result:

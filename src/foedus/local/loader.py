@@ -56,7 +56,9 @@ def load_plan(bundle: PlanBundle) -> TrainingPlan:
     loader = _BundleLoader(bundle)
     for name in [name for name in sys.modules if name == loader.package or name.startswith(loader.package + ".")]:
         del sys.modules[name]
-    sys.meta_path.insert(0, loader)
+    known = [finder.package for finder in sys.meta_path if isinstance(finder, _BundleLoader)]
+    if loader.package not in known:
+        sys.meta_path.append(loader)
     try:
         entry = bundle.entry.removesuffix(".py").replace("/", ".")
         module = importlib.import_module(f"{loader.package}.{entry}")
@@ -69,8 +71,6 @@ def load_plan(bundle: PlanBundle) -> TrainingPlan:
             f"{type(error).__name__}: {error}{_line_of(error)}",
             "Run the file with Python, and mend what it says.",
         ) from error
-    finally:
-        sys.meta_path.remove(loader)
     return _plan_of(vars(module), bundle.entry)
 
 
@@ -87,7 +87,11 @@ def _plan_of(names: Mapping[str, Any], entry: str) -> TrainingPlan:
     if not isinstance(metrics, dict) or not all(map(_is_metric, metrics.items())):
         raise _incomplete(entry, "`metrics` is not a dict of functions by name (letters, digits, `_`, `-`; not `loss`)")
     directions: Any = names.get("directions", {})
-    if not isinstance(directions, dict) or not set(directions) <= set(metrics) or not set(directions.values()) <= {"max", "min"}:
+    if (
+        not isinstance(directions, dict)
+        or not set(directions) <= set(metrics)
+        or not set(directions.values()) <= {"max", "min"}
+    ):
         raise _incomplete(entry, "`directions` is not a dict of `max` or `min` by the name of a metric")
     directions = {name: directions.get(name, "max") for name in metrics}
     loss: Callable[..., Any] = names["loss"]

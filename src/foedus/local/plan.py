@@ -42,7 +42,9 @@ def build_model(plan: TrainingPlan, seed: int) -> nn.Module:
     try:
         model = plan.model()
     except Exception as error:
-        raise PlanError("plan_model_failed", "The plan's model() failed.", f"{type(error).__name__}: {error}") from error
+        raise PlanError(
+            "plan_model_failed", "The plan's model() failed.", f"{type(error).__name__}: {error}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise PlanError(
             "plan_model_refused",

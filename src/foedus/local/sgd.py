@@ -1,5 +1,7 @@
-"""Local SGD: ClientUpdate of Algorithm 1 in McMahan et al., Communication-Efficient Learning of Deep Networks from
-Decentralized Data (AISTATS 2017, https://arxiv.org/abs/1602.05629).
+"""Local SGD: ClientUpdate of Algorithm 1 in McMahan et al. 2017.
+
+Communication-Efficient Learning of Deep Networks from Decentralized Data (AISTATS 2017,
+https://arxiv.org/abs/1602.05629).
 
 Batches are a permutation by (seed, client name, epoch); how many epochs a client has done is its state.
 """
@@ -35,7 +37,7 @@ class LocalOptions(Table):
 
 
 def local_sgd(options: LocalOptions) -> WorkBuilder:
-    """Client work that trains. The update is ``start - end`` of the trainable parameters, and the buffers' end values."""
+    """Client work that trains. The update: ``start - end`` of the trainable parameters, and the buffers' end values."""
     optimizer = sgd(options.lr, options.momentum, options.weight_decay)
 
     def build(objective: Objective) -> LocalWork:

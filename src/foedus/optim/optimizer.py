@@ -27,7 +27,7 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """``moments`` names what is remembered per parameter; ``update(gradients, moments, parameters)`` writes in place."""
+    """``moments`` names what is remembered; ``update(gradients, moments, parameters)`` writes in place."""
 
     init: Callable[[Tensors], Parts]
     update: Callable[[Tensors, Parts, Tensors], None]

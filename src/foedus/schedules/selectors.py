@@ -1,4 +1,4 @@
-"""Whom a phase asks: a fixed size or a fraction of the population, uniformly without replacement (McMahan et al. 2017)."""
+"""Whom a phase asks: so many clients, or a fraction of them, uniformly without replacement (McMahan et al. 2017)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def uniform(cohort: CohortTable) -> Selector:
         QuorumError: ``population_too_small``.
 
     >>> uniform(CohortTable(size=2))(("a", "b", "c"), torch.Generator().manual_seed(0))
-    ('b', 'c')
+    ('a', 'c')
     """
 
     def select(population: tuple[str, ...], generator: torch.Generator) -> tuple[str, ...]:

@@ -138,4 +138,3 @@ def _integer(state: State, key: str) -> int:
     value = state.data[key]
     assert isinstance(value, int), key
     return value
-

@@ -1,0 +1,106 @@
+"""A client's data: named columns as they are kept, and examples as the plan prepared them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foedus.domain.errors import DataError, PlanError
+from foedus.domain.rng import generator
+
+Columns = Mapping[str, Tensor]
+"""Named columns; the first dimension of each is the number of examples."""
+
+Prepare = Callable[[Columns], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """``inputs`` ``[n, ...]`` and ``targets`` ``[n, ...]``."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, index: Tensor) -> Examples:
+        """The examples at ``index`` ``[k]``."""
+        return Examples(self.inputs[index], self.targets[index])
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's prepared data, in a part to train on and a part to test on."""
+
+    name: str
+    train: Examples
+    test: Examples
+
+
+def check_columns(columns: Columns) -> None:
+    """Refuse columns that nobody can learn from.
+
+    Raises:
+        DataError: ``dataset_empty``, ``dataset_ragged``, ``dataset_not_finite``.
+    """
+    sizes = {name: len(column) if column.ndim else 0 for name, column in columns.items()}
+    if not sizes or 0 in sizes.values():
+        raise DataError("dataset_empty", "The dataset has no rows.", "", "Add a dataset with at least one example.")
+    if len(set(sizes.values())) > 1:
+        raise DataError("dataset_ragged", "The dataset's columns differ in their number of rows.", f"Rows: {sizes}.")
+    for name, column in columns.items():
+        if column.dtype.is_floating_point and not bool(torch.isfinite(column).all()):
+            raise DataError(
+                "dataset_not_finite",
+                f"The column `{name}` has missing values (NaN) or infinities.",
+                "A model that sees one of them is spoilt.",
+                "Impute or remove those rows first.",
+            )
+
+
+def split(examples: Examples, ratio: float, seed: int, client: str) -> tuple[Examples, Examples]:
+    """The part to train on and the part to test on (``floor(ratio * n)`` examples), by a permutation from the seed."""
+    order = torch.randperm(len(examples), generator=generator(seed, 0, client, "split"))
+    tested = min(int(ratio * len(examples)), len(examples) - 1)
+    return examples.take(order[tested:]), examples.take(order[:tested])
+
+
+def prepare_client(name: str, columns: Columns, prepare: Prepare, test_ratio: float, seed: int) -> ClientData:
+    """A client's columns through the plan's ``prepare``, checked and split.
+
+    Raises:
+        DataError: ``column_missing``, and as :func:`check_columns`.
+        PlanError: ``prepare_failed``, ``prepare_refused``.
+    """
+    check_columns(columns)
+    try:
+        prepared = prepare(columns)
+    except KeyError as error:
+        raise DataError(
+            "column_missing",
+            f"The plan asks for the column {error}, which the dataset of {name} does not have.",
+            f"Its columns are: {', '.join(sorted(columns))}.",
+            "Use a dataset with that column, or change the plan's prepare().",
+        ) from error
+    except Exception as error:
+        raise PlanError(
+            "prepare_failed", f"The plan's prepare() failed on {name}.", f"{type(error).__name__}: {error}"
+        ) from error
+    train, test = split(_examples(prepared), test_ratio, seed, name)
+    return ClientData(name, train, test)
+
+
+def _examples(prepared: object) -> Examples:
+    match prepared:
+        case (Tensor() as inputs, Tensor() as targets) if inputs.ndim and targets.ndim and len(inputs) == len(targets):
+            check_columns({"inputs": inputs, "targets": targets})
+            return Examples(inputs, targets)
+    raise PlanError(
+        "prepare_refused",
+        "The plan's prepare() did not return inputs and targets.",
+        "It has to return two tensors with the same number of rows.",
+    )

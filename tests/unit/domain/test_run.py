@@ -1,0 +1,82 @@
+"""run.toml is validated whole, with the nearest right name; a run moves only along legal edges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foedus.domain.errors import ConfigError, ConflictError
+from foedus.domain.run import ENDED, LEGAL_MOVES, RunStatus, move, parse_spec
+
+GOOD: dict[str, Any] = {
+    "plan": "plan.py",
+    "rounds": 20,
+    "seed": 1,
+    "strategy": {"name": "fedavg", "local": {"lr": 0.1}},
+    "cohort": {"size": 4},
+    "data": {"name": "digits", "tags": ["digits"], "held_out": 0.2, "partition": {"name": "iid", "clients": 4}},
+}
+
+
+def test_a_good_run_keeps_its_values_and_gets_defaults() -> None:
+    spec = parse_spec(GOOD)
+    assert (spec.rounds, spec.seed, spec.cohort.size, spec.data.tags) == (20, 1, 4, ("digits",))
+    assert spec.strategy.options == {"local": {"lr": 0.1}}
+    assert (spec.test.ratio, spec.test.every, spec.schedule.deadline) == (0.2, 1, 600.0)
+
+
+BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "unknown key": ({"round": 3}, ["`round`", "Did you mean `rounds`?"]),
+    "unknown inner key": ({"cohort": {"sise": 4}}, ["`cohort.sise`", "fraction, minimum, population, size", "`size`"]),
+    "text for a number": ({"rounds": "twenty"}, ["`rounds`", "integer", "'twenty'"]),
+    "boolean for a number": ({"rounds": True}, ["`rounds`", "True"]),
+    "zero rounds": ({"rounds": 0}, ["`rounds`", "greater than or equal to 1"]),
+    "negative seed": ({"seed": -1}, ["`seed`"]),
+    "both size and fraction": ({"cohort": {"size": 2, "fraction": 0.5}}, ["exactly one of `size` and `fraction`"]),
+    "neither size nor fraction": ({"cohort": {}}, ["exactly one of `size` and `fraction`"]),
+    "fraction over one": ({"cohort": {"fraction": 1.5}}, ["`cohort.fraction`", "1.5"]),
+    "an endless deadline": ({"schedule": {"deadline": float("inf")}}, ["`schedule.deadline`"]),
+    "an unknown schedule": ({"schedule": {"name": "sync"}}, ["`schedule.name`", "synchronous"]),
+    "a table that is text": ({"data": "digits"}, ["`data`"]),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), BAD.values(), ids=BAD.keys())
+def test_a_wrong_key_is_refused_by_name(change: dict[str, Any], said: list[str]) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        parse_spec({**GOOD, **change})
+    assert refusal.value.code == "config_refused"
+    assert all(words in str(refusal.value) for words in said)
+
+
+def test_every_wrong_key_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        parse_spec({**GOOD, "rounds": 0, "seeds": 1})
+    assert "`rounds`" in str(refusal.value)
+    assert "`seeds`" in str(refusal.value)
+
+
+def test_a_missing_table_is_named() -> None:
+    with pytest.raises(ConfigError, match="`strategy`"):
+        parse_spec({key: value for key, value in GOOD.items() if key != "strategy"})
+
+
+@given(st.lists(st.sampled_from(list(RunStatus)), min_size=1, max_size=8))
+def test_state_moves_only_along_legal_edges(wanted: list[RunStatus]) -> None:
+    now = RunStatus.DRAFT
+    for to in wanted:
+        if to in LEGAL_MOVES[now]:
+            now = move(now, to)
+            continue
+        with pytest.raises(ConflictError) as refusal:
+            move(now, to)
+        assert refusal.value.code == "run_state"
+
+
+def test_a_completed_run_stays_completed() -> None:
+    assert LEGAL_MOVES[RunStatus.COMPLETED] == frozenset()
+    assert set(LEGAL_MOVES) == set(RunStatus)
+    assert set(LEGAL_MOVES) >= ENDED
