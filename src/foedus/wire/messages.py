@@ -53,7 +53,10 @@ class Message(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error as ``application/problem+json`` (RFC 9457), with foedus' stable ``code``, the reason and the cure."""
+    """An error as ``application/problem+json`` (RFC 9457), with foedus' stable ``code``, the reason and the cure.
+
+    ``kind`` names the class in :mod:`foedus.domain.errors`, where one status stands for several.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -63,6 +66,7 @@ class Problem(BaseModel):
     code: str
     detail: str = ""
     fix: str = ""
+    kind: str = ""
 
 
 class JoinToken(Message):
@@ -155,8 +159,8 @@ class PlanOffer(Message):
 class Assignment(Message):
     """An ask, leased to a node until ``lease`` seconds from now; ``token`` is the fencing token.
 
-    ``broadcast`` names the blobs that go down, part by part (``model``: plain named tensors). ``state`` is the digest of
-    the client state that is current (none: this client has not contributed to the run yet).
+    ``broadcast`` names the blobs that go down, part by part (``model``: plain named tensors). ``state`` is the
+    digest of the client state that is current (none: this client has not contributed to the run yet).
     """
 
     id: Id

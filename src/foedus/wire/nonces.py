@@ -1,4 +1,4 @@
-"""The memory of used nonces, which makes a signed request one that is accepted once (see :mod:`foedus.wire.signing`)."""
+"""The memory of used nonces, so that a signed request is accepted once (see :mod:`foedus.wire.signing`)."""
 
 from __future__ import annotations
 
