@@ -1,0 +1,83 @@
+"""A dataset in a file of its owner: NPZ, CSV or safetensors. Nothing in it is unpickled."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foedus.data.dataset import Columns
+from foedus.domain.codec import TensorFile
+from foedus.domain.errors import DataError, IntegrityError
+
+
+def read_columns(path: Path) -> Columns:
+    """The named columns in a file, with the dtypes they were written with; CSV columns are float32.
+
+    Raises:
+        DataError: ``dataset_unreadable``, ``dataset_not_numeric``.
+    """
+    readers = {".npz": _read_npz, ".csv": _read_csv, ".safetensors": _read_safetensors}
+    if path.suffix not in readers:
+        raise _unreadable(path, f"Its ending is not one of: {', '.join(sorted(readers))}.")
+    try:
+        return readers[path.suffix](path)
+    except (OSError, ValueError, zipfile.BadZipFile, IntegrityError, TypeError) as error:
+        raise _unreadable(path, f"{type(error).__name__}.") from error
+
+
+def write_columns(path: Path, columns: Columns) -> None:
+    """Write columns as NPZ, dtypes kept."""
+    with path.open("wb") as file:
+        np.savez(file, **{name: column.numpy() for name, column in columns.items()})
+
+
+def _read_npz(path: Path) -> Columns:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: torch.from_numpy(archive[name]) for name in archive.files}
+
+
+def _read_safetensors(path: Path) -> Columns:
+    with TensorFile(path) as file:
+        return dict(file)
+
+
+def _read_csv(path: Path) -> Columns:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        names = next(rows, [])
+        columns: dict[str, list[float]] = {name: [] for name in names}
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(names):
+                raise _not_numeric(path, f"row {number} has {len(row)} cells where the header has {len(names)}")
+            for name, cell in zip(names, row, strict=True):
+                columns[name].append(_number(path, cell, name, number))
+    return {name: torch.tensor(values, dtype=torch.float32) for name, values in columns.items()}
+
+
+def _number(path: Path, cell: str, name: str, row: int) -> float:
+    try:
+        return float(cell) if cell.strip() else float("nan")
+    except ValueError:
+        raise _not_numeric(path, f"the column `{name}` has a cell in row {row} that is not a number") from None
+
+
+def _not_numeric(path: Path, why: str) -> DataError:
+    return DataError(
+        "dataset_not_numeric",
+        f"The file {path.name} is not a table of numbers.",
+        f"{why[:1].upper()}{why[1:]}.",
+        "Encode text as numbers first.",
+    )
+
+
+def _unreadable(path: Path, why: str) -> DataError:
+    return DataError(
+        "dataset_unreadable",
+        f"The file {path.name} cannot be read as a dataset.",
+        why,
+        "Save it as .npz, .csv or .safetensors.",
+    )
