@@ -1,0 +1,233 @@
+"""Closing a phase over contributions on disk: fold, step and write by slices, in the memory of a few chunks.
+
+The order of the sums is the canonical one: fold blocks cut from the sorted asked cohort, contributions inside a block
+in the order of names, block sums merged in the order of blocks. Since every operation acts on each element alone, the
+bits are those that a simulation gets, which folds whole tensors with the same functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from foedus.aggregation.aggregator import Sums
+from foedus.domain.codec import TensorFile, layout
+from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
+from foedus.domain.tree import Json, Parts, State, Tensors, TensorSpec, dtypes, slices, specs, to_bytes
+from foedus.engine.round import close_phase, current_phase
+from foedus.strategies.strategy import Phase, Strategy
+
+CHUNK = 1 << 20
+"""Elements that are held of each operand at once: 4 MB of float32, so that sums stay near the processor."""
+
+ALIGNMENT = 64
+"""Slices begin at multiples of this. In bfloat16 torch rounds the rest of a vector otherwise than whole vectors, so an
+element must stand in the same lane as when its tensor is worked on whole (on one intra-op thread)."""
+
+MODEL = "model"
+
+Window = Mapping[str, tuple[int, int]]
+"""Ranges of tensors, by name, that are worked on together."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A contribution that is counted: where its update is (none in a phase without tensors), and what it weighs."""
+
+    update: Path | None
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Closing:
+    """All that closing a phase needs: the state (a file per part, and data), and what was contributed, by client."""
+
+    strategy: Strategy
+    order: PhaseOrder
+    parts: Mapping[str, Path]
+    data: Mapping[str, Json]
+    given: Mapping[str, Given]
+    receipts: tuple[Receipt, ...]
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The state after: its data, and a new file for each part that was written (none where no tensor moved)."""
+
+    data: Mapping[str, Json]
+    record: PhaseRecord
+    parts: Mapping[str, Path] = field(default_factory=dict)
+
+
+def fold_and_close(closing: Closing, folder: Path, limit: int = CHUNK) -> Closed:
+    """Fold the contributions, take the strategy's step, and write the new parts into ``folder``.
+
+    A phase whose schema has no tensors (a test) leaves the parts as they are. ``limit`` bounds the elements in memory,
+    and is a multiple of :data:`ALIGNMENT`.
+
+    Raises:
+        IntegrityError: where a file is not what its row said.
+    """
+    assert limit % ALIGNMENT == 0, "slices would not have the bits of whole tensors"
+    phase = current_phase(closing.strategy, State({}, closing.data))
+    count = len(closing.given)
+    if not phase.schema.parts or not count:
+        state, record = _take_step(closing, {part: {} for part in closing.parts}, Aggregate({}, count))
+        return Closed(state.data, record)
+    with ExitStack() as stack:
+        parts = {part: stack.enter_context(TensorFile(path)) for part, path in closing.parts.items()}
+        updates = {
+            client: stack.enter_context(TensorFile(given.update))
+            for client, given in closing.given.items()
+            if given.update is not None
+        }
+        targets = {part: folder / f"{part}.safetensors" for part in parts}
+        writers = {
+            part: stack.enter_context(PartWriter(targets[part], {n: e.spec for n, e in file.header.entries.items()}))
+            for part, file in parts.items()
+        }
+        sizes = {name: entry.elements for file in parts.values() for name, entry in file.header.entries.items()}
+        for window in windows(sizes, limit):
+            aggregate = _fold(closing, phase, updates, window)
+            tensors = {part: _cut(file, window) for part, file in parts.items()}
+            state, record = _take_step(closing, tensors, aggregate)
+            for part, writer in writers.items():
+                writer.write(state.tensors[part], window)
+    return Closed(state.data, record, targets)
+
+
+def begin(
+    strategy: Strategy, model: Path, folder: Path, limit: int = CHUNK
+) -> tuple[Mapping[str, Json], dict[str, Path]]:
+    """The state at the beginning, as :meth:`Strategy.init` makes it of the model in a file: its data and its parts.
+
+    The model part is the given file itself; further parts (moments) are written into ``folder``, slice by slice.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(TensorFile(model))
+        shapes = {name: entry.spec for name, entry in file.header.entries.items()}
+        nothing = {name: torch.empty(0, dtype=dtypes[spec.dtype]) for name, spec in shapes.items()}
+        plain = strategy.init(nothing)
+        targets = {part: folder / f"{part}.safetensors" for part in plain.tensors if part != MODEL}
+        writers = {
+            part: stack.enter_context(PartWriter(target, _shaped(plain.tensors[part], shapes)))
+            for part, target in targets.items()
+        }
+        sizes = {name: entry.elements for name, entry in file.header.entries.items()}
+        for window in windows(sizes, limit) if writers else ():
+            state = strategy.init({**nothing, **_cut(file, window)})
+            for part, writer in writers.items():
+                writer.write(state.tensors[part], window)
+    return plain.data, {MODEL: model, **targets}
+
+
+def digest_of_model(path: Path, limit: int = CHUNK) -> str:
+    """:func:`foedus.domain.tree.model_digest` of the tensors in a file, read slice by slice."""
+    whole = hashlib.sha256()
+    with TensorFile(path) as file:
+        for name in sorted(file.header.entries, key=lambda name: name.encode()):
+            entry = file.header.entries[name]
+            shape = ",".join(str(size) for size in entry.spec.shape)
+            whole.update(f"{name}\0{entry.spec.dtype}\0{shape}\0".encode())
+            for piece in slices({("", name): entry.elements}, limit):
+                whole.update(to_bytes(file.read(name, piece.start, piece.stop)))
+    return whole.hexdigest()
+
+
+def windows(sizes: Mapping[str, int], limit: int) -> Iterator[Window]:
+    """Cut tensors of these numbers of elements into windows of at most ``limit`` elements; small ones go together.
+
+    >>> list(windows({"a": 2, "b": 1, "c": 5}, 4))
+    [{'a': (0, 2), 'b': (0, 1)}, {'c': (0, 4)}, {'c': (4, 5)}]
+    """
+    window: dict[str, tuple[int, int]] = {}
+    filled = 0
+    for piece in slices({("", name): size for name, size in sizes.items()}, limit):
+        count = piece.stop - piece.start
+        if window and filled + count > limit:
+            yield window
+            window, filled = {}, 0
+        window[piece.name] = (piece.start, piece.stop)
+        filled += count
+    if window:
+        yield window
+
+
+class PartWriter:
+    """Writes one part of a state into a new file, by position."""
+
+    def __init__(self, path: Path, specs_of: Mapping[str, TensorSpec]) -> None:
+        head, self._header = layout(specs_of, {})
+        self._file = path.open("wb", buffering=0)
+        self._file.write(head)
+        self._file.truncate(self._header.size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def write(self, tensors: Tensors, window: Window) -> None:
+        """Write the window's ranges of those tensors that the part has."""
+        for name, (start, stop) in window.items():
+            entry = self._header.entries.get(name)
+            if entry is None:
+                continue
+            tensor = tensors[name]
+            dtype = dtypes[entry.spec.dtype]
+            assert tensor.dtype == dtype and tensor.numel() == stop - start, f"the step changed what {name} is"
+            content, at = memoryview(to_bytes(tensor)), entry.start + start * dtype.itemsize
+            while content:
+                written = os.pwrite(self._file.fileno(), content, at)
+                content, at = content[written:], at + written
+
+
+def _fold(closing: Closing, phase: Phase, updates: Mapping[str, TensorFile], window: Window) -> Aggregate:
+    """The cohort's aggregate in one window."""
+    sums: Sums = phase.aggregator.zero()
+    for block in closing.order.blocks:
+        block_sums = phase.aggregator.zero()
+        for client in block:
+            if client in updates:
+                update = _cut_update(updates[client], phase, window)
+                weights = closing.given[client].weights
+                block_sums = phase.aggregator.add(block_sums, phase.transform.decode(update), weights)
+        sums = phase.aggregator.merge(sums, block_sums)
+    return Aggregate(phase.aggregator.finish(sums), sums.count)
+
+
+def _take_step(closing: Closing, tensors: Parts, aggregate: Aggregate) -> tuple[State, PhaseRecord]:
+    state = State(tensors, closing.data)
+    return close_phase(closing.strategy, state, closing.order, aggregate, closing.receipts)
+
+
+def _cut(file: TensorFile, window: Window) -> dict[str, torch.Tensor]:
+    """The window's ranges of a part's tensors; a tensor that is there whole keeps its shape."""
+    entries = file.header.entries
+    return {name: _read(file, name, span) for name, span in window.items() if name in entries}
+
+
+def _cut_update(file: TensorFile, phase: Phase, window: Window) -> Parts:
+    return {
+        part: {name: _read(file, f"{part}/{name}", span) for name, span in window.items() if name in spec.tensors}
+        for part, spec in phase.schema.parts.items()
+    }
+
+
+def _read(file: TensorFile, name: str, span: tuple[int, int]) -> torch.Tensor:
+    entry = file.header.entries[name]
+    tensor = file.read(name, *span)
+    return tensor.reshape(entry.spec.shape) if tensor.numel() == entry.elements else tensor
+
+
+def _shaped(part: Tensors, shapes: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """A part's tensors have the shapes of the model's, and dtypes of their own."""
+    return {name: TensorSpec(shapes[name].shape, spec.dtype) for name, spec in specs(part).items()}
