@@ -30,9 +30,11 @@ def read_columns(path: Path) -> Columns:
 
 
 def write_columns(path: Path, columns: Columns) -> None:
-    """Write columns as NPZ, dtypes kept."""
-    with path.open("wb") as file:
-        np.savez(file, **{name: column.numpy() for name, column in columns.items()})
+    """Write columns as NPZ, dtypes kept; any column name is allowed (``numpy.savez`` reserves some)."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, column in columns.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, column.numpy(), allow_pickle=False)
 
 
 def _read_npz(path: Path) -> Columns:

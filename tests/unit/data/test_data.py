@@ -99,7 +99,7 @@ def test_a_preparation_that_does_not_fit_is_refused(prepare: object, code: str) 
 
 
 def test_npz_keeps_every_bit_and_dtype(tmp_path: Path) -> None:
-    columns = {"a": torch.randn(4, 3), "b": torch.arange(4), "c": torch.tensor([True, False, True, True])}
+    columns = {"a": torch.randn(4, 3), "b": torch.arange(4), "file": torch.tensor([True, False, True, True])}
     write_columns(tmp_path / "c0000.npz", columns)
     assert same(read_columns(tmp_path / "c0000.npz"), columns)
 

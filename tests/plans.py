@@ -1,0 +1,48 @@
+"""Plans and runs that tests share: small, real, and written as a user would write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from foedus.domain.run import RunSpec, parse_spec
+from foedus.engine.prepare import Prepared, prepare_spec
+
+DIGITS = (Path(__file__).parent.parent / "examples" / "digits" / "plan.py").read_text()
+
+BATCHNORM = DIGITS.replace("nn.Linear(64, 32), nn.ReLU()", "nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU()")
+DROPOUT = DIGITS.replace("nn.ReLU()", "nn.ReLU(), nn.Dropout(0.3)")
+FROZEN = DIGITS.replace(
+    "    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))",
+    "    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))\n"
+    "    net[0].weight.requires_grad_(False)\n    return net",
+)
+
+
+def table(**changes: Any) -> dict[str, Any]:
+    """A run.toml as a table: two rounds of FedAvg over four clients of digits."""
+    run: dict[str, Any] = {
+        "plan": "plan.py",
+        "rounds": 2,
+        "seed": 1,
+        "strategy": {"name": "fedavg", "local": {"lr": 0.1, "batch_size": 10}},
+        "cohort": {"size": 4},
+        "data": {
+            "name": "digits",
+            "tags": ["digits"],
+            "held_out": 0.2,
+            "partition": {"name": "dirichlet", "alpha": 0.3, "clients": 4},
+        },
+    }
+    return {**run, **changes}
+
+
+def spec(**changes: Any) -> RunSpec:
+    """The validated run of :func:`table`."""
+    return parse_spec(table(**changes))
+
+
+def prepared(folder: Path, plan: str = DIGITS, **changes: Any) -> Prepared:
+    """A run that could begin, with this plan's text in ``folder``."""
+    (folder / "plan.py").write_text(plan)
+    return prepare_spec(spec(**changes), folder)
