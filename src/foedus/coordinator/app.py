@@ -1,0 +1,178 @@
+"""The composition root: settings become a running coordinator."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+
+import foedus
+from foedus.coordinator import access, assignment_routes, blob_routes, node_routes, run_routes
+from foedus.coordinator.context import Context, context
+from foedus.coordinator.http import ReplyCrashPoints, add_error_handlers
+from foedus.coordinator.live import Live
+from foedus.coordinator.metrics import render
+from foedus.coordinator.rounds import Supervisor
+from foedus.coordinator.settings import Settings
+from foedus.domain.errors import ConflictError, StorageError
+from foedus.store.artifacts import Artifacts
+from foedus.store.unit_of_work import Store
+from foedus.wire.messages import PROTOCOL, Token
+from foedus.wire.nonces import Nonces
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A coordinator's parts; ``admin`` is there at the first start, and never again."""
+
+    context: Context
+    admin: Token | None
+    lock: BinaryIO
+
+
+def open_coordinator(settings: Settings) -> Opened:
+    """Open (or make) a coordinator's folder, and recover it.
+
+    Raises:
+        ConflictError: ``schema_newer``, ``folder_in_use``.
+        StorageError: where the folder cannot be used.
+    """
+    try:
+        settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageError("folder_unusable", f"{settings.folder} cannot be used.", error.strerror or "") from error
+    lock = _lock(settings.folder)
+    artifacts = Artifacts(settings.folder)
+    artifacts.recover()
+    store = Store(settings.database)
+    with store.transaction("first_admin") as tx:
+        admin = access.first_admin(tx)
+    return Opened(Context(settings, Live(store, artifacts), Nonces(), time.time()), admin, lock)
+
+
+def create_app(parts: Context) -> FastAPI:
+    """The ASGI application; its lifespan drives the runs that are open."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        supervisor = Supervisor(parts.live)
+        supervisor.start()
+        yield
+        parts.live.bells.close()
+        supervisor.stop()
+
+    app = FastAPI(title="foedus coordinator", version=foedus.__version__, lifespan=lifespan, redoc_url=None)
+    app.state.context = parts
+    add_error_handlers(app)
+    app.add_middleware(ReplyCrashPoints)
+    for router in (run_routes.router, assignment_routes.router, node_routes.router, blob_routes.router):
+        app.include_router(router)
+    for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics), ("/version", version)):
+        app.add_api_route(path, endpoint, methods=["GET"], tags=["operation"], response_model=None)
+    return app
+
+
+def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+def readyz(request: Request) -> dict[str, str]:
+    """The database can be read and the blobs' folder written."""
+    parts = context(request)
+    with parts.store.reading() as tx:
+        access.list_nodes(tx)
+    if not parts.artifacts.writable():
+        raise StorageError("disk_full", "The folder of the blobs cannot be written.")
+    return {"status": "ready"}
+
+
+def metrics(request: Request) -> Response:
+    """What operators ask, in Prometheus' text format."""
+    parts = context(request)
+    with parts.store.reading() as tx:
+        return Response(render(tx), media_type="text/plain; version=0.0.4")
+
+
+def version() -> dict[str, object]:
+    """What runs here."""
+    return {"foedus": foedus.__version__, "protocol": PROTOCOL}
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and ends open long polls as soon as the process is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None], stopping: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._started = started
+        self._stopping = stopping
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping()
+        super().handle_exit(sig, frame)
+
+
+def serve(parts: Context, started: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. ``started`` is told the URL once the port is open (port 0: any that is free).
+
+    Raises:
+        ConflictError: ``port_taken``.
+    """
+    settings = parts.settings
+    listener = _listen(settings)
+    settings = replace(settings, port=listener.getsockname()[1])
+    config = uvicorn.Config(
+        create_app(replace(parts, settings=settings)),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        timeout_keep_alive=75,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    _Server(config, lambda: started(settings.url), parts.live.bells.close).run(sockets=[listener])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise ConflictError(
+            "port_taken",
+            f"{settings.host}:{settings.port} cannot be listened on.",
+            error.strerror or "",
+            "Choose another --port.",
+        ) from error
+    return listener
+
+
+def _lock(folder: Path) -> BinaryIO:
+    """Held as long as this process lives, however it ends: two coordinators on one folder would undo each other."""
+    file = (folder / "lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ConflictError(
+            "folder_in_use", f"Another coordinator uses {folder}.", "", "Stop it, or choose another --folder."
+        ) from error
+    return file

@@ -1,0 +1,40 @@
+"""What every route works with, made once in the composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
+
+from foedus.coordinator.live import Live
+from foedus.coordinator.settings import Settings
+from foedus.store.artifacts import Artifacts
+from foedus.store.unit_of_work import Store
+from foedus.wire.nonces import Nonces
+
+
+@dataclass(frozen=True)
+class Context:
+    """The coordinator's parts. ``started`` is the time of start-up, in seconds since the epoch."""
+
+    settings: Settings
+    live: Live
+    nonces: Nonces
+    started: float
+
+    @property
+    def store(self) -> Store:
+        """The database."""
+        return self.live.store
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """The blobs."""
+        return self.live.artifacts
+
+
+def context(request: HTTPConnection) -> Context:
+    """The parts behind a request."""
+    found = request.app.state.context
+    assert isinstance(found, Context)
+    return found

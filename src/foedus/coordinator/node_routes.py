@@ -1,0 +1,111 @@
+"""The door for nodes to join and say what they have, and for admins to let them in and out.
+
+Replies that hold a secret are not kept for idempotency: asked again, another secret is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel
+from sqlalchemy import Connection
+
+from foedus.coordinator import access
+from foedus.coordinator.access import Person, require
+from foedus.coordinator.context import Context, context
+from foedus.coordinator.http import head, parse, person, read_body, signed, verifier
+from foedus.domain.errors import AccessError, ConflictError
+from foedus.wire.messages import (
+    PROTOCOL,
+    Hello,
+    Joined,
+    JoinNode,
+    JoinToken,
+    NewToken,
+    NodeList,
+    NodeView,
+    Token,
+    Welcome,
+)
+from foedus.wire.signing import verify
+
+router = APIRouter(prefix="/api/v1")
+Reply = TypeVar("Reply", bound=BaseModel)
+Who = Annotated[Person, Depends(person)]
+LONGEST_POLL = 30.0
+
+
+@router.post("/join-tokens", tags=["people"])
+async def post_join_token(request: Request, who: Who) -> JoinToken:
+    """A token that enrols one node, once."""
+    require(who, "admin")
+    return await _do(request, "join_token", access.create_join_token)
+
+
+@router.post("/tokens", tags=["people"])
+async def post_token(request: Request, who: Who) -> Token:
+    """An API token for a person, shown this once."""
+    require(who, "admin")
+    command = parse(NewToken, await read_body(request))
+    return await _do(request, "token", lambda tx: access.create_token(tx, command))
+
+
+@router.get("/nodes", tags=["people"])
+def get_nodes(request: Request, who: Who) -> NodeList:
+    """Every node that ever joined."""
+    require(who, "researcher")
+    with context(request).store.reading() as tx:
+        return access.list_nodes(tx)
+
+
+@router.post("/nodes/{node}/revoke", tags=["people"])
+async def post_revoke(request: Request, node: str, who: Who) -> NodeView:
+    """Refuse a node from now on."""
+    require(who, "admin")
+    return await _do(request, "revoke", lambda tx: access.revoke_node(tx, node))
+
+
+@router.post("/node/join", tags=["nodes"])
+async def post_join(request: Request) -> Joined:
+    """Enrol with a one-use token. The request is signed with the key that it brings."""
+    body = await read_body(request)
+    command, parts = parse(JoinNode, body), context(request)
+    _check_protocol(command.protocol)
+    known = verifier(parts, lambda key: command.public_key if key == command.public_key else None)
+    verify(known, head(request), hashlib.sha256(body).digest(), time.time())
+    return await _do(request, "join", lambda tx: access.join_node(tx, command))
+
+
+@router.post("/node/hello", tags=["nodes"])
+async def post_hello(request: Request) -> Welcome:
+    """A node is there, with these datasets and these answers of its owner."""
+    node, body = await signed(request)
+    command = parse(Hello, body)
+    _check_protocol(command.protocol)
+    await _do(request, "hello", lambda tx: access.hello(tx, node, command))
+    return Welcome(node=node.id, wait=LONGEST_POLL)
+
+
+def _check_protocol(version: int) -> None:
+    if version != PROTOCOL:
+        raise ConflictError(
+            "protocol_unknown",
+            f"The node speaks protocol {version}; this coordinator speaks {PROTOCOL}.",
+            "",
+            "Install the same version of foedus on both sides.",
+        )
+
+
+async def _do(request: Request, name: str, effect: Callable[[Connection], Reply]) -> Reply:
+    parts: Context = context(request)
+
+    def work() -> Reply:
+        with parts.store.transaction(name) as tx:
+            return effect(tx)
+
+    return await to_thread.run_sync(work)
