@@ -13,10 +13,11 @@ from sqlalchemy.exc import IntegrityError as SqlIntegrityError
 
 from foedus.domain.errors import AccessError, ConflictError, ForbiddenError, NotFoundError
 from foedus.store.tables import api_tokens, approvals, assignments, datasets, join_tokens, nodes
-from foedus.wire.messages import DatasetView, Hello, Joined, JoinNode, JoinToken, NewToken, NodeList, NodeView, Token
+from foedus.wire.messages import DatasetView, Hello, Joined, JoinNode, JoinToken, NewToken, NodeList, NodeView, Token, Welcome
 from foedus.wire.signing import hash_secret, new_secret, parse_public_key
 
 JOIN_SECONDS = 24 * 3600.0
+LONGEST_POLL = 30.0
 Role = Literal["admin", "researcher"]
 GRANTS: dict[str, frozenset[str]] = {
     "admin": frozenset({"admin", "researcher"}),
@@ -170,7 +171,7 @@ def identify(tx: Connection, node: str) -> NodeIdentity:
     return NodeIdentity(row.id, row.name)
 
 
-def hello(tx: Connection, node: NodeIdentity, command: Hello) -> None:
+def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
     """Replace what is known of a node; leases of an earlier boot are freed, to be taken again with a higher token.
 
     Raises:
@@ -199,6 +200,7 @@ def hello(tx: Connection, node: NodeIdentity, command: Hello) -> None:
         tx.execute(insert(approvals).values(node_id=node.id, **approval.model_dump()))
     stale = (assignments.c.node_id == node.id, assignments.c.status == "leased", assignments.c.boot != command.boot)
     tx.execute(update(assignments).where(*stale).values(status="open", lease_until=None))
+    return Welcome(node=node.id, wait=LONGEST_POLL)
 
 
 def seen(tx: Connection, node: NodeIdentity) -> None:

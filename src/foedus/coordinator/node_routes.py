@@ -19,7 +19,7 @@ from foedus.coordinator import access
 from foedus.coordinator.access import Person, require
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import head, parse, person, read_body, signed, verifier
-from foedus.domain.errors import AccessError, ConflictError
+from foedus.domain.errors import ConflictError
 from foedus.wire.messages import (
     PROTOCOL,
     Hello,
@@ -37,7 +37,6 @@ from foedus.wire.signing import verify
 router = APIRouter(prefix="/api/v1")
 Reply = TypeVar("Reply", bound=BaseModel)
 Who = Annotated[Person, Depends(person)]
-LONGEST_POLL = 30.0
 
 
 @router.post("/join-tokens", tags=["people"])
@@ -87,8 +86,7 @@ async def post_hello(request: Request) -> Welcome:
     node, body = await signed(request)
     command = parse(Hello, body)
     _check_protocol(command.protocol)
-    await _do(request, "hello", lambda tx: access.hello(tx, node, command))
-    return Welcome(node=node.id, wait=LONGEST_POLL)
+    return await _do(request, "hello", lambda tx: access.hello(tx, node, command))
 
 
 def _check_protocol(version: int) -> None:

@@ -45,7 +45,7 @@ def read_settings(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> Settings:
-    """Settings from arguments, else from ``FOEDUS_COORDINATOR_FOLDER``, ``_HOST``, ``_PORT``, ``_TLS_CERT`` and ``_KEY``.
+    """Settings from arguments, else from ``FOEDUS_COORDINATOR_FOLDER``, ``_HOST``, ``_PORT``, ``_TLS_…``.
 
     Raises:
         AccessError: ``tls_required`` for an address other than loopback without a certificate.
