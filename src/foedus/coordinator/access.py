@@ -13,7 +13,18 @@ from sqlalchemy.exc import IntegrityError as SqlIntegrityError
 
 from foedus.domain.errors import AccessError, ConflictError, ForbiddenError, NotFoundError
 from foedus.store.tables import api_tokens, approvals, assignments, datasets, join_tokens, nodes
-from foedus.wire.messages import DatasetView, Hello, Joined, JoinNode, JoinToken, NewToken, NodeList, NodeView, Token, Welcome
+from foedus.wire.messages import (
+    DatasetView,
+    Hello,
+    Joined,
+    JoinNode,
+    JoinToken,
+    NewToken,
+    NodeList,
+    NodeView,
+    Token,
+    Welcome,
+)
 from foedus.wire.signing import hash_secret, new_secret, parse_public_key
 
 JOIN_SECONDS = 24 * 3600.0

@@ -1,0 +1,199 @@
+"""Who may come in: tokens are hashed and used once, names are unique, revocation bites at once."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from foedus.coordinator.access import (
+    Person,
+    authenticate,
+    create_join_token,
+    create_token,
+    first_admin,
+    hello,
+    identify,
+    join_node,
+    list_nodes,
+    public_key_of,
+    require,
+    revoke_node,
+)
+from foedus.domain.errors import AccessError, ConflictError, FoedusError, ForbiddenError, NotFoundError
+from foedus.store.tables import api_tokens, assignments, join_tokens
+from foedus.store.unit_of_work import Store
+from foedus.wire.messages import DatasetView, Hello, JoinNode, NewToken, PlanApproval
+from foedus.wire.signing import generate_key, public_key
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty database."""
+    return Store(f"sqlite:///{tmp_path / 'a.db'}")
+
+
+def _join(store: Store, name: str, key: str | None = None, token: str | None = None) -> str:
+    with store.transaction("join") as tx:
+        token = token or create_join_token(tx).token
+        return join_node(tx, JoinNode(token=token, name=name, public_key=key or public_key(generate_key()))).node
+
+
+def _hello(store: Store, node: str, *clients: str, boot: str = "boot-0001") -> None:
+    datasets = tuple(DatasetView(client=client, tags=("digits",), examples=10) for client in clients)
+    with store.transaction("hello") as tx:
+        hello(tx, identify(tx, node), Hello(boot=boot, version="0", datasets=datasets))
+
+
+def test_the_first_start_makes_one_admin_and_keeps_only_a_hash(store: Store) -> None:
+    with store.transaction("first") as tx:
+        token = first_admin(tx)
+        assert token is not None
+        assert first_admin(tx) is None
+        kept = tx.execute(select(api_tokens)).one()
+        assert authenticate(tx, token.token) == Person("admin", "admin")
+    assert token.token not in str(tuple(kept))
+
+
+def test_an_unknown_or_revoked_token_is_refused(store: Store) -> None:
+    with store.transaction("t") as tx:
+        token = create_token(tx, NewToken(name="ana")).token
+        for secret in ("fdp_" + "0" * 48, token + "0", token[:-1]):
+            with pytest.raises(AccessError):
+                authenticate(tx, secret)
+        tx.execute(update(api_tokens).values(revoked_at=1.0))
+        with pytest.raises(AccessError) as refusal:
+            authenticate(tx, token)
+    assert refusal.value.code == "token_refused"
+
+
+def test_roles_are_denied_by_default() -> None:
+    require(Person("a", "admin"), "admin")
+    require(Person("a", "admin"), "researcher")
+    require(Person("r", "researcher"), "researcher")
+    for person in (Person("r", "researcher"), Person("x", ""), Person("x", "root")):
+        with pytest.raises(ForbiddenError) as refusal:
+            require(person, "admin")
+        assert refusal.value.code == "role_needed"
+
+
+def test_a_join_token_works_once(store: Store) -> None:
+    with store.transaction("t") as tx:
+        token = create_join_token(tx).token
+        assert token not in str(tx.execute(select(join_tokens)).all())
+    _join(store, "clinic-a", token=token)
+    with pytest.raises(AccessError) as refusal:
+        _join(store, "clinic-b", token=token)
+    assert refusal.value.code == "join_token_refused"
+
+
+def test_an_expired_or_unknown_join_token_is_refused(store: Store) -> None:
+    with store.transaction("t") as tx:
+        token = create_join_token(tx).token
+        tx.execute(update(join_tokens).values(expires_at=1.0))
+    for secret in (token, "fdj_" + "0" * 48):
+        with pytest.raises(AccessError):
+            _join(store, "clinic-a", token=secret)
+
+
+def test_of_eight_that_race_for_a_join_token_one_wins(store: Store) -> None:
+    with store.transaction("t") as tx:
+        token = create_join_token(tx).token
+    outcomes: list[str] = []
+
+    def race(number: int) -> None:
+        try:
+            outcomes.append(_join(store, f"clinic-{number}", token=token))
+        except FoedusError as error:
+            outcomes.append(error.code)
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes)[:7] == ["join_token_refused"] * 7
+    with store.reading() as tx:
+        assert len(list_nodes(tx).nodes) == 1
+
+
+def test_a_lost_reply_to_join_may_be_asked_for_again(store: Store) -> None:
+    key = public_key(generate_key())
+    with store.transaction("t") as tx:
+        token = create_join_token(tx).token
+    assert _join(store, "clinic-a", key, token) == _join(store, "clinic-a", key, token)
+
+
+def test_a_taken_name_is_refused_and_the_token_is_not_used_up(store: Store) -> None:
+    _join(store, "clinic-a")
+    with store.transaction("t") as tx:
+        token = create_join_token(tx).token
+    with pytest.raises(ConflictError) as refusal:
+        _join(store, "clinic-a", token=token)
+    assert refusal.value.code == "node_name_taken"
+    _join(store, "clinic-b", token=token)
+
+
+def test_a_malformed_key_is_refused(store: Store) -> None:
+    with pytest.raises(AccessError) as refusal:
+        _join(store, "clinic-a", "A" * 44)
+    assert refusal.value.code == "key_malformed"
+
+
+def test_client_names_are_unique_per_coordinator(store: Store) -> None:
+    first, second = _join(store, "a"), _join(store, "b")
+    _hello(store, first, "c0000")
+    for clients in (("c0000",), ("c0001", "c0001")):
+        with pytest.raises(ConflictError) as refusal:
+            _hello(store, second, *clients)
+        assert refusal.value.code == "client_name_taken"
+    _hello(store, first, "c0001")
+    _hello(store, second, "c0000")
+
+
+def test_hello_replaces_what_was_known(store: Store) -> None:
+    node = _join(store, "a")
+    digest = "a" * 64
+    with store.transaction("hello") as tx:
+        approved = (PlanApproval(digest=digest, state="approved"),)
+        hello(tx, identify(tx, node), Hello(boot="boot-0001", version="1", approvals=approved))
+        hello(tx, identify(tx, node), Hello(boot="boot-0001", version="2"))
+        (view,) = list_nodes(tx).nodes
+    assert (view.version, view.datasets) == ("2", ())
+
+
+def _lease(store: Store, node: str, boot: str) -> None:
+    row = {"id": "as_1", "run_id": "r", "round": 1, "phase": "train", "attempt": 0, "client": "c0000", "node_id": node}
+    with store.transaction("lease") as tx:
+        tx.execute(insert(assignments).values(**row, status="leased", token=3, lease_until=9e9, boot=boot))
+
+
+def _status(store: Store) -> tuple[str, int]:
+    with store.reading() as tx:
+        row = tx.execute(select(assignments.c.status, assignments.c.token)).one()
+        return str(row.status), int(row.token)
+
+
+def test_a_new_boot_frees_the_leases_of_the_old_one_and_keeps_the_token(store: Store) -> None:
+    node = _join(store, "a")
+    _lease(store, node, "boot-0001")
+    _hello(store, node, "c0000", boot="boot-0001")
+    assert _status(store) == ("leased", 3)
+    _hello(store, node, "c0000", boot="boot-0002")
+    assert _status(store) == ("open", 3)
+
+
+def test_a_revoked_node_is_unknown_at_once_and_its_leases_are_freed(store: Store) -> None:
+    node = _join(store, "a")
+    _lease(store, node, "boot-0001")
+    with store.transaction("revoke") as tx:
+        assert revoke_node(tx, node).status == "revoked"
+        assert public_key_of(tx, node) is None
+        with pytest.raises(AccessError) as refusal:
+            identify(tx, node)
+        with pytest.raises(NotFoundError):
+            revoke_node(tx, "nd_unknown")
+    assert refusal.value.code == "key_unknown"
+    assert _status(store) == ("open", 3)
