@@ -18,6 +18,14 @@ FROZEN = DIGITS.replace(
     "    net[0].weight.requires_grad_(False)\n    return net",
 )
 
+SERVERS: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": "sgd"},
+    "momentum": {"optimizer": "sgd", "lr": 0.5, "momentum": 0.9},
+    "adagrad": {"optimizer": "adagrad", "lr": 0.1},
+    "adam": {"optimizer": "adam", "lr": 0.1},
+    "yogi": {"optimizer": "yogi", "lr": 0.1},
+}
+
 
 def table(**changes: Any) -> dict[str, Any]:
     """A run.toml as a table: two rounds of FedAvg over four clients of digits."""

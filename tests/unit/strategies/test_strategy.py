@@ -16,22 +16,14 @@ from foedus.domain.tree import Parts, State, TensorSpec
 from foedus.local.sgd import LocalOptions, local_sgd
 from foedus.strategies.catalogue import CATALOGUE, build
 from foedus.strategies.strategy import Done, Phase, Recipe, RunContext, compose, next_round
-from tests.plans import BATCHNORM, prepared, spec
-
-SERVERS: list[dict[str, Any]] = [
-    {"optimizer": "sgd"},
-    {"optimizer": "sgd", "lr": 0.5, "momentum": 0.9},
-    {"optimizer": "adagrad", "lr": 0.1},
-    {"optimizer": "adam", "lr": 0.1},
-    {"optimizer": "yogi", "lr": 0.1},
-]
+from tests.plans import BATCHNORM, SERVERS, prepared, spec
 
 
 def _cut(parts: Parts, name: str, start: int, stop: int) -> Parts:
     return {p: {n: t.reshape(-1)[start:stop] for n, t in ts.items() if n == name} for p, ts in parts.items()}
 
 
-@pytest.mark.parametrize("server", SERVERS, ids=lambda server: "-".join(map(str, server.values())))
+@pytest.mark.parametrize("server", SERVERS.values(), ids=SERVERS.keys())
 def test_close_by_slices_gives_the_bits_of_close(server: dict[str, Any], tmp_path: Path) -> None:
     strategy_table = {"name": "fedavg", "local": {"lr": 0.1}, "server": server}
     ready = prepared(tmp_path, BATCHNORM, strategy=strategy_table)
