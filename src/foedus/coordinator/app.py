@@ -21,8 +21,9 @@ from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import ReplyCrashPoints, add_error_handlers
 from foedus.coordinator.live import Live
 from foedus.coordinator.metrics import render
-from foedus.coordinator.rounds import Supervisor
+from foedus.coordinator.openapi import describe
 from foedus.coordinator.settings import Settings
+from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.errors import ConflictError, StorageError
 from foedus.store.artifacts import Artifacts
 from foedus.store.unit_of_work import Store
@@ -78,6 +79,7 @@ def create_app(parts: Context) -> FastAPI:
         app.include_router(router)
     for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics), ("/version", version)):
         app.add_api_route(path, endpoint, methods=["GET"], tags=["operation"], response_model=None)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
 
 

@@ -1,0 +1,64 @@
+"""The OpenAPI description, with the messages that routes take.
+
+Routes read their bodies themselves (a node's signature covers the bytes), so FastAPI cannot know what they take.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from foedus.wire.messages import (
+    Contribute,
+    Fail,
+    Hello,
+    JoinNode,
+    NewToken,
+    NewUpload,
+    Poll,
+    Problem,
+    Renew,
+    SubmitRun,
+)
+
+TAKES: dict[tuple[str, str], type[BaseModel]] = {
+    ("post", "/api/v1/runs"): SubmitRun,
+    ("post", "/api/v1/tokens"): NewToken,
+    ("post", "/api/v1/uploads"): NewUpload,
+    ("post", "/api/v1/node/join"): JoinNode,
+    ("post", "/api/v1/node/hello"): Hello,
+    ("post", "/api/v1/node/poll"): Poll,
+    ("post", "/api/v1/node/assignments/{assignment}/renew"): Renew,
+    ("post", "/api/v1/node/assignments/{assignment}/contribute"): Contribute,
+    ("post", "/api/v1/node/assignments/{assignment}/fail"): Fail,
+}
+"""What is sent to each path, by method."""
+
+REFERENCE = "#/components/schemas/{model}"
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The description of every route, with requests, replies and the problem that every error is."""
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes, description="Runs, nodes, blobs.")
+    messages = [(model, "validation") for model in {*TAKES.values(), Problem}]
+    _, definitions = models_json_schema(messages, ref_template=REFERENCE)  # type: ignore[arg-type]
+    document["components"]["schemas"] |= definitions["$defs"]
+    document["components"]["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer"},
+        "signature": {"type": "apiKey", "in": "header", "name": "Signature", "description": "RFC 9421, Ed25519"},
+    }
+    problem = {"application/problem+json": {"schema": {"$ref": REFERENCE.format(model="Problem")}}}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = {"description": "A problem, with a stable code.", "content": problem}
+            if path.startswith("/api/"):
+                operation["security"] = [{"signature": []}] if "/node/" in path else [{"token": []}, {"signature": []}]
+            if (method, path) in TAKES:
+                body = {"$ref": REFERENCE.format(model=TAKES[method, path].__name__)}
+                operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return document
