@@ -1,0 +1,1 @@
+"""F6: a node: a process beside private data that hosts clients and only ever dials out."""

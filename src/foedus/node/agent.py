@@ -1,0 +1,270 @@
+"""The node's agent: it greets the coordinator, polls it for work, and does one assignment after another, for ever.
+
+It only ever dials out. It imports no torch and no plan; that is for its work processes (:mod:`foedus.node.child`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import foedus
+from foedus.domain.errors import AccessError, ConflictError, FoedusError, NotFoundError, UsageError
+from foedus.domain.plan import parse_bundle
+from foedus.node.blobs import Cache
+from foedus.node.checkpoint import States
+from foedus.node.duty import Held, Tools, perform
+from foedus.node.files import write_durably
+from foedus.node.settings import NodeSettings, read_settings
+from foedus.node.transport import Link, passing
+from foedus.node.vault import PlanEntry, Vault
+from foedus.node.workers import Limits, Pool
+from foedus.wire.messages import Assignment, Hello, PlanOffer, Poll, Renew, Renewed, Welcome, Work
+from foedus.wire.signing import Signer
+
+TICK = 0.25
+"""Seconds between two looks at the vault, the leases and the wish to stop."""
+
+TIDY = 30.0
+"""Seconds between two looks at idle work processes."""
+
+_log = logging.getLogger(__name__)
+
+
+def run_agent(home: Path, stop: threading.Event | None = None, settings: NodeSettings | None = None) -> None:
+    """Be the node in ``home`` until SIGTERM, SIGINT or ``stop``; then end the work processes and return.
+
+    Raises:
+        NotFoundError: ``node_missing``. UsageError: ``node_not_joined``. ConflictError: ``node_running``.
+        AccessError: where the coordinator does not know the node, or has revoked it.
+    """
+    with Vault(home) as vault, _alone(home):
+        asyncio.run(_live(vault, stop or threading.Event(), settings or read_settings()))
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    with (home / "agent.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConflictError("node_running", f"The node in {home} is running already.") from error
+        yield
+
+
+async def _live(vault: Vault, stop: threading.Event, settings: NodeSettings) -> None:
+    identity = vault.identity()
+    if identity.node is None or identity.coordinator is None:
+        raise UsageError("node_not_joined", "This node has joined no coordinator.", "", "Use `foedus node join`.")
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with Link(identity.coordinator, Signer(identity.node, vault.private_key)) as link:
+        agent = Agent(vault, link, settings)
+        loops = [agent.converse(), agent.watch(), agent.renew(), agent.labour(), _until(stop)]
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        _log.info("node %s (%s) of %s is up", identity.name, identity.node, identity.coordinator)
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await agent.close()
+        for task in done:
+            task.result()
+    _log.info("node %s has stopped", identity.name)
+
+
+async def _until(stop: threading.Event) -> None:
+    while not stop.is_set():
+        await asyncio.sleep(TICK / 2)
+
+
+class Agent:
+    """A node's life in one process. Its loops share this state in one thread; what must last is in the vault."""
+
+    def __init__(self, vault: Vault, link: Link, settings: NodeSettings) -> None:
+        self._vault, self._link, self._settings = vault, link, settings
+        self._boot, self._wait, self._welcome = secrets.token_hex(16), settings.poll_wait, False
+        self._told: object = None
+        self._greeting = asyncio.Lock()
+        self._held: dict[str, Held] = {}
+        self._queue: asyncio.Queue[Held] = asyncio.Queue()
+        self._ended: set[str] = set()
+        self._moves = 0
+        shutil.rmtree(vault.home / "work", ignore_errors=True)
+        self._pool = Pool(vault.home, Limits(settings.idle_limit, settings.keep_idle, settings.workers))
+        cache = Cache(vault.home / "cache", settings.cache_bytes, settings.blob_bytes)
+        cache.clean(())
+        states = States(vault.home / "states")
+        states.forget(settings.state_days * 86400)
+        self._tools = Tools(vault, link, cache, states, self._pool, self._moved)
+
+    async def close(self) -> None:
+        """End the work processes."""
+        await self._pool.close()
+
+    async def converse(self) -> None:
+        """Greet, then poll, for ever; after a broken poll greet anew.
+
+        A reply that was lost on its way may have leased something to this node. Where nothing is in hand, a new boot
+        frees it at once.
+
+        Raises:
+            AccessError: where the coordinator does not know the node.
+        """
+        failures = 0
+        while True:
+            asked = time.monotonic()
+            try:
+                if not self._welcome:
+                    await self._greet()
+                poll = Poll(boot=self._boot, wait=self._wait)
+                news = await self._take(await self._link.post("/node/poll", poll, Work, self._wait))
+                failures = 0
+            except FoedusError as error:
+                if isinstance(error, AccessError) and not passing(error):
+                    raise
+                failures += 1
+                self._welcome = False
+                if not self._held:
+                    self._boot = secrets.token_hex(16)
+                await self._link.pause(error, failures)
+                continue
+            if not news and self._wait and time.monotonic() - asked < TICK:
+                await asyncio.sleep(2 * TICK)
+
+    async def watch(self) -> None:
+        """Tell the coordinator when the owner has changed something, also while a poll is open."""
+        with self._vault.changes() as version:
+            known = version()
+            while True:
+                await asyncio.sleep(TICK)
+                if not self._welcome or (found := version()) == known:
+                    continue
+                try:
+                    if self._vault.told() != self._told:
+                        await self._greet()
+                    known = found
+                except FoedusError as error:
+                    if isinstance(error, AccessError) and not passing(error):
+                        raise
+                    await self._link.pause(error, 1)
+
+    async def renew(self) -> None:
+        """Keep the leases of what is in hand while there is progress; let go of what is not awaited any more."""
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            for held in [held for held in self._held.values() if held.renew_at <= now and not held.sending]:
+                if held.seen != self._moves:
+                    await self._renew(held)
+
+    async def labour(self) -> None:
+        """Do one assignment after another."""
+        while True:
+            try:
+                async with asyncio.timeout(TIDY):
+                    held = await self._queue.get()
+            except TimeoutError:
+                await self._pool.tidy()
+                continue
+            if self._held.get(held.assignment.id) is not held:
+                continue
+            held.task = asyncio.create_task(perform(self._tools, held))
+            try:
+                await asyncio.wait([held.task])
+            finally:
+                held.task.cancel()
+                await asyncio.gather(held.task, return_exceptions=True)
+                self._held.pop(held.assignment.id, None)
+            if not held.task.cancelled() and (error := held.task.exception()) is not None:
+                _log.error("%s could not be finished", held, exc_info=error)
+
+    def _moved(self) -> None:
+        self._moves += 1
+
+    async def _greet(self) -> None:
+        async with self._greeting:
+            told = datasets, approvals = self._vault.told()
+            version = foedus.__version__
+            hello = Hello(boot=self._boot, version=version, datasets=datasets, approvals=approvals)
+            welcome = await self._link.post("/node/hello", hello, Welcome)
+            self._told, self._welcome = told, True
+            self._wait = max(0.0, min(self._settings.poll_wait, welcome.wait))
+
+    async def _take(self, work: Work) -> bool:
+        """Take what a poll brought; whether there was anything new."""
+        ended = set(work.ended) - self._ended
+        for run in ended:
+            for held in [held for held in self._held.values() if held.assignment.run == run]:
+                self._lose(held)
+            await self._pool.drop(run)
+        self._ended |= ended
+        for assignment in work.assignments:
+            self._hold(assignment)
+        offers = [await self._consider(offer) for offer in work.plans]
+        return bool(ended or work.assignments or any(offers))
+
+    def _hold(self, assignment: Assignment) -> None:
+        renew_at = time.monotonic() + assignment.lease / 4
+        self._ended.discard(assignment.run)
+        if (held := self._held.get(assignment.id)) is not None:
+            held.assignment, held.renew_at = assignment, renew_at
+            return
+        self._held[assignment.id] = new = Held(assignment, renew_at)
+        self._queue.put_nowait(new)
+
+    async def _consider(self, offer: PlanOffer) -> bool:
+        """Keep a new plan for the owner to read, and say that the decision is pending; whether it could be kept."""
+        if new := self._vault.plan_state(offer.digest) is None:
+            self._pool.warm()
+            try:
+                await self._keep(offer)
+            except (FoedusError, OSError) as error:
+                _log.warning("plan %s could not be fetched: %s", offer.digest[:12], error)
+                return False
+        await self._greet()
+        return new
+
+    async def _keep(self, offer: PlanOffer) -> None:
+        path = await self._tools.cache.fetch(self._link, offer.blob, self._moved)
+        state, note, content = "pending", "", path.read_bytes()
+        try:
+            if parse_bundle(content).digest != offer.digest:
+                state, note = "rejected", "The files offered are not those of this digest."
+        except FoedusError as error:
+            state, note = "rejected", error.what
+        if state == "pending":
+            write_durably(self._vault.bundle_path(offer.digest), content, "plan")
+        now = time.time()
+        self._vault.record_plan(PlanEntry(offer.digest, offer.name, offer.author, state, note, now, None))
+        _log.info("run %s wants plan %s: see `foedus node plan show %s`", offer.run, offer.digest, offer.digest[:12])
+
+    async def _renew(self, held: Held) -> None:
+        ask, seen = held.assignment, self._moves
+        try:
+            renew = Renew(token=ask.token)
+            reply = await self._link.post(f"/node/assignments/{ask.id}/renew", renew, Renewed)
+            held.seen, held.renew_at = seen, time.monotonic() + reply.lease / 4
+        except FoedusError as error:
+            held.renew_at = time.monotonic() + 4 * TICK
+            gone = isinstance(error, ConflictError | NotFoundError) and held.assignment.token == ask.token
+            if gone and not held.sending and self._held.get(ask.id) is held:
+                _log.info("%s is not awaited any more: %s", held, error.code)
+                self._lose(held)
+
+    def _lose(self, held: Held) -> None:
+        self._held.pop(held.assignment.id, None)
+        if held.task is not None:
+            held.task.cancel()

@@ -1,0 +1,93 @@
+"""The work process of a node: it lives for one run and is the only one here that imports torch and runs a plan.
+
+``python -m foedus.node.child`` reads orders from standard input and answers on standard output, in frames. Both are
+moved away before anything foreign runs: what a plan prints goes to standard error, which the agent caps and logs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import BinaryIO
+
+from foedus.domain.errors import FoedusError
+from foedus.domain.plan import parse_bundle
+from foedus.node.frames import Order, Ready, Stepped, pack, read
+from foedus.node.reasons import failure_of
+from foedus.node.session import Session
+from foedus.wire.messages import Message
+
+PULSE = 0.5
+"""Seconds between two words that the work goes on."""
+
+
+def main() -> None:
+    """Serve orders until the agent closes the pipe."""
+    commands, replies = _own(0, os.O_RDONLY), _own(1, os.O_WRONLY)
+    orders: SimpleQueue[Order] = SimpleQueue()
+    Thread(target=_listen, args=(commands, orders), daemon=True).start()
+    _send(replies, Ready())
+    session: Session | None = None
+    while True:
+        order = orders.get()
+        try:
+            if session is None:
+                session = Session(parse_bundle(Path(order.bundle).read_bytes()), order.assignment)
+            _send(replies, session.work(order, _Pulse(replies)))
+        except Exception as error:
+            _send(replies, failure_of(error))
+
+
+class _Pulse:
+    """Says now and then that the work goes on."""
+
+    def __init__(self, replies: BinaryIO) -> None:
+        self._replies, self._steps, self._said = replies, 0, time.monotonic()
+
+    def __call__(self) -> None:
+        self._steps += 1
+        if (now := time.monotonic()) - self._said >= PULSE:
+            self._said = now
+            _send(self._replies, Stepped(steps=self._steps))
+
+
+def _own(descriptor: int, flags: int) -> BinaryIO:
+    """Move a standard stream away; in its place comes nothing to read, or standard error to write to."""
+    mine = os.fdopen(os.dup(descriptor), "rb" if flags == os.O_RDONLY else "wb")
+    if flags == os.O_RDONLY:
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, descriptor)
+        os.close(nothing)
+    else:
+        os.dup2(2, descriptor)
+    return mine
+
+
+def _send(replies: BinaryIO, frame: Message) -> None:
+    replies.write(pack(frame))
+    replies.flush()
+
+
+def _listen(commands: BinaryIO, orders: SimpleQueue[Order]) -> None:
+    try:
+        while isinstance(frame := read(commands.read), Order):
+            orders.put(frame)
+    except FoedusError as error:
+        print(error, file=sys.stderr)
+    _end()
+
+
+def _end() -> None:
+    """The agent is gone or has no more work: end at once, with whatever the plan has started."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

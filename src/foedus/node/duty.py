@@ -1,0 +1,147 @@
+"""One assignment on a node, from its lease to the coordinator's answer: checked, fetched, worked on, sent.
+
+The owner's decision is looked up in the vault before every assignment, whatever the coordinator says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from foedus.domain.errors import ConflictError, FoedusError, NotFoundError
+from foedus.node.blobs import Cache, upload
+from foedus.node.checkpoint import States
+from foedus.node.frames import Done, Failed, Order
+from foedus.node.owner import read_plan
+from foedus.node.reasons import failure, failure_of
+from foedus.node.transport import Link
+from foedus.node.vault import Dataset, Vault
+from foedus.node.workers import Pool
+from foedus.wire.messages import Accepted, Assignment, Contribute, Fail
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Held:
+    """An assignment that this node holds. A later lease of the same one brings a newer token.
+
+    ``sending``: its work is done, and only the coordinator's answer is awaited.
+    """
+
+    assignment: Assignment
+    renew_at: float
+    seen: int = 0
+    sending: bool = False
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        ask = self.assignment
+        return f"{ask.run} round {ask.round} {ask.phase} of {ask.client}"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a duty is done with. ``moved`` is called when bytes moved or steps were taken."""
+
+    vault: Vault
+    link: Link
+    cache: Cache
+    states: States
+    pool: Pool
+    moved: Callable[[], None]
+
+
+async def perform(tools: Tools, held: Held) -> None:
+    """Do an assignment and send what it came to; waits for the coordinator as long as it takes."""
+    with tempfile.TemporaryDirectory(dir=tools.vault.home / "work") as folder:
+        try:
+            said = await _work(tools, held.assignment, Path(folder))
+        except Exception as error:
+            said = failure_of(error)
+    held.sending = True
+    try:
+        if isinstance(said, Contribute):
+            await _contribute(tools, held, said)
+        else:
+            await _fail(tools, held, said)
+    except (ConflictError, NotFoundError) as error:
+        _log.info("%s is not awaited any more: %s", held, error.code)
+    except FoedusError as error:
+        _log.warning("what %s came to was refused: %s", held, error)
+        with contextlib.suppress(FoedusError):
+            await _fail(tools, held, failure_of(error))
+
+
+async def _work(tools: Tools, ask: Assignment, folder: Path) -> Contribute | Failed:
+    dataset = next((each for each in tools.vault.datasets() if each.client == ask.client), None)
+    if tools.vault.plan_state(ask.plan) != "approved":
+        return failure("plan_not_approved")
+    if dataset is None:
+        return failure("dataset_missing")
+    if not dataset.path.is_file():
+        return failure("dataset_unreadable", str(dataset.path))
+    state = tools.states.current(ask.run, ask.client, ask.state) if ask.state else None
+    if ask.state and state is None:
+        return failure("client_state_missing", ask.state)
+    order = await _order(tools, ask, dataset, state, folder)
+    done = await tools.pool.ask(order, tools.moved)
+    return await _store(tools, ask, order, done) if isinstance(done, Done) else done
+
+
+async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | None, folder: Path) -> Order:
+    read_plan(tools.vault, ask.plan)
+    needed = set(ask.broadcast.values())
+    parts = {
+        part: str(await tools.cache.fetch(tools.link, digest, tools.moved, needed))
+        for part, digest in ask.broadcast.items()
+    }
+    return Order(
+        assignment=ask,
+        bundle=str(tools.vault.bundle_path(ask.plan)),
+        parts=parts,
+        dataset=str(dataset.path),
+        state=None if state is None else str(state),
+        update_out=str(folder / "update"),
+        state_out=str(folder / "state"),
+    )
+
+
+async def _store(tools: Tools, ask: Assignment, order: Order, done: Done) -> Contribute:
+    """Bring the update up and keep the new state, both before the contribution is sent."""
+    update = await upload(tools.link, Path(order.update_out), tools.moved) if done.update else None
+    state = tools.states.keep(ask.run, ask.client, Path(order.state_out))
+    return Contribute(
+        token=ask.token,
+        update=update,
+        weights=done.weights,
+        metrics=done.metrics,
+        state=state,
+        seconds=done.seconds,
+    )
+
+
+async def _contribute(tools: Tools, held: Held, message: Contribute) -> None:
+    path = f"/node/assignments/{held.assignment.id}/contribute"
+    await tools.link.retried(lambda: tools.link.post(path, _newest(held, message), Accepted))
+    tools.vault.record("work_done", held.assignment.run, f"{held}; update {message.update or 'none'}")
+    _log.info("%s is done", held)
+
+
+async def _fail(tools: Tools, held: Held, said: Failed) -> None:
+    _log.warning("%s failed: %s: %s\n%s", held, said.code, said.reason, said.detail)
+    path = f"/node/assignments/{held.assignment.id}/fail"
+    message = Fail(token=held.assignment.token, code=said.code, reason=said.reason)
+    await tools.link.retried(lambda: tools.link.post(path, _newest(held, message), Accepted))
+    event = "refused" if said.code == "plan_not_approved" else "work_failed"
+    tools.vault.record(event, held.assignment.run, f"{held}: {said.code}")
+
+
+def _newest(held: Held, message: Contribute | Fail) -> Contribute | Fail:
+    """The message with the token of the newest lease, which a poll may have brought meanwhile."""
+    return message.model_copy(update={"token": held.assignment.token})

@@ -1,0 +1,126 @@
+"""What a node's agent and its work process say to each other: frames of four bytes of length and JSON, over pipes.
+
+The work process runs foreign code, so its frames are checked like a stranger's: size, kind, every field. Free of torch.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+
+from foedus.domain.errors import IntegrityError
+from foedus.wire.messages import Assignment, Count, Finite, Message, Name
+
+LIMIT = 4 << 20
+"""The largest frame, in bytes."""
+
+HEAD = struct.Struct("<I")
+
+Path = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+
+
+class Order(Message):
+    """Do an assignment. Every path is the agent's own: the plan's bundle, the broadcast's parts, the client's file.
+
+    ``state`` is the current client state (none: the first contribution); update and new state are written to
+    ``update_out`` and ``state_out``.
+    """
+
+    kind: Literal["order"] = "order"
+    assignment: Assignment
+    bundle: Path
+    parts: dict[Name, Path]
+    dataset: Path
+    state: Path | None
+    update_out: Path
+    state_out: Path
+
+
+class Ready(Message):
+    """The work process has imported what it needs."""
+
+    kind: Literal["ready"] = "ready"
+
+
+class Stepped(Message):
+    """The work goes on: so many steps since it began."""
+
+    kind: Literal["stepped"] = "stepped"
+    steps: Count
+
+
+class Done(Message):
+    """The work is done. ``update`` says whether there is one: a test has none. The new state is always written."""
+
+    kind: Literal["done"] = "done"
+    weights: Annotated[dict[Name, Finite], Field(max_length=100)]
+    metrics: Annotated[dict[Name, Finite], Field(max_length=1000)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    update: bool
+
+
+class Failed(Message):
+    """The work failed. ``reason`` may leave the node; ``detail`` stays in the owner's log."""
+
+    kind: Literal["failed"] = "failed"
+    code: Name
+    reason: Annotated[str, StringConstraints(max_length=500)]
+    detail: Annotated[str, StringConstraints(max_length=10_000)] = ""
+
+
+Frame = Annotated[Order | Ready | Stepped | Done | Failed, Field(discriminator="kind")]
+_adapter: TypeAdapter[Order | Ready | Stepped | Done | Failed] = TypeAdapter(Frame)
+
+
+def pack(frame: Message) -> bytes:
+    r"""A frame as bytes.
+
+    >>> pack(Ready())
+    b'\x10\x00\x00\x00{"kind":"ready"}'
+    """
+    content = frame.model_dump_json().encode()
+    return HEAD.pack(checked(len(content))) + content
+
+
+def parse(content: bytes) -> Order | Ready | Stepped | Done | Failed:
+    """The frame in ``content`` (without its length).
+
+    Raises:
+        IntegrityError: ``frame_malformed``.
+    """
+    try:
+        return _adapter.validate_json(content)
+    except ValidationError as error:
+        raise _malformed("It is not a message that both sides know.") from error
+
+
+def length(head: bytes) -> int:
+    """The length that four bytes announce.
+
+    Raises:
+        IntegrityError: ``frame_malformed`` over the limit.
+    """
+    return checked(HEAD.unpack(head)[0])
+
+
+def checked(size: int) -> int:
+    """``size``, if a frame may have it."""
+    if size > LIMIT:
+        raise _malformed(f"It has {size} bytes; the limit is {LIMIT}.")
+    return size
+
+
+def read(receive: Callable[[int], bytes]) -> Order | Ready | Stepped | Done | Failed | None:
+    """The next frame of a blocking stream; None at its end. ``receive(n)`` reads ``n`` bytes, fewer at the end."""
+    head = receive(HEAD.size)
+    if len(head) < HEAD.size:
+        return None
+    content = receive(size := length(head))
+    return parse(content) if len(content) == size else None
+
+
+def _malformed(why: str) -> IntegrityError:
+    return IntegrityError("frame_malformed", "A frame between agent and work process is malformed.", why)

@@ -1,0 +1,147 @@
+"""What a node's owner does: make the node, join a coordinator, look at plans and decide on them. Free of torch.
+
+Datasets are in :mod:`foedus.node.datasets`, which reads files and therefore needs torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+from foedus.domain.errors import ConflictError, NotFoundError, UsageError
+from foedus.domain.names import check_name
+from foedus.domain.plan import PlanBundle, parse_bundle
+from foedus.node.transport import Link
+from foedus.node.vault import Identity, PlanEntry, Vault, create_home
+from foedus.wire.http import Retry, check_url
+from foedus.wire.messages import Joined, JoinNode
+from foedus.wire.signing import Signer, public_key
+
+PREFIX = re.compile(r"[0-9a-f]{6,64}")
+NOTE_LIMIT = 500
+JOIN_RETRY = Retry(attempts=4, base=0.25, cap=2.0)
+
+
+def init(home: Path, name: str) -> Identity:
+    """Make a node: its home, its key and its name.
+
+    Raises:
+        ConfigError: ``name_refused``.
+        ConflictError: ``node_exists``.
+    """
+    create_home(home, check_name(name, "node"))
+    return identity(home)
+
+
+def identity(home: Path) -> Identity:
+    """Who the node is.
+
+    Raises:
+        NotFoundError: ``node_missing``.
+    """
+    with Vault(home) as vault:
+        return vault.identity()
+
+
+def join(home: Path, coordinator_url: str, token: str) -> Identity:
+    """Enrol with a one-use token: the node's public key and name go to the coordinator, the private key stays.
+
+    Raises:
+        ConfigError: ``url_malformed``. AccessError: ``tls_required``, or as the coordinator refuses.
+        ConflictError: ``node_joined``.
+        UnreachableError: where the coordinator does not answer.
+    """
+    with Vault(home) as vault:
+        known, url = vault.identity(), check_url(coordinator_url)
+        if known.node is not None:
+            raise ConflictError(
+                "node_joined", f"This node has joined {known.coordinator} as {known.node}.", "", "Make another node."
+            )
+        if not 16 <= len(token) <= 200:
+            raise UsageError("token_malformed", "This is not a join token.", "", "Give the token as it was shown.")
+        private = vault.private_key
+        message = JoinNode(token=token, name=known.name, public_key=public_key(private))
+        joined = asyncio.run(_join(url, Signer(message.public_key, private), message))
+        vault.joined(joined.node, url)
+        return vault.identity()
+
+
+async def _join(url: str, signer: Signer, message: JoinNode) -> Joined:
+    async with Link(url, signer, JOIN_RETRY) as link:
+        return await link.retried(lambda: link.post("/node/join", message, Joined), attempts=JOIN_RETRY.attempts)
+
+
+def list_plans(home: Path) -> tuple[PlanEntry, ...]:
+    """Every plan that was offered, the newest first."""
+    with Vault(home) as vault:
+        return vault.plans()
+
+
+def show_plan(home: Path, digest: str) -> tuple[PlanEntry, dict[str, str]]:
+    """A plan by its digest or a beginning of it, and its files as text; bytes that are no text are shown escaped.
+
+    Raises:
+        UsageError: ``digest_malformed``. NotFoundError: ``plan_unknown``. ConflictError: ``digest_ambiguous``.
+        IntegrityError, PlanError: where the bundle kept is not that plan any more.
+    """
+    with Vault(home) as vault:
+        entry = _find(vault, digest)
+        files = read_plan(vault, entry.digest).files
+        return entry, {name: content.decode("utf-8", "backslashreplace") for name, content in files.items()}
+
+
+def approve(home: Path, digest: str, note: str = "") -> PlanEntry:
+    """Allow this plan, by its digest or a beginning of it, to run on the node's datasets.
+
+    Raises:
+        As :func:`show_plan`.
+    """
+    return _decide(home, digest, "approved", note)
+
+
+def reject(home: Path, digest: str, note: str = "") -> PlanEntry:
+    """Refuse this plan; the note is told to its author.
+
+    Raises:
+        As :func:`show_plan`.
+    """
+    return _decide(home, digest, "rejected", note)
+
+
+def read_plan(vault: Vault, digest: str) -> PlanBundle:
+    """The bundle of a plan, as it was offered.
+
+    Raises:
+        NotFoundError: ``plan_unknown`` where it is not here, or not that plan any more.
+    """
+    path = vault.bundle_path(digest)
+    if path.is_file() and (bundle := parse_bundle(path.read_bytes())).digest == digest:
+        return bundle
+    raise NotFoundError("plan_unknown", f"The files of plan {digest[:12]} are not on this node.")
+
+
+def _decide(home: Path, digest: str, state: str, note: str) -> PlanEntry:
+    if len(note) > NOTE_LIMIT or not note.isprintable():
+        raise UsageError("note_refused", f"A note is one line of at most {NOTE_LIMIT} characters.")
+    with Vault(home) as vault:
+        entry = _find(vault, digest)
+        if state == "approved":
+            read_plan(vault, entry.digest)
+        vault.decide(entry.digest, state, note)
+        return _find(vault, entry.digest)
+
+
+def _find(vault: Vault, digest: str) -> PlanEntry:
+    if not PREFIX.fullmatch(digest):
+        raise UsageError(
+            "digest_malformed", f"{digest[:80]!a} is not a plan's digest.", "", "Give 6 to 64 of its hex digits."
+        )
+    found = [plan for plan in vault.plans() if plan.digest.startswith(digest)]
+    if not found:
+        raise NotFoundError(
+            "plan_unknown", f"No plan {digest} was offered to this node.", "", "See `foedus node plan list`."
+        )
+    if len(found) > 1:
+        raise ConflictError("digest_ambiguous", f"{len(found)} plans begin with {digest}.", "", "Give more digits.")
+    return found[0]

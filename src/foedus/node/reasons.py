@@ -1,0 +1,72 @@
+"""What a failure may say outside the node: a code, a sentence of ours, and of the plan's exceptions type and line.
+
+Messages of exceptions may hold paths and values, so they stay in the owner's log. Free of torch.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+from foedus.domain.errors import FoedusError
+from foedus.node.frames import Failed
+
+PLAN_FILE = "<plan>/"
+"""How the names of a plan's files begin in tracebacks (see ``local.loader``)."""
+
+DETAIL_LIMIT = 10_000
+
+SENTENCES = {
+    "client_state_missing": "The client's state is not on this node any more.",
+    "column_missing": "The plan asks for a column that the dataset does not have.",
+    "dataset_empty": "The dataset has no rows.",
+    "dataset_missing": "The node's owner offers no dataset of this name any more.",
+    "dataset_not_finite": "The dataset has missing values or infinities.",
+    "dataset_not_numeric": "The dataset is not a table of numbers.",
+    "dataset_ragged": "The dataset's columns differ in their number of rows.",
+    "dataset_unreadable": "The dataset's file cannot be read.",
+    "disk_full": "The node's disk is full.",
+    "no_examples": "The client has no examples for this phase.",
+    "phase_unknown": "The run's strategy has no such phase.",
+    "plan_does_not_import": "The plan does not import.",
+    "plan_failed": "The plan's code failed.",
+    "plan_incomplete": "The plan is incomplete.",
+    "plan_loss_constant": "The plan's loss does not depend on the model's parameters.",
+    "plan_loss_shape": "The plan's loss or a metric is not one floating-point number.",
+    "plan_model_failed": "The plan's model() failed.",
+    "plan_model_refused": "The plan's model() returned something that cannot be used.",
+    "plan_not_approved": "The node's owner has not approved this plan.",
+    "prepare_failed": "The plan's prepare() failed.",
+    "prepare_refused": "The plan's prepare() did not return inputs and targets.",
+    "update_not_finite": "Training diverged: the update has NaN or infinity.",
+    "work_crashed": "The work process ended before its work was done.",
+    "work_failed": "The work failed inside the node.",
+    "work_stalled": "The work took no step for longer than the node's idle limit.",
+}
+
+
+def failure(code: str, detail: str = "") -> Failed:
+    """A failure with our own sentence for its code."""
+    reason = SENTENCES.get(code, "The work failed; the node's owner finds the reason in its log.")
+    return Failed(code=code, reason=reason, detail=detail[:DETAIL_LIMIT])
+
+
+def failure_of(error: BaseException) -> Failed:
+    """What a failure says outside, and in the owner's log."""
+    detail = "".join(traceback.format_exception(error))[-DETAIL_LIMIT:]
+    if isinstance(error, OSError):
+        return failure("disk_full" if error.errno in {28, 122} else "work_failed", detail)
+    if not isinstance(error, FoedusError):
+        return failure("work_failed", detail)
+    said = failure(error.code, detail)
+    return said.model_copy(update={"reason": f"{said.reason}{_where(error.__cause__)}"})
+
+
+def _where(cause: BaseException | None) -> str:
+    """Type and place of what the plan raised: both are the plan's author's own words, cut short."""
+    if cause is None:
+        return ""
+    places = [frame for frame in traceback.extract_tb(cause.__traceback__) if frame.filename.startswith(PLAN_FILE)]
+    name = type(cause).__name__
+    shown = name[:60] if name.isidentifier() else "an exception"
+    at = f" ({places[-1].filename.removeprefix(PLAN_FILE)[:100]}, line {places[-1].lineno})" if places else ""
+    return f" It raised {shown}{at}." if places or not isinstance(cause, FoedusError) else ""

@@ -1,0 +1,131 @@
+"""A run's work inside a node's work process: plan, strategy and prepared data, made once, and one ask after another.
+
+Everything is built as the simulation builds it (kernel ``eager``), so that the bytes are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foedus.data.dataset import ClientData, prepare_client
+from foedus.data.files import read_columns
+from foedus.domain.codec import TensorFile, encode
+from foedus.domain.errors import ClientWorkError, IntegrityError
+from foedus.domain.plan import PlanBundle
+from foedus.domain.rng import Randomness
+from foedus.domain.round import Ask, Broadcast
+from foedus.domain.run import CohortTable, DataTable, PartitionTable, RunSpec, StrategyTable, TestTable
+from foedus.domain.tree import State
+from foedus.engine.client import ClientTask, run_client
+from foedus.local.loader import load_plan
+from foedus.local.objective import EagerObjective
+from foedus.local.plan import build_model, manifest_of
+from foedus.local.work import Batch, Carry, LocalWork, Objective
+from foedus.node.frames import Done, Order
+from foedus.strategies.catalogue import build
+from foedus.strategies.strategy import Phase, RunContext
+from foedus.wire.messages import Assignment
+
+
+def spec_of(assignment: Assignment) -> RunSpec:
+    """The run as far as client work can depend on it: strategy, seed and test share.
+
+    Whom a round asks and where a simulation's data lie are no business of a node's; those keys hold fixed values.
+    """
+    return RunSpec(
+        plan="plan.py",
+        rounds=max(1, assignment.round),
+        seed=assignment.seed,
+        strategy=StrategyTable(name=assignment.strategy, **assignment.options),
+        cohort=CohortTable(size=1),
+        data=DataTable(name="node", partition=PartitionTable(name="node", clients=1)),
+        test=TestTable(ratio=assignment.test_ratio),
+    )
+
+
+class Session:
+    """One run on one node. The plan is imported and the model built once; a client's data are prepared once.
+
+    Raises:
+        IntegrityError: ``plan_digest`` where the bundle is not the plan that the assignment names.
+        PlanError, ConfigError: where plan or strategy cannot be used.
+    """
+
+    def __init__(self, bundle: PlanBundle, assignment: Assignment) -> None:
+        if bundle.digest != assignment.plan:
+            raise IntegrityError("plan_digest", "The bundle is not the plan that the assignment names.")
+        torch.set_num_threads(1)
+        plan = load_plan(bundle)
+        manifest = manifest_of(plan, build_model(plan, assignment.seed))
+        self._strategy = build(RunContext(spec_of(assignment), manifest))
+        self._objective = EagerObjective(plan, assignment.seed)
+        self._plan = plan
+        self._data: dict[tuple[str, str], ClientData] = {}
+
+    def work(self, order: Order, stepped: Callable[[], None]) -> Done:
+        """Do one ask; write update and new state; call ``stepped`` after each step.
+
+        Raises:
+            ClientWorkError, DataError, PlanError, IntegrityError, OSError: where it fails.
+        """
+        ask = order.assignment
+        phase = _told(self._phase(ask), stepped)
+        task = ClientTask(phase, self._objective, Broadcast({part: _read(p) for part, p in order.parts.items()}))
+        state = State() if order.state is None else _read_state(order.state)
+        data = self._client(order)
+        asked, rng = Ask(ask.client, ask.round, ask.phase), Randomness(ask.seed, ask.round, ask.client)
+        contribution, new_state = run_client(task, asked, data, state, rng)
+        if contribution.update:
+            Path(order.update_out).write_bytes(encode(State(contribution.update)))
+        Path(order.state_out).write_bytes(encode(new_state))
+        return Done(
+            weights=dict(contribution.weights),
+            metrics=dict(contribution.metrics),
+            seconds=contribution.seconds,
+            update=bool(contribution.update),
+        )
+
+    def _client(self, order: Order) -> ClientData:
+        ask, key = order.assignment, (order.assignment.client, order.dataset)
+        if key not in self._data:
+            columns = read_columns(Path(order.dataset))
+            self._data[key] = prepare_client(ask.client, columns, self._plan.prepare, ask.test_ratio, ask.seed)
+        return self._data[key]
+
+    def _phase(self, ask: Assignment) -> Phase:
+        at = 0
+        while isinstance(phase := self._strategy.phase(State({}, {"round": ask.round, "phase": at})), Phase):
+            if phase.name == ask.phase:
+                return phase
+            at += 1
+        raise ClientWorkError("phase_unknown", f"The strategy {ask.strategy} has no phase {ask.phase!r:.80}.")
+
+
+def _told(phase: Phase, stepped: Callable[[], None]) -> Phase:
+    def build_work(objective: Objective) -> LocalWork:
+        work = phase.work(objective)
+
+        def step(carry: Carry, batch: Batch) -> tuple[Carry, Any]:
+            result = work.step(carry, batch)
+            stepped()
+            return result
+
+        return replace(work, step=step)
+
+    return replace(phase, work=build_work)
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    with TensorFile(Path(path)) as file:
+        return dict(file)
+
+
+def _read_state(path: str) -> State:
+    with TensorFile(Path(path)) as file:
+        return file.state()

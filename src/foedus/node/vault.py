@@ -1,0 +1,243 @@
+"""A node's durable records: who it is, its datasets, what its owner decided of plans, and its own audit log.
+
+One SQLite file (WAL) in the node's home, beside it the private key and the bundles of plans that were offered. The
+owner's commands and the agent open it side by side. Free of torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from foedus.domain.errors import ConflictError, NotFoundError
+from foedus.node import tables
+from foedus.store.unit_of_work import Store
+from foedus.wire.messages import DatasetView, PlanApproval
+from foedus.wire.signing import generate_key
+
+FILE, KEY, PLANS = "vault.db", "key", "plans"
+TOLD_LIMIT = 1000
+"""Datasets and plans that a greeting has room for."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the node is: its owner's name for it, and once it has joined, its id and its coordinator's URL."""
+
+    name: str
+    node: str | None
+    coordinator: str | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One client: a file of the owner's. ``added_at`` is in Unix seconds."""
+
+    client: str
+    path: Path
+    tags: tuple[str, ...]
+    examples: int
+    columns: tuple[str, ...]
+    added_at: float
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """A plan that a run wanted, and what the owner decided: ``pending``, ``approved`` or ``rejected``."""
+
+    digest: str
+    name: str
+    author: str
+    state: str
+    note: str
+    seen_at: float
+    decided_at: float | None
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """One line of the node's own log. ``at`` is in Unix seconds."""
+
+    at: float
+    event: str
+    subject: str
+    detail: str
+
+
+def create_home(home: Path, name: str) -> None:
+    """Make a node's home: folder, private key, vault.
+
+    Raises:
+        ConflictError: ``node_exists``.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(home / KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise ConflictError(
+            "node_exists", f"There is a node in {home} already.", "", "Choose another home with FOEDUS_NODE_HOME."
+        ) from error
+    with os.fdopen(descriptor, "w") as file:
+        file.write(generate_key().hex())
+        file.flush()
+        os.fsync(file.fileno())
+    with Vault(home) as vault, vault.transaction("node_init") as db:
+        db.execute(insert(tables.identity).values(id=1, name=name))
+        vault.log(db, "initialised", name)
+
+
+class Vault:
+    """The node's records, open.
+
+    Raises:
+        NotFoundError: ``node_missing`` where no node was made in ``home``.
+    """
+
+    def __init__(self, home: Path) -> None:
+        if not (home / KEY).is_file():
+            raise NotFoundError(
+                "node_missing",
+                f"There is no node in {home}.",
+                "",
+                "Make one with `foedus node init`, or name its home.",
+            )
+        self.home = home
+        (home / PLANS).mkdir(exist_ok=True, mode=0o700)
+        self._store = Store(f"sqlite:///{home / FILE}", tables.metadata)
+        self.transaction, self.reading = self._store.transaction, self._store.reading
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._store.close()
+
+    @contextmanager
+    def changes(self) -> Iterator[Callable[[], int]]:
+        """A number, asked for by a call, that changes when the vault was written to, by whatever process."""
+        with closing(sqlite3.connect(self.home / FILE)) as connection:
+            yield lambda: int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+    @property
+    def private_key(self) -> bytes:
+        """The node's Ed25519 key; it never leaves this machine."""
+        return bytes.fromhex((self.home / KEY).read_text().strip())
+
+    def bundle_path(self, digest: str) -> Path:
+        """Where the bundle of the plan ``digest`` is kept; the digest was checked to be one."""
+        return self.home / PLANS / f"{digest}.json"
+
+    def log(self, db: Connection, event_name: str, subject: str = "", detail: str = "") -> None:
+        """Append to the audit log, in a transaction of the caller's."""
+        row = {"at": time.time(), "event": event_name, "subject": subject, "detail": detail[:2000]}
+        db.execute(insert(tables.audit).values(row))
+
+    def identity(self) -> Identity:
+        """Who the node is."""
+        with self.reading() as db:
+            row = db.execute(select(tables.identity)).one()
+        return Identity(row.name, row.node, row.coordinator)
+
+    def datasets(self) -> tuple[Dataset, ...]:
+        """The owner's datasets, by name."""
+        with self.reading() as db:
+            return tuple(map(_dataset, db.execute(select(tables.datasets).order_by("client"))))
+
+    def plans(self) -> tuple[PlanEntry, ...]:
+        """Every plan seen, the newest first."""
+        with self.reading() as db:
+            rows = db.execute(select(tables.plans).order_by(tables.plans.c.seen_at.desc(), "digest"))
+            return tuple(PlanEntry(**row._mapping) for row in rows)
+
+    def plan_state(self, digest: str) -> str | None:
+        """What the owner decided of a plan; None where it was never seen."""
+        with self.reading() as db:
+            return db.execute(select(tables.plans.c.state).where(tables.plans.c.digest == digest)).scalar()
+
+    def audit(self, limit: int = 1000) -> tuple[AuditEntry, ...]:
+        """The newest lines of the audit log, oldest first."""
+        with self.reading() as db:
+            rows = db.execute(select(tables.audit).order_by(tables.audit.c.id.desc()).limit(limit)).all()
+        return tuple(AuditEntry(row.at, row.event, row.subject, row.detail) for row in reversed(rows))
+
+    def told(self) -> tuple[tuple[DatasetView, ...], tuple[PlanApproval, ...]]:
+        """What the coordinator may know: datasets without their paths, and the owner's decisions."""
+        views = [DatasetView(client=each.client, tags=each.tags, examples=each.examples) for each in self.datasets()]
+        decided = [PlanApproval.model_validate(_told(plan)) for plan in self.plans()[:TOLD_LIMIT]]
+        return tuple(views), tuple(sorted(decided, key=lambda plan: plan.digest))
+
+    def joined(self, node: str, coordinator: str) -> None:
+        """Remember the id that the coordinator gave."""
+        with self.transaction("node_join") as db:
+            db.execute(update(tables.identity).values(node=node, coordinator=coordinator))
+            self.log(db, "joined", coordinator, node)
+
+    def add_dataset(self, dataset: Dataset) -> None:
+        """Record a dataset.
+
+        Raises:
+            ConflictError: ``dataset_exists``, ``too_many_datasets``.
+        """
+        with self.transaction("node_dataset") as db:
+            if db.execute(select(func.count()).select_from(tables.datasets)).scalar_one() >= TOLD_LIMIT:
+                raise ConflictError("too_many_datasets", f"A node has at most {TOLD_LIMIT} datasets.")
+            row = {**vars(dataset), "path": str(dataset.path)}
+            if db.execute(insert(tables.datasets).values(row).on_conflict_do_nothing()).rowcount == 0:
+                raise ConflictError(
+                    "dataset_exists",
+                    f"There is a dataset {dataset.client} on this node.",
+                    "",
+                    f"Choose another name, or remove it first: `foedus node data remove {dataset.client}`.",
+                )
+            self.log(db, "dataset_added", dataset.client, str(dataset.path))
+
+    def remove_dataset(self, client: str) -> None:
+        """Forget a dataset; its file stays.
+
+        Raises:
+            NotFoundError: ``dataset_unknown``.
+        """
+        with self.transaction("node_dataset") as db:
+            if db.execute(delete(tables.datasets).where(tables.datasets.c.client == client)).rowcount == 0:
+                raise NotFoundError("dataset_unknown", f"There is no dataset {client!r:.80} on this node.")
+            self.log(db, "dataset_removed", client)
+
+    def record_plan(self, plan: PlanEntry) -> None:
+        """Record an offered plan, unless it is known."""
+        with self.transaction("node_plan") as db:
+            if db.execute(insert(tables.plans).values(vars(plan)).on_conflict_do_nothing()).rowcount:
+                self.log(db, "plan_seen", plan.digest, f"{plan.name} by {plan.author}: {plan.state}")
+
+    def decide(self, digest: str, state: str, note: str) -> None:
+        """Record what the owner decided of a plan."""
+        with self.transaction("node_plan") as db:
+            row = {"state": state, "note": note, "decided_at": time.time()}
+            db.execute(update(tables.plans).where(tables.plans.c.digest == digest).values(row))
+            self.log(db, state, digest, note)
+
+    def record(self, event_name: str, subject: str, detail: str) -> None:
+        """Append one line to the audit log."""
+        with self.transaction("node_audit") as db:
+            self.log(db, event_name, subject, detail)
+
+
+def _dataset(row: Row[Any]) -> Dataset:
+    path, tags, columns = Path(row.path), tuple(row.tags), tuple(row.columns)
+    return Dataset(row.client, path, tags, row.examples, columns, row.added_at)
+
+
+def _told(plan: PlanEntry) -> dict[str, str]:
+    return {"digest": plan.digest, "state": plan.state, "note": plan.note}

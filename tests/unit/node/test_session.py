@@ -1,0 +1,135 @@
+"""A node's work is the simulation's work, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foedus.data.dataset import prepare_client
+from foedus.domain.codec import TensorFile, decode, encode
+from foedus.domain.errors import ClientWorkError, ConfigError, DataError, IntegrityError
+from foedus.domain.plan import PlanBundle
+from foedus.domain.round import Broadcast, PhaseOrder
+from foedus.domain.tree import State, flatten, same
+from foedus.engine.kernels import EagerKernel, Outcome, PhaseWork
+from foedus.node.frames import Done
+from foedus.node.session import Session, spec_of
+from tests.unit.node.support import SEED, Desk, Truth, assignment, broken, bundle_of, columns, truth
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "desk")
+
+
+def simulated(known: Truth, phase: str, number: int, state: State) -> Outcome:
+    data = prepare_client("c0000", columns(), known.plan.prepare, 0.2, SEED)
+    order, broadcast = PhaseOrder(number, phase, ("c0000",)), Broadcast({"model": known.model})
+    work = PhaseWork(order, known.phases[phase], broadcast, {"c0000": state}, SEED)
+    (outcome,) = EagerKernel(known.plan, SEED).run(work, ("c0000",), lambda _: data)
+    return outcome
+
+
+def worked(session: Session, desk: Desk, known: Truth, **asked: object) -> Done:
+    return session.work(desk.order(known.model, **asked), lambda: None)  # type: ignore[arg-type]
+
+
+def test_training_gives_the_bytes_of_kernel_eager_round_after_round(desk: Desk) -> None:
+    known, state, path = truth(), State(), None
+    session = Session(desk.bundle, assignment(desk.bundle))
+    for number in (1, 2, 3):
+        done = worked(session, desk, known, round=number, state=path)
+        expected = simulated(known, "train", number, state)
+        assert expected.contribution is not None
+        update = decode((desk.folder / "update").read_bytes())
+        assert same(flatten(update.tensors), flatten(expected.contribution.update))
+        assert (done.update, done.weights) == (True, {"examples": 20.0})
+        assert (done.weights, done.metrics) == (expected.contribution.weights, expected.contribution.metrics)
+        state = expected.state
+        assert (desk.folder / "state").read_bytes() == encode(state)
+        path = (desk.folder / "state").rename(desk.folder / f"state{number}")
+        known.model["0.weight"] = known.model["0.weight"] * 0.9
+
+
+def test_testing_measures_like_kernel_eager_and_has_no_update(desk: Desk) -> None:
+    known = truth()
+    done = worked(Session(desk.bundle, assignment(desk.bundle)), desk, known, phase="test")
+    expected = simulated(known, "test", 1, State())
+    assert expected.contribution is not None
+    assert (done.update, done.metrics, done.weights) == (False, expected.contribution.metrics, {"examples": 5.0})
+    assert not (desk.folder / "update").exists()
+    assert (desk.folder / "state").read_bytes() == encode(State())
+
+
+def test_the_state_goes_on_where_it_was(desk: Desk) -> None:
+    known, session = truth(), Session(desk.bundle, assignment(desk.bundle))
+    worked(session, desk, known)
+    first = (desk.folder / "update").read_bytes()
+    with TensorFile(desk.folder / "state") as file:
+        assert file.state().data == {"epoch": 2}
+    later = (desk.folder / "state").rename(desk.folder / "before")
+    worked(session, desk, known, state=later)
+    assert (desk.folder / "update").read_bytes() != first
+
+
+def test_the_dataset_is_read_once_per_run(desk: Desk) -> None:
+    known, session = truth(), Session(desk.bundle, assignment(desk.bundle))
+    worked(session, desk, known)
+    first = (desk.folder / "update").read_bytes()
+    (desk.folder / "data.npz").unlink()
+    worked(session, desk, known)
+    assert (desk.folder / "update").read_bytes() == first
+
+
+def test_every_step_is_told(desk: Desk) -> None:
+    steps: list[None] = []
+    Session(desk.bundle, assignment(desk.bundle)).work(desk.order(truth().model), lambda: steps.append(None))
+    assert len(steps) == 2 * 5
+
+
+def test_another_bundle_than_the_assignment_names_is_refused() -> None:
+    with pytest.raises(IntegrityError) as caught:
+        Session(broken("loss", "return 0"), assignment(bundle_of()))
+    assert caught.value.code == "plan_digest"
+
+
+def test_an_unknown_phase_is_refused(desk: Desk) -> None:
+    with pytest.raises(ClientWorkError) as caught:
+        worked(Session(desk.bundle, assignment(desk.bundle)), desk, truth(), phase="gather")
+    assert caught.value.code == "phase_unknown"
+
+
+def test_options_that_the_strategy_does_not_have_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Session(bundle_of(), assignment(bundle_of(), options={"local": {"lr": 0.1}, "steal": True}))
+    assert caught.value.code == "config_refused"
+
+
+@pytest.mark.parametrize(
+    ("bundle", "code"),
+    [
+        (broken("loss", "raise ValueError('secret')"), "plan_failed"),
+        (broken("prepare", "raise ValueError('secret')"), "prepare_failed"),
+        (broken("prepare", "return arguments[0]['absent']"), "column_missing"),
+        (broken("loss", "return arguments[0]"), "plan_loss_shape"),
+        (broken("loss", "return arguments[0].sum() * float('nan')"), "update_not_finite"),
+    ],
+)
+def test_a_broken_plan_fails_with_its_code(tmp_path: Path, bundle: PlanBundle, code: str) -> None:
+    desk = Desk(tmp_path / "desk", bundle)
+    with pytest.raises((ClientWorkError, ConfigError)) as caught:
+        worked(Session(bundle, assignment(bundle)), desk, truth())
+    assert caught.value.code == code
+
+
+def test_a_dataset_that_is_gone_fails_with_its_code(desk: Desk) -> None:
+    (desk.folder / "data.npz").unlink()
+    with pytest.raises(DataError) as caught:
+        worked(Session(desk.bundle, assignment(desk.bundle)), desk, truth())
+    assert caught.value.code == "dataset_unreadable"
+
+
+def test_the_spec_is_what_client_work_depends_on() -> None:
+    spec = spec_of(assignment(bundle_of(), round=5, test_ratio=0.0))
+    assert (spec.seed, spec.strategy.name, spec.test.ratio) == (SEED, "fedavg", 0.0)
