@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,9 @@ MODEL = "model"
 
 Window = Mapping[str, tuple[int, int]]
 """Ranges of tensors, by name, that are worked on together."""
+
+Place = Callable[[], Path]
+"""Names a new file, on the disk where it is to stay."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ class Closed:
     parts: Mapping[str, Path] = field(default_factory=dict)
 
 
-def fold_and_close(closing: Closing, folder: Path, limit: int = CHUNK) -> Closed:
-    """Fold the contributions, take the strategy's step, and write the new parts into ``folder``.
+def fold_and_close(closing: Closing, place: Place, limit: int = CHUNK) -> Closed:
+    """Fold the contributions, take the strategy's step, and write the new parts into files that ``place`` names.
 
     A phase whose schema has no tensors (a test) leaves the parts as they are. ``limit`` bounds the elements in memory,
     and is a multiple of :data:`ALIGNMENT`.
@@ -88,7 +91,7 @@ def fold_and_close(closing: Closing, folder: Path, limit: int = CHUNK) -> Closed
             for client, given in closing.given.items()
             if given.update is not None
         }
-        targets = {part: folder / f"{part}.safetensors" for part in parts}
+        targets = {part: place() for part in parts}
         writers = {
             part: stack.enter_context(PartWriter(targets[part], {n: e.spec for n, e in file.header.entries.items()}))
             for part, file in parts.items()
@@ -104,18 +107,19 @@ def fold_and_close(closing: Closing, folder: Path, limit: int = CHUNK) -> Closed
 
 
 def begin(
-    strategy: Strategy, model: Path, folder: Path, limit: int = CHUNK
+    strategy: Strategy, model: Path, place: Place, limit: int = CHUNK
 ) -> tuple[Mapping[str, Json], dict[str, Path]]:
     """The state at the beginning, as :meth:`Strategy.init` makes it of the model in a file: its data and its parts.
 
-    The model part is the given file itself; further parts (moments) are written into ``folder``, slice by slice.
+    The model part is the given file itself; further parts (moments) are written into files that ``place`` names,
+    slice by slice.
     """
     with ExitStack() as stack:
         file = stack.enter_context(TensorFile(model))
         shapes = {name: entry.spec for name, entry in file.header.entries.items()}
         nothing = {name: torch.empty(0, dtype=dtypes[spec.dtype]) for name, spec in shapes.items()}
         plain = strategy.init(nothing)
-        targets = {part: folder / f"{part}.safetensors" for part in plain.tensors if part != MODEL}
+        targets = {part: place() for part in plain.tensors if part != MODEL}
         writers = {
             part: stack.enter_context(PartWriter(target, _shaped(plain.tensors[part], shapes)))
             for part, target in targets.items()

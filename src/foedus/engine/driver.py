@@ -23,10 +23,11 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: its state, and the order of the phase that is open, if one is."""
+    """Where a run is: its state, the order of the phase that is open, if one is, and else which attempt is next."""
 
     state: State
     order: PhaseOrder | None = None
+    attempt: int = 0
 
 
 class Port(Protocol):
@@ -67,10 +68,12 @@ def drive(strategy: Strategy, rounds: int, seed: int, port: Port) -> State:
     """Run the rounds that are left; returns the final state.
 
     Raises:
-        QuorumError: ``too_few_contributions`` after a phase was abandoned three times.
+        QuorumError: ``too_few_contributions`` after a phase was abandoned three times in a row (a run that is taken up
+            again has three new attempts).
     """
     progress = port.load()
-    state, order, attempt = progress.state, progress.order, 0
+    state, order, attempt = progress.state, progress.order, progress.attempt
+    first = order.attempt if order else attempt
     while round_of(state) <= rounds:
         phase = strategy.phase(state)
         if isinstance(phase, Done):
@@ -81,16 +84,16 @@ def drive(strategy: Strategy, rounds: int, seed: int, port: Port) -> State:
             port.open(order, phase, state)
         verdict = _collect(phase, order, port)
         if isinstance(verdict, Close):
-            state, attempt = port.close(order, phase, state, verdict.clients), 0
+            state, attempt, first = port.close(order, phase, state, verdict.clients), 0, 0
         elif phase.optional:
-            state, attempt = port.untested(order, phase, state, verdict.reason), 0
+            state, attempt, first = port.untested(order, phase, state, verdict.reason), 0, 0
         else:
             port.abandon(order, verdict.reason)
             attempt = order.attempt + 1
-            if attempt >= ATTEMPTS:
+            if attempt - first >= ATTEMPTS:
                 raise QuorumError(
                     "too_few_contributions",
-                    f"Round {order.round} was abandoned {attempt} times.",
+                    f"Round {order.round} was abandoned {attempt - first} times.",
                     f"The last time, {verdict.reason}.",
                     "See `foedus run show` for what each client said; lower `cohort.minimum` or mend the clients.",
                 )

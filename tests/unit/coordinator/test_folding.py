@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,17 @@ def model() -> dict[str, torch.Tensor]:
         "mean": torch.randn(19, generator=rng, dtype=torch.float64),
         "n": torch.tensor(4, dtype=torch.int64),
     }
+
+
+class Places:
+    """New files in a folder, numbered."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = itertools.count()
+
+    def __call__(self) -> Path:
+        return self._folder / f"part{next(self._count)}"
 
 
 def strategy_of(server: dict[str, Any], initial: Tensors) -> Strategy:
@@ -99,7 +111,7 @@ def on_disk(strategy: Strategy, given: dict[str, Contribution], folder: Path, li
         (folder / name).mkdir()
     for client, contribution in given.items():
         (folder / client).write_bytes(encode(State(contribution.update)))
-    data, parts = begin(strategy, folder / "model", folder / "began", limit)
+    data, parts = begin(strategy, folder / "model", Places(folder / "began"), limit)
     files = {client: Given(folder / client, contribution.weights) for client, contribution in given.items()}
     receipts = [
         Receipt(client, given[client].weights, given[client].metrics) if client in given
@@ -107,7 +119,7 @@ def on_disk(strategy: Strategy, given: dict[str, Contribution], folder: Path, li
         for client in CLIENTS
     ]  # fmt: skip
     closing = Closing(strategy, PhaseOrder(1, "train", CLIENTS), parts, data, files, tuple(receipts))
-    return fold_and_close(closing, folder / "closed", limit)
+    return fold_and_close(closing, Places(folder / "closed"), limit)
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
@@ -151,11 +163,11 @@ def test_a_redo_writes_the_same_bytes(tmp_path: Path) -> None:
 def test_a_test_phase_leaves_every_part_as_it_is(tmp_path: Path) -> None:
     strategy = strategy_of(SERVERS[1], model())
     (tmp_path / "model").write_bytes(encode_tensors(model()))
-    data, parts = begin(strategy, tmp_path / "model", tmp_path)
+    data, parts = begin(strategy, tmp_path / "model", Places(tmp_path))
     receipts = (Receipt("c0000", {"examples": 3.0}, {"loss": 2.0}), Receipt("c0001", {"examples": 1.0}, {"loss": 6.0}))
     order = PhaseOrder(1, "test", ("c0000", "c0001"))
     given = {receipt.client: Given(None, receipt.weights) for receipt in receipts}
-    closed = fold_and_close(Closing(strategy, order, parts, {**data, "phase": 1}, given, receipts), tmp_path)
+    closed = fold_and_close(Closing(strategy, order, parts, {**data, "phase": 1}, given, receipts), Places(tmp_path))
     assert not closed.parts
     assert closed.record.metrics == {"loss": 3.0}
     assert closed.data["phase"] == 2
@@ -167,10 +179,10 @@ def test_an_update_that_was_cut_on_disk_is_an_error_and_not_a_model(tmp_path: Pa
     update = tmp_path / "c0000"
     update.write_bytes(update.read_bytes()[:-8])
     files = {client: Given(tmp_path / client, given[client].weights) for client in given}
-    data, parts = begin(strategy, tmp_path / "model", tmp_path / "began")
+    data, parts = begin(strategy, tmp_path / "model", Places(tmp_path / "began"))
     closing = Closing(strategy, PhaseOrder(1, "train", CLIENTS), parts, data, files, ())
     with pytest.raises(IntegrityError) as refused:
-        fold_and_close(closing, tmp_path)
+        fold_and_close(closing, Places(tmp_path))
     assert refused.value.code == "not_safetensors"
 
 

@@ -1,0 +1,92 @@
+"""Who is told that something was committed: drivers in threads, long polls and event streams on the event loop.
+
+A bell carries no fact; who hears it looks into the database. So a bell that is lost with the process loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from anyio import to_thread
+
+Found = TypeVar("Found")
+Listener = Callable[[], object]
+
+RUNS = "runs"
+"""A run was submitted or is to go on."""
+
+CLIENTS = "clients"
+"""A node said something of itself: datasets, approvals, that it is there."""
+
+
+def of_run(run: str) -> str:
+    """The bell of one run: contributions, moves, events."""
+    return f"run {run}"
+
+
+def of_node(node: str) -> str:
+    """The bell of one node: there may be work."""
+    return f"node {node}"
+
+
+class Bells:
+    """Bells by name. To ring is cheap, from any thread, and never blocks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal's handler may close the bells while this thread holds it
+        self._listeners: dict[str, set[Listener]] = defaultdict(set)
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the process is about to end."""
+        return self._closed
+
+    def ring(self, *names: str) -> None:
+        """Tell all who listen to one of these."""
+        with self._lock:
+            listeners = [listener for name in names for listener in self._listeners.get(name, ())]
+        for listener in listeners:
+            listener()
+
+    def close(self) -> None:
+        """Tell everybody that the end has come."""
+        self._closed = True
+        with self._lock:
+            names = tuple(self._listeners)
+        self.ring(*names)
+
+    @contextmanager
+    def listening(self, name: str, listener: Listener) -> Iterator[None]:
+        """Have ``listener()`` called at each ring, in the thread that rings."""
+        with self._lock:
+            self._listeners[name].add(listener)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners[name].discard(listener)
+                if not self._listeners[name]:
+                    del self._listeners[name]
+
+
+async def wait_for(bells: Bells, name: str, look: Callable[[], Found | None], seconds: float) -> Found | None:
+    """What ``look()`` finds, in a worker thread, now or after a ring; None when ``seconds`` have passed."""
+    loop, rung, until = asyncio.get_running_loop(), asyncio.Event(), time.monotonic() + seconds
+    with bells.listening(name, lambda: loop.call_soon_threadsafe(rung.set)):
+        while True:
+            rung.clear()
+            found = await to_thread.run_sync(look)
+            left = until - time.monotonic()
+            if found is not None or left <= 0 or bells.closed:
+                return found
+            try:
+                await asyncio.wait_for(rung.wait(), left)
+            except TimeoutError:
+                return None

@@ -1,0 +1,127 @@
+"""What every use case of a live run stands on: the database, the blobs, the bells, and a run's strategy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from foedus.coordinator.bells import CLIENTS, Bells
+from foedus.domain.errors import ConfigError, NotFoundError
+from foedus.domain.names import check_tensor_name
+from foedus.domain.plan import ModelManifest, ModelTensor
+from foedus.domain.run import RunSpec, RunStatus, move, parse_spec
+from foedus.domain.tree import Json, State, dtypes
+from foedus.store.artifacts import Artifacts
+from foedus.store.tables import blobs, events, runs
+from foedus.store.unit_of_work import Store
+from foedus.strategies.catalogue import build
+from foedus.strategies.strategy import Phase, RunContext, Strategy
+
+OWN_COMMITS = frozenset(
+    {"lease", "renew", "contribute", "fail", "open_phase", "close_phase", "commit_round", "tick", "seen"}
+)
+"""Commits after which no other client can be ready than before."""
+
+MOVED = {RunStatus.RUNNING: "run_started"}
+
+RunRow = Row[Any]
+
+
+@dataclass(frozen=True)
+class Live:
+    """The live path's ports. ``lease`` is how long an assignment is leased without a sign of progress, in seconds.
+
+    ``known`` and ``delivered`` are conveniences of this process, not facts: strategies that were built, and leases
+    whose reply was given by this process (one that was not may have been lost with an earlier process).
+    """
+
+    store: Store
+    artifacts: Artifacts
+    bells: Bells = field(default_factory=Bells)
+    lease: float = 60.0
+    known: dict[str, Strategy] = field(default_factory=dict)
+    delivered: set[tuple[str, int]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.store.on_commit(self._committed)
+
+    def strategy(self, run: RunRow) -> Strategy:
+        """The run's strategy; it is built once in a process, since what it is built of never changes."""
+        if run.id not in self.known:
+            self.known[run.id] = build(RunContext(spec_of(run), manifest_of(run)))
+        return self.known[run.id]
+
+    def phase(self, run: RunRow) -> Phase | None:
+        """The phase that the run is in; none between rounds."""
+        phase = self.strategy(run).phase(State({}, run.data))
+        return phase if isinstance(phase, Phase) else None
+
+    def _committed(self, name: str) -> None:
+        if name not in OWN_COMMITS:
+            self.bells.ring(CLIENTS)
+
+
+def find_run(connection: Connection, run: str) -> RunRow:
+    """The run's row.
+
+    Raises:
+        NotFoundError: ``run_unknown``.
+    """
+    row = connection.execute(select(runs).where(runs.c.id == run)).one_or_none()
+    if row is None:
+        raise NotFoundError("run_unknown", f"There is no run {run}.", "", "`foedus run list` shows every run.")
+    return row
+
+
+def spec_of(run: RunRow) -> RunSpec:
+    """The run.toml that the run was submitted with."""
+    return parse_spec(run.spec)
+
+
+def manifest_of(run: RunRow) -> ModelManifest:
+    """The manifest that the run was submitted with."""
+    return parse_manifest(run.manifest)
+
+
+def parse_manifest(table: dict[str, Any]) -> ModelManifest:
+    """A manifest from JSON.
+
+    Raises:
+        ConfigError: ``manifest_refused`` where names are not unique or not plain, or a dtype is unknown.
+    """
+    rows = [ModelTensor(t["name"], tuple(t["shape"]), t["dtype"], t["kind"], t["module"]) for t in table["tensors"]]
+    for row in rows:
+        if not check_tensor_name(row.name) or row.dtype not in dtypes:
+            raise _manifest_refused(f"The tensor {row.name[:80]!a} has a name or a dtype that is not allowed.")
+    if len({row.name for row in rows}) < len(rows):
+        raise _manifest_refused("A tensor's name stands twice.")
+    return ModelManifest(tuple(rows), dict(table["metrics"]))
+
+
+def _manifest_refused(why: str) -> ConfigError:
+    return ConfigError("manifest_refused", "The model's manifest is refused.", why, "Submit with `foedus run submit`.")
+
+
+def move_run(connection: Connection, run: RunRow, to: RunStatus, now: float, reason: str = "") -> None:
+    """Move a run along a legal edge, and say so to who follows it.
+
+    Raises:
+        ConflictError: ``run_state``.
+    """
+    move(RunStatus(run.status), to)
+    values: dict[str, Any] = {"status": to.value, "reason": reason, "updated_at": now}
+    connection.execute(update(runs).where(runs.c.id == run.id).values(values))
+    tell(connection, run.id, MOVED.get(to, f"run_{to.value}"), {"status": to.value, "reason": reason}, now)
+
+
+def tell(connection: Connection, run: str, kind: str, data: dict[str, Json], now: float) -> None:
+    """Append an event that people can follow."""
+    connection.execute(insert(events).values(run_id=run, kind=kind, data=data, at=now))
+
+
+def name_blob(connection: Connection, digest: str, size: int, now: float) -> None:
+    """Give a blob its row, unless it has one."""
+    if connection.execute(select(blobs.c.digest).where(blobs.c.digest == digest)).first() is None:
+        connection.execute(insert(blobs).values(digest=digest, size=size, created_at=now))

@@ -1,0 +1,121 @@
+"""The rows of one phase: its order, its assignments, and what became of them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, update
+
+from foedus.domain.round import PhaseOrder, Receipt
+from foedus.domain.tree import Json
+from foedus.store.tables import assignments, client_states, datasets, nodes, phases
+
+ONGOING = ("open", "closing")
+"""States of a phase that is neither closed nor abandoned; a closing one takes no contributions."""
+
+LATE = "no_answer: it did not contribute before the phase was closed"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came of a phase: a receipt for each client asked, and the updates that count, as digests by client."""
+
+    receipts: tuple[Receipt, ...]
+    updates: Mapping[str, str]
+
+    @property
+    def counted(self) -> tuple[Receipt, ...]:
+        """The receipts of contributions."""
+        return tuple(receipt for receipt in self.receipts if not receipt.failure)
+
+
+def key_of(run: str, order: PhaseOrder) -> dict[str, Any]:
+    """The columns by which a phase is found."""
+    return {"run_id": run, "round": order.round, "phase": order.phase, "attempt": order.attempt}
+
+
+def place_of(order: PhaseOrder) -> dict[str, Json]:
+    """Where a run is, for who follows it."""
+    return {"round": order.round, "phase": order.phase, "attempt": order.attempt}
+
+
+def matches(table: Table, run: str, order: PhaseOrder) -> list[ColumnElement[bool]]:
+    """The conditions for a phase's rows in ``table``."""
+    return [table.c[column] == value for column, value in key_of(run, order).items()]
+
+
+def open_order(tx: Connection, run: str) -> PhaseOrder | None:
+    """The order of the phase that is going on, if one is."""
+    row = tx.execute(select(phases).where(phases.c.run_id == run, phases.c.status.in_(ONGOING))).one_or_none()
+    return None if row is None else PhaseOrder(row.round, row.phase, tuple(row.clients), row.attempt)
+
+
+def abandoned(tx: Connection, run: str, number: int, phase: str) -> int:
+    """How many attempts of a phase were abandoned."""
+    here = (phases.c.run_id == run, phases.c.round == number, phases.c.phase == phase, phases.c.status == "abandoned")
+    return tx.execute(select(func.count()).select_from(phases).where(*here)).scalar_one()
+
+
+def assigned(tx: Connection, run: str, order: PhaseOrder) -> Sequence[Row[Any]]:
+    """The phase's assignments, by client name."""
+    query = select(assignments).where(*matches(assignments, run, order)).order_by(assignments.c.client)
+    return tx.execute(query).all()
+
+
+def add_assignments(tx: Connection, run: str, order: PhaseOrder, clients: Iterable[str]) -> set[str]:
+    """Ask clients; returns the nodes that own their datasets."""
+    active = select(datasets).join(nodes, nodes.c.id == datasets.c.node_id).where(nodes.c.status == "active")
+    owners = {row.client: row.node_id for row in tx.execute(active)}
+    rows = [
+        {
+            **key_of(run, order),
+            "id": f"as_{secrets.token_hex(10)}",
+            "client": client,
+            "node_id": owners.get(client),
+            "status": "open",
+            "token": 0,
+        }
+        for client in clients
+    ]
+    if rows:
+        tx.execute(insert(assignments), rows)
+    return {row["node_id"] for row in rows if row["node_id"]}
+
+
+def close_assignments(tx: Connection, run: str, order: PhaseOrder) -> None:
+    """Nobody needs to begin or go on with what is still open."""
+    undone = (*matches(assignments, run, order), assignments.c.status.in_(("open", "leased")))
+    tx.execute(update(assignments).where(*undone).values(status="closed", lease_until=None))
+
+
+def unanswered(tx: Connection, run: str, order: PhaseOrder) -> bool:
+    """Whether a contribution could still come."""
+    undone = (*matches(assignments, run, order), assignments.c.status.in_(("open", "leased")))
+    return tx.execute(select(assignments.c.id).where(*undone).limit(1)).first() is not None
+
+
+def answers(tx: Connection, run: str, order: PhaseOrder, counted: frozenset[str]) -> Answers:
+    """What came of a phase that is closed over the clients ``counted``; the others have failed it, or came too late."""
+    rows = {row.client: row for row in assigned(tx, run, order)}
+    receipts = []
+    for client in sorted(order.clients):
+        row = rows.get(client)
+        kept = Receipt(**row.receipt) if row is not None and row.receipt is not None else None
+        counts = kept is not None and (client in counted or bool(kept.failure))
+        receipts.append(kept if kept is not None and counts else Receipt(client, {}, {}, failure=LATE))
+    updates = {kept.client: kept.digest for kept in receipts if kept.digest}
+    return Answers(tuple(receipts), updates)
+
+
+def make_current(tx: Connection, run: str, order: PhaseOrder, counted: Iterable[Receipt]) -> None:
+    """The states that came with counted contributions are those to start from next time."""
+    for receipt in counted:
+        if receipt.state:
+            here = (client_states.c.run_id == run, client_states.c.client == receipt.client)
+            tx.execute(delete(client_states).where(*here))
+            place = {"round": order.round, "phase": order.phase}
+            row = {"run_id": run, "client": receipt.client, "digest": receipt.state, **place}
+            tx.execute(insert(client_states).values(**row))

@@ -1,0 +1,147 @@
+"""What a poll brings a node: assignments, leased to it as they are told; plans to decide on; runs that have ended."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, or_, select, update
+
+from foedus.coordinator.access import NodeIdentity, seen
+from foedus.coordinator.assignments import PHASE_OF
+from foedus.coordinator.live import Live, find_run, spec_of
+from foedus.domain.errors import ConflictError
+from foedus.domain.run import ENDED, RunStatus
+from foedus.store.tables import approvals, assignments, client_states, datasets, nodes, phases, runs
+from foedus.wire.messages import Assignment, PlanOffer, Work
+
+AT_ONCE = 4
+"""Assignments that one poll brings at most."""
+
+SEEN = 15.0
+"""Seconds for which a node counts as seen without being noted again."""
+
+TOLD = 600.0
+"""Seconds for which a run that has ended is told to its nodes."""
+
+
+def begin(live: Live, node: NodeIdentity, boot: str) -> None:
+    """Note that a node is there, and that it is the process that said hello last.
+
+    Raises:
+        ConflictError: ``hello_needed``.
+    """
+    with live.store.reading() as tx:
+        known = tx.execute(select(nodes.c.boot, nodes.c.last_seen).where(nodes.c.id == node.id)).one()
+    if known.boot != boot:
+        raise ConflictError("hello_needed", "The node has not said hello since it began.", "", "Say hello first.")
+    if known.last_seen is None or time.time() - known.last_seen > SEEN:
+        with live.store.transaction("seen") as tx:
+            seen(tx, node)
+
+
+def look(live: Live, node: NodeIdentity, boot: str, since: float) -> Work | None:
+    """What there is for a node now; None where it may wait on. ``since`` is when its poll began."""
+    now = time.time()
+    with live.store.reading() as tx:
+        waiting = _takeable(tx, live, node.id, boot, now)
+        plans, ended = _offers(tx, node.id), _ended(tx, node.id, now - TOLD)
+    if not waiting and not plans and not any(updated >= since for _, updated in ended):
+        return None
+    leased = _lease(live, node, boot, now) if waiting else ()
+    return Work(assignments=leased, plans=plans, ended=tuple(run for run, _ in ended))
+
+
+def nothing(live: Live, node: NodeIdentity) -> Work:
+    """The reply to a poll that waited in vain."""
+    with live.store.reading() as tx:
+        ended = _ended(tx, node.id, time.time() - TOLD)
+    return Work(ended=tuple(run for run, _ in ended))
+
+
+def _takeable(tx: Connection, live: Live, node: str, boot: str, now: float) -> list[Row[Any]]:
+    """Open assignments, expired leases, and leases of this boot whose telling an earlier coordinator may have lost."""
+    expired = and_(assignments.c.status == "leased", assignments.c.lease_until < now)
+    mine = and_(assignments.c.status == "leased", assignments.c.boot == boot)
+    query = (
+        select(assignments, phases.c.broadcast)
+        .join(phases, PHASE_OF)
+        .join(runs, runs.c.id == assignments.c.run_id)
+        .where(assignments.c.node_id == node, or_(assignments.c.status == "open", expired, mine))
+        .where(phases.c.status == "open", runs.c.status == RunStatus.RUNNING.value)
+        .order_by(assignments.c.run_id, assignments.c.client)
+    )
+    rows = tx.execute(query).all()
+    return [row for row in rows if not _told(live, row, now)][:AT_ONCE]
+
+
+def _told(live: Live, row: Row[Any], now: float) -> bool:
+    """Whether this process has told the lease to the node that holds it."""
+    return row.status == "leased" and row.lease_until >= now and (row.id, row.token) in live.delivered
+
+
+def _lease(live: Live, node: NodeIdentity, boot: str, now: float) -> tuple[Assignment, ...]:
+    told = []
+    with live.store.transaction("lease") as tx:
+        for row in _takeable(tx, live, node.id, boot, now):
+            again = row.status == "leased" and row.lease_until >= now
+            token = row.token if again else row.token + 1
+            values = {"status": "leased", "token": token, "boot": boot, "lease_until": now + live.lease}
+            tx.execute(update(assignments).where(assignments.c.id == row.id).values(**values))
+            told.append(_assignment(tx, live, row, token))
+    live.delivered.update((one.id, one.token) for one in told)
+    return tuple(told)
+
+
+def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assignment:
+    run = find_run(tx, row.run_id)
+    spec = spec_of(run)
+    here = (client_states.c.run_id == run.id, client_states.c.client == row.client)
+    return Assignment(
+        id=row.id,
+        token=token,
+        lease=live.lease,
+        run=run.id,
+        round=row.round,
+        phase=row.phase,
+        attempt=row.attempt,
+        client=row.client,
+        seed=spec.seed,
+        strategy=spec.strategy.name,
+        options=spec.strategy.options,
+        test_ratio=spec.test.ratio,
+        plan=run.plan,
+        plan_blob=run.plan_blob,
+        broadcast=row.broadcast,
+        state=tx.execute(select(client_states.c.digest).where(*here)).scalar(),
+    )
+
+
+def _offers(tx: Connection, node: str) -> tuple[PlanOffer, ...]:
+    """Plans that runs want on this node's data, and on which the node has told no decision."""
+    decided = select(approvals.c.digest).where(approvals.c.node_id == node)
+    active = (RunStatus.WAITING.value, RunStatus.RUNNING.value)
+    wanted = select(runs).where(runs.c.status.in_(active), runs.c.plan.not_in(decided)).order_by(runs.c.created_at)
+    rows = tx.execute(wanted).all()
+    if not rows:
+        return ()
+    tags = [set(found) for found in tx.execute(select(datasets.c.tags).where(datasets.c.node_id == node)).scalars()]
+    offers = {
+        row.plan: PlanOffer(
+            run=row.id, digest=row.plan, blob=row.plan_blob, name=row.name[:200], author=row.author[:200]
+        )
+        for row in rows
+        if any(set(spec_of(row).data.tags) <= have for have in tags)
+    }
+    return tuple(offers.values())
+
+
+def _ended(tx: Connection, node: str, after: float) -> list[tuple[str, float]]:
+    """Runs that have ended since ``after`` and in which this node was asked, with when they did."""
+    query = (
+        select(runs.c.id, runs.c.updated_at)
+        .join(assignments, assignments.c.run_id == runs.c.id)
+        .where(assignments.c.node_id == node, runs.c.status.in_(sorted(ENDED)), runs.c.updated_at >= after)
+        .distinct()
+    )
+    return [(row.id, row.updated_at) for row in tx.execute(query)]

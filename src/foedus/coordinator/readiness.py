@@ -1,0 +1,110 @@
+"""Which clients a run can ask, and who is waiting for whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from foedus.coordinator.live import RunRow, spec_of
+from foedus.domain.run import RunSpec
+from foedus.store.tables import approvals, assignments, datasets, nodes, phases
+from foedus.wire.messages import ClientStatus
+
+AWAY = 90.0
+"""Seconds without a word after which a node is shown as away. It still belongs to the population."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A dataset that matches a run's tags, and what its owner says of the run's plan (empty: nothing yet)."""
+
+    client: str
+    node: str
+    node_name: str
+    state: str
+    note: str
+    last_seen: float | None
+
+
+def candidates(connection: Connection, run: RunRow) -> list[Candidate]:
+    """The matching datasets of active nodes, by client name; of a node that has several, the first."""
+    wanted = set(spec_of(run).data.tags)
+    approval = (approvals.c.node_id == nodes.c.id) & (approvals.c.digest == run.plan)
+    query = (
+        select(datasets, nodes.c.name, nodes.c.last_seen, approvals.c.state, approvals.c.note)
+        .join(nodes, nodes.c.id == datasets.c.node_id)
+        .outerjoin(approvals, approval)
+        .where(nodes.c.status == "active")
+        .order_by(datasets.c.client)
+    )
+    found: dict[str, Candidate] = {}
+    for row in connection.execute(query):
+        if wanted <= set(row.tags):
+            one = Candidate(row.client, row.node_id, row.name, row.state or "", row.note or "", row.last_seen)
+            found.setdefault(row.node_id, one)
+    return sorted(found.values(), key=lambda candidate: candidate.client)
+
+
+def ready(connection: Connection, run: RunRow) -> dict[str, str]:
+    """The clients that may be asked: client name → node."""
+    return {one.client: one.node for one in candidates(connection, run) if one.state == "approved"}
+
+
+def needed(spec: RunSpec) -> int:
+    """How many clients have to be ready before a round may begin."""
+    return spec.cohort.population or spec.cohort.size or 1
+
+
+def statuses(connection: Connection, run: RunRow, now: float) -> tuple[ClientStatus, ...]:
+    """Every matching client, with what it does or waits for."""
+    busy = _working(connection, run)
+    return tuple(
+        ClientStatus(client=one.client, node=one.node_name, status=_status(one, one.client in busy, now), note=one.note)
+        for one in candidates(connection, run)
+    )
+
+
+def waiting_for(connection: Connection, run: RunRow) -> str:
+    """In words, who has to do what before the next round can begin; empty where nobody has."""
+    found, want, tags = candidates(connection, run), needed(spec_of(run)), ", ".join(spec_of(run).data.tags)
+    missing = want - sum(one.state == "approved" for one in found)
+    if missing <= 0:
+        return ""
+    reasons = [_reason(one, run.plan) for one in found if one.state != "approved"]
+    absent = want - len(found)
+    if absent > 0:
+        which = f" tagged {tags}" if tags else ""
+        reasons.append(f"{absent} more {'datasets have' if absent > 1 else 'dataset has'} to join{which}")
+    return "; ".join(reasons)
+
+
+def _working(connection: Connection, run: RunRow) -> set[str]:
+    query = (
+        select(assignments.c.client)
+        .join(
+            phases,
+            (phases.c.run_id == assignments.c.run_id)
+            & (phases.c.round == assignments.c.round)
+            & (phases.c.phase == assignments.c.phase)
+            & (phases.c.attempt == assignments.c.attempt),
+        )
+        .where(assignments.c.run_id == run.id, assignments.c.status == "leased", phases.c.status == "open")
+    )
+    return set(connection.execute(query).scalars())
+
+
+def _status(one: Candidate, busy: bool, now: float) -> str:
+    if one.state == "rejected":
+        return "rejected"
+    if one.state != "approved":
+        return "waiting_for_approval"
+    if busy:
+        return "working"
+    return "ready" if one.last_seen is not None and now - one.last_seen < AWAY else "away"
+
+
+def _reason(one: Candidate, plan: str) -> str:
+    if one.state == "rejected":
+        return f"{one.client}: its owner has rejected plan {plan[:4]}…{f' ({one.note})' if one.note else ''}"
+    return f"{one.client}: its owner has not approved plan {plan[:4]}…"

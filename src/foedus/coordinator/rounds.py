@@ -1,0 +1,296 @@
+"""The driver's port on the database: every method is one transaction, and a redo after a crash gives the same bytes.
+
+No fact of a run is kept here. What a phase has heard lies in ``phase_events`` in the order in which it was committed,
+the deadline's tick among it, so that a driver that begins again hears the same and comes to the same place.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from typing import Self
+
+from sqlalchemy import Connection, insert, select, update
+
+from foedus.coordinator.bells import CLIENTS, of_node, of_run
+from foedus.coordinator.folding import MODEL, Closing, Given, digest_of_model, fold_and_close
+from foedus.coordinator.live import Live, RunRow, find_run, move_run, name_blob, spec_of, tell
+from foedus.coordinator.orders import (
+    Answers,
+    abandoned,
+    add_assignments,
+    answers,
+    assigned,
+    close_assignments,
+    key_of,
+    make_current,
+    matches,
+    open_order,
+    place_of,
+    unanswered,
+)
+from foedus.coordinator.readiness import needed, ready
+from foedus.domain.round import PhaseOrder, PhaseRecord
+from foedus.domain.run import RunStatus
+from foedus.domain.tree import Json, State
+from foedus.engine.driver import Progress
+from foedus.schedules.schedule import Ask, Event, Failed, Reported, Tick, WakeAt
+from foedus.store.artifacts import Artifacts, hash_file
+from foedus.store.tables import phase_events, phases, rounds, runs
+from foedus.strategies.strategy import Phase, next_round, round_of
+
+ACTIVE = frozenset({RunStatus.WAITING, RunStatus.RUNNING})
+RECHECK = 30.0
+"""Seconds after which a driver looks again though no bell rang."""
+
+
+class Stopped(Exception):
+    """The run was ended or taken up by another driver, or this process is about to end."""
+
+
+class LivePort:
+    """One run, for one driver; ``epoch`` is the run's, so that a driver of before a resumption writes nothing."""
+
+    def __init__(self, live: Live, run: str, epoch: int) -> None:
+        self._live = live
+        self._run = run
+        self._epoch = epoch
+        self._rung = threading.Event()
+        self._stack = ExitStack()
+        self._position: tuple[PhaseOrder | None, int] = (None, 0)
+        self._clock: tuple[float, float] = (0.0, 0.0)
+
+    def __enter__(self) -> Self:
+        for bell in (of_run(self._run), CLIENTS):
+            self._stack.enter_context(self._live.bells.listening(bell, self._rung.set))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def load(self) -> Progress:
+        """The run's row, and the order that is open."""
+        with self._live.store.reading() as tx:
+            run = self._active(tx)
+            order = open_order(tx, run.id)
+            phase = self._live.phase(run)
+            attempt = abandoned(tx, run.id, round_of(State({}, run.data)), phase.name) if phase is not None else 0
+        if order is not None:
+            self._start()
+        return Progress(State({}, run.data), order, attempt)
+
+    def population(self) -> tuple[str, ...]:
+        """The clients that are ready; the run waits until there are as many as it needs, and then is running."""
+        while True:
+            self._rung.clear()
+            with self._live.store.reading() as tx:
+                run = self._active(tx)
+                found = ready(tx, run)
+            if len(found) >= needed(spec_of(run)):
+                self._start()
+                return tuple(sorted(found))
+            self._rung.wait(RECHECK)
+
+    def open(self, order: PhaseOrder, phase: Phase, state: State) -> None:
+        """Store the order, its deadline and the assignments that the schedule begins with, as one."""
+        _, commands = phase.schedule.init(order.clients)
+        deadline = next((command.at for command in commands if isinstance(command, WakeAt)), None)
+        asked = [client for command in commands if isinstance(command, Ask) for client in command.clients]
+        with self._writing("open_phase") as (tx, run):
+            row = {
+                **key_of(run.id, order),
+                "clients": list(order.clients),
+                "status": "open",
+                "opened_at": time.time(),
+                "deadline": deadline,
+                "broadcast": {part: run.parts[part] for part in phase.broadcast},
+            }
+            tx.execute(insert(phases).values(**row))
+            nodes = add_assignments(tx, run.id, order, asked)
+            tell(tx, run.id, "phase_opened", {**place_of(order), "asked": list(order.clients)}, time.time())
+        self._live.bells.ring(*map(of_node, nodes))
+
+    def ask(self, order: PhaseOrder, clients: tuple[str, ...]) -> None:
+        """Ask those that were not asked when the phase was opened."""
+        with self._live.store.reading() as tx:
+            known = {row.client for row in assigned(tx, self._run, order)}
+        if missing := [client for client in clients if client not in known]:
+            with self._writing("ask") as (tx, run):
+                nodes = add_assignments(tx, run.id, order, missing)
+            self._live.bells.ring(*map(of_node, nodes))
+
+    def wake_at(self, order: PhaseOrder, at: float) -> None:
+        """Store the deadline, unless it is the one that the phase was opened with."""
+        with self._live.store.reading() as tx:
+            known = tx.execute(select(phases.c.deadline).where(*matches(phases, self._run, order))).scalar()
+        if known != at:
+            with self._writing("wake_at") as (tx, run):
+                tx.execute(update(phases).where(*matches(phases, run.id, order)).values(deadline=at))
+
+    def next_event(self, order: PhaseOrder) -> Event:
+        """What was committed next, or the deadline's tick, which is committed before it is told."""
+        while True:
+            self._rung.clear()
+            with self._live.store.reading() as tx:
+                run = self._active(tx)
+                phase = tx.execute(select(phases).where(*matches(phases, run.id, order))).one()
+                heard = self._place_in(order, phase.opened_at)
+                here = select(phase_events).where(*matches(phase_events, run.id, order))
+                row = tx.execute(here.where(phase_events.c.seq > heard).order_by(phase_events.c.seq).limit(1)).first()
+                ticked = tx.execute(here.where(phase_events.c.kind == "tick").limit(1)).first()
+            if row is not None:
+                self._position = (order, row.seq)
+                return _event(row.kind, row.client, row.at)
+            left = RECHECK
+            if phase.deadline is not None and ticked is None:
+                since, began = self._clock
+                left = phase.deadline - since - (time.monotonic() - began)
+                if left <= 0:
+                    self._tick(order, phase.deadline)
+                    continue
+            self._rung.wait(min(left, RECHECK))
+
+    def close(self, order: PhaseOrder, phase: Phase, state: State, clients: tuple[str, ...]) -> State:
+        """Fold these clients' updates from their blobs, and store state, record and client states as one."""
+        return self._end_phase(order, frozenset(clients))
+
+    def untested(self, order: PhaseOrder, phase: Phase, state: State, reason: str) -> State:
+        """Record that too few answered; the model stays as it is."""
+        with self._live.store.reading() as tx:
+            done = frozenset(row.client for row in assigned(tx, self._run, order) if row.status == "done")
+        return self._end_phase(order, done, untested=True)
+
+    def abandon(self, order: PhaseOrder, reason: str) -> None:
+        """Give the attempt up; who still works for it is told so when it contributes."""
+        with self._writing("abandon_phase") as (tx, run):
+            tx.execute(update(phases).where(*matches(phases, run.id, order)).values(status="abandoned", reason=reason))
+            close_assignments(tx, run.id, order)
+            tell(tx, run.id, "phase_abandoned", {**place_of(order), "reason": reason}, time.time())
+
+    def end_round(self, state: State) -> State:
+        """Store the round's record; the model's blob stays."""
+        number = round_of(state)
+        with self._live.store.reading() as tx:
+            run = self._active(tx)
+            here = (phases.c.run_id == run.id, phases.c.round == number, phases.c.status == "closed")
+            rows = tx.execute(select(phases).where(*here).order_by(phases.c.opened_at)).all()
+        digest = digest_of_model(self._live.artifacts.path(run.parts[MODEL]))
+        after, now = next_round(State({}, run.data)), time.time()
+        records = [row.record for row in rows]
+        metrics = {f"{r['phase']}/{name}": value for r in records for name, value in r["metrics"].items()}
+        summary = {"round": number, "model": digest, "seconds": max(0.0, now - rows[0].opened_at), "metrics": metrics}
+        with self._writing("commit_round") as (tx, run):
+            row = {"run_id": run.id, "round": number, "model_digest": digest, "model_blob": run.parts[MODEL]}
+            tx.execute(insert(rounds).values(**row, record={**summary, "phases": records}))
+            tx.execute(update(runs).where(runs.c.id == run.id).values(data=dict(after.data), updated_at=now))
+            moved = {way: sum(record[way] for record in records) for way in ("bytes_down", "bytes_up")}
+            tell(tx, run.id, "round_committed", {**summary, **moved}, now)
+        return after
+
+    def finish(self) -> None:
+        """The last round was committed."""
+        self._start()
+        with self._writing("complete_run") as (tx, run):
+            move_run(tx, run, RunStatus.COMPLETED, time.time())
+
+    def fail(self, reason: str) -> None:
+        """The run cannot go on by itself; what it has is kept, and it may be resumed."""
+        with self._writing("fail_run") as (tx, run):
+            move_run(tx, run, RunStatus.FAILED, time.time(), reason)
+
+    def _end_phase(self, order: PhaseOrder, counted: frozenset[str], *, untested: bool = False) -> State:
+        self._refuse_late(order)
+        artifacts = self._live.artifacts
+        with self._live.store.reading() as tx:
+            run = self._active(tx)
+            found = answers(tx, run.id, order, counted)
+            broadcast = tx.execute(select(phases.c.broadcast).where(*matches(phases, run.id, order))).scalar_one()
+        strategy = self._live.strategy(run)
+        parts = {part: artifacts.path(digest) for part, digest in run.parts.items()}
+        given = {} if untested else _given(artifacts, found)
+        closed = fold_and_close(Closing(strategy, order, parts, run.data, given, found.receipts), artifacts.temporary)
+        digests = dict(run.parts)
+        for part, file in closed.parts.items():
+            digests[part] = hash_file(file)
+            artifacts.adopt(file, digests[part])
+        down = sum(artifacts.size(digest) for digest in broadcast.values()) * len(order.clients)
+        record = replace(closed.record, bytes_down=down, outcome="untested" if untested else "closed")
+        self._store_phase(order, record, digests, closed.data)
+        return State({}, closed.data)
+
+    def _store_phase(
+        self, order: PhaseOrder, record: PhaseRecord, digests: Mapping[str, str], data: Mapping[str, Json]
+    ) -> None:
+        now, sizes = time.time(), {digest: self._live.artifacts.size(digest) for digest in digests.values()}
+        counted = [receipt for receipt in record.receipts if not receipt.failure]
+        with self._writing("close_phase") as (tx, run):
+            closed = {"status": "closed", "record": asdict(record)}
+            tx.execute(update(phases).where(*matches(phases, run.id, order)).values(**closed))
+            tx.execute(
+                update(runs).where(runs.c.id == run.id).values(parts=dict(digests), data=dict(data), updated_at=now)
+            )
+            for digest, size in sizes.items():
+                name_blob(tx, digest, size, now)
+            if record.outcome != "untested":
+                make_current(tx, run.id, order, counted)
+            close_assignments(tx, run.id, order)
+            outcome: dict[str, Json] = {"outcome": record.outcome, "metrics": dict(record.metrics)}
+            outcome |= {"contributed": len(counted), "asked": len(record.asked)}
+            tell(tx, run.id, "phase_closed", {**place_of(order), **outcome}, now)
+
+    def _refuse_late(self, order: PhaseOrder) -> None:
+        """From here on a contribution is told that it is late, and not that it counts."""
+        with self._live.store.reading() as tx:
+            late = unanswered(tx, self._run, order)
+        if late:
+            with self._writing("closing") as (tx, run):
+                tx.execute(update(phases).where(*matches(phases, run.id, order)).values(status="closing"))
+
+    def _tick(self, order: PhaseOrder, deadline: float) -> None:
+        with self._writing("tick") as (tx, run):
+            tx.execute(insert(phase_events).values(**key_of(run.id, order), kind="tick", client="", at=deadline))
+
+    def _place_in(self, order: PhaseOrder, opened_at: float) -> int:
+        """How far this driver has read the phase's events. A phase begins with what the wall clock says went by."""
+        if self._position[0] != order:
+            self._position = (order, 0)
+            self._clock = (max(0.0, time.time() - opened_at), time.monotonic())
+        return self._position[1]
+
+    def _start(self) -> None:
+        with self._live.store.reading() as tx:
+            waiting = self._active(tx).status == RunStatus.WAITING
+        if waiting:
+            with self._writing("start_run") as (tx, run):
+                move_run(tx, run, RunStatus.RUNNING, time.time())
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[tuple[Connection, RunRow]]:
+        """A transaction on the run, if it is still this driver's; who follows the run is told afterwards."""
+        with self._live.store.transaction(name) as tx:
+            yield tx, self._active(tx)
+        self._live.bells.ring(of_run(self._run))
+
+    def _active(self, tx: Connection) -> RunRow:
+        run = find_run(tx, self._run)
+        if self._live.bells.closed or run.status not in ACTIVE or run.epoch != self._epoch:
+            raise Stopped
+        return run
+
+
+def _event(kind: str, client: str, at: float) -> Event:
+    if kind == "tick":
+        return Tick(at)
+    return Reported(client, at) if kind == "reported" else Failed(client, at)
+
+
+def _given(artifacts: Artifacts, found: Answers) -> dict[str, Given]:
+    return {
+        receipt.client: Given(
+            artifacts.path(found.updates[receipt.client]) if receipt.client in found.updates else None, receipt.weights
+        )
+        for receipt in found.counted
+    }

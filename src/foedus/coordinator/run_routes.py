@@ -1,0 +1,115 @@
+"""The door for people who train: runs, their rounds and models, and what happens in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, TypeVar
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
+from sqlalchemy import Connection
+from starlette.responses import StreamingResponse
+
+from foedus.coordinator import runs
+from foedus.coordinator.access import Person, require
+from foedus.coordinator.bells import RUNS, of_node, of_run
+from foedus.coordinator.context import context
+from foedus.coordinator.events import news, stream
+from foedus.coordinator.http import idempotency_key, once, parse, person, read_body
+from foedus.coordinator.live import Live, find_run
+from foedus.coordinator.readiness import candidates
+from foedus.wire.messages import ModelList, RoundList, RunList, RunView, SubmitRun
+
+router = APIRouter(prefix="/api/v1/runs", tags=["people"])
+Reply = TypeVar("Reply", bound=BaseModel)
+Who = Annotated[Person, Depends(person)]
+
+
+@router.post("")
+async def post_run(request: Request, who: Who) -> RunView:
+    """Start a run. The same Idempotency-Key starts it once."""
+    require(who, "researcher")
+    key, body, live = idempotency_key(request), await read_body(request), context(request).live
+    command = parse(SubmitRun, body)
+
+    def work() -> RunView:
+        submission = runs.prepare(live.artifacts, command)
+        with live.store.transaction("submit") as tx:
+            reply = once(tx, who.actor, key, body, lambda: runs.submit(tx, submission, who.name))
+        view = RunView.model_validate(reply)
+        _ring(live, view.id)
+        return view
+
+    return await to_thread.run_sync(work)
+
+
+@router.get("")
+def get_runs(request: Request, who: Who) -> RunList:
+    """Runs, the newest first."""
+    return _read(request, who, runs.list_runs)
+
+
+@router.get("/{run}")
+def get_run(request: Request, run: str, who: Who) -> RunView:
+    """One run, with its clients and who is waiting for whom."""
+    return _read(request, who, lambda tx: runs.show(tx, run))
+
+
+@router.get("/{run}/rounds")
+def get_rounds(request: Request, run: str, who: Who) -> RoundList:
+    """The rounds so far, with what each client sent."""
+    return _read(request, who, lambda tx: runs.list_rounds(tx, run))
+
+
+@router.get("/{run}/models")
+def get_models(request: Request, run: str, who: Who) -> ModelList:
+    """Every version of the run's model."""
+    return _read(request, who, lambda tx: runs.list_models(tx, run))
+
+
+@router.post("/{run}/cancel")
+def post_cancel(request: Request, run: str, who: Who) -> RunView:
+    """End a run before its time."""
+    return _write(request, run, who, "cancel_run", runs.cancel)
+
+
+@router.post("/{run}/resume")
+def post_resume(request: Request, run: str, who: Who) -> RunView:
+    """Let a run that failed or was cancelled go on."""
+    return _write(request, run, who, "resume_run", runs.resume)
+
+
+@router.get("/{run}/events")
+async def get_events(request: Request, run: str, who: Who) -> Response:
+    """Server-sent events; ``Last-Event-ID`` goes on after an event that was seen before."""
+    require(who, "researcher")
+    live, last = context(request).live, request.headers.get("last-event-id", "")
+    after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
+    first = await to_thread.run_sync(lambda: news(live, run, after))
+    if first.last and not first.rows:
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream(live, run, after), media_type="text/event-stream", headers=headers)
+
+
+def _read(request: Request, who: Person, look: Callable[[Connection], Reply]) -> Reply:
+    require(who, "researcher")
+    with context(request).store.reading() as tx:
+        return look(tx)
+
+
+def _write(request: Request, run: str, who: Person, name: str, effect: Callable[[Connection, str], RunView]) -> RunView:
+    require(who, "researcher")
+    live = context(request).live
+    with live.store.transaction(name) as tx:
+        view = effect(tx, run)
+    _ring(live, run)
+    return view
+
+
+def _ring(live: Live, run: str) -> None:
+    """A run begins, goes on or has ended: its driver, who follows it, and its nodes look."""
+    with live.store.reading() as tx:
+        nodes: Iterable[str] = {one.node for one in candidates(tx, find_run(tx, run))} | set(runs.followers(tx, run))
+    live.bells.ring(RUNS, of_run(run), *map(of_node, nodes))

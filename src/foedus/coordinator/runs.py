@@ -1,0 +1,235 @@
+"""What people do with runs: submit, list, show, cancel, resume, and read rounds and models."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from foedus.coordinator.checks import check_model
+from foedus.coordinator.folding import MODEL, begin, digest_of_model
+from foedus.coordinator.live import RunRow, find_run, move_run, name_blob, parse_manifest, spec_of, tell
+from foedus.coordinator.orders import ONGOING
+from foedus.coordinator.readiness import statuses, waiting_for
+from foedus.domain.errors import IntegrityError, NotFoundError
+from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
+from foedus.domain.run import ENDED, RunStatus, parse_spec
+from foedus.domain.tree import Json
+from foedus.store.artifacts import Artifacts, hash_file
+from foedus.store.tables import assignments, blobs, phases, rounds, runs
+from foedus.strategies.catalogue import build
+from foedus.strategies.strategy import RunContext
+from foedus.wire.messages import (
+    ModelList,
+    ModelView,
+    PhaseView,
+    ReceiptView,
+    RoundList,
+    RoundView,
+    RunList,
+    RunView,
+    SubmitRun,
+)
+
+LIST_LIMIT = 500
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run that could begin: everything checked, its first state's parts on disk."""
+
+    command: SubmitRun
+    name: str
+    data: Mapping[str, Json]
+    parts: Mapping[str, str]
+    sizes: Mapping[str, int]
+    model_digest: str
+
+
+def prepare(artifacts: Artifacts, command: SubmitRun) -> Submission:
+    """Check all that a run brings, before anything is recorded of it.
+
+    Raises:
+        ConfigError: ``config_refused``, ``strategy_unknown``, ``strategy_unsound``.
+        PlanError: ``plan_malformed``.
+        IntegrityError: ``plan_digest``, ``metadata_refused``, or what is wrong with the initial model.
+        NotFoundError: ``blob_unknown`` where a blob was not uploaded before.
+    """
+    spec, manifest = parse_spec(command.spec), parse_manifest(command.manifest.model_dump())
+    strategy = build(RunContext(spec, manifest))
+    bundle = artifacts.path(command.plan_blob)
+    if bundle.stat().st_size > 2 * BUNDLE_LIMIT or parse_bundle(bundle.read_bytes()).digest != command.plan:
+        raise IntegrityError(
+            "plan_digest",
+            "The plan's bytes are not those of the digest.",
+            "Owners approve the digest.",
+            "Send both anew.",
+        )
+    model = artifacts.path(command.parameters)
+    check_model(model, manifest)
+    data, files = begin(strategy, model, artifacts.temporary)
+    parts = {MODEL: command.parameters}
+    for part, file in files.items():
+        if part != MODEL:
+            parts[part] = hash_file(file)
+            artifacts.adopt(file, parts[part])
+    sizes = {digest: artifacts.size(digest) for digest in {*parts.values(), command.plan_blob}}
+    name = spec.name or f"{spec.strategy.name}-{command.plan[:6]}"
+    return Submission(command, name, data, parts, sizes, digest_of_model(model))
+
+
+def submit(connection: Connection, submission: Submission, author: str) -> RunView:
+    """Record a run that was prepared; it waits for its clients."""
+    now, run, command = time.time(), f"run_{secrets.token_hex(6)}", submission.command
+    for digest, size in submission.sizes.items():
+        name_blob(connection, digest, size, now)
+    row = {
+        "id": run,
+        "name": submission.name,
+        "status": RunStatus.WAITING.value,
+        "spec": command.spec,
+        "plan": command.plan,
+        "plan_blob": command.plan_blob,
+        "manifest": command.manifest.model_dump(mode="json"),
+        "author": author,
+        "created_at": now,
+        "updated_at": now,
+        "data": dict(submission.data),
+        "parts": dict(submission.parts),
+        "initial_model": command.parameters,
+    }
+    connection.execute(insert(runs).values(**row))
+    model = {"model_digest": submission.model_digest, "model_blob": command.parameters}
+    connection.execute(insert(rounds).values(run_id=run, round=0, record={}, **model))
+    tell(connection, run, "run_waiting", {"status": "waiting", "reason": ""}, now)
+    return view(connection, find_run(connection, run))
+
+
+def show(connection: Connection, run: str) -> RunView:
+    """One run, with its clients and who is waiting for whom."""
+    return view(connection, find_run(connection, run))
+
+
+def list_runs(connection: Connection) -> RunList:
+    """Runs, the newest first, without their clients and specs."""
+    rows = connection.execute(select(runs).order_by(runs.c.created_at.desc()).limit(LIST_LIMIT)).all()
+    return RunList(runs=tuple(_summary(connection, row) for row in rows))
+
+
+def cancel(connection: Connection, run: str) -> RunView:
+    """End a run before its time; cancelled twice, it is cancelled once.
+
+    Raises:
+        ConflictError: ``run_state`` where it has ended otherwise.
+    """
+    row = find_run(connection, run)
+    if row.status != RunStatus.CANCELLED:
+        move_run(connection, row, RunStatus.CANCELLED, time.time(), "cancelled")
+    return show(connection, run)
+
+
+def resume(connection: Connection, run: str) -> RunView:
+    """Let a run that failed or was cancelled go on from the state that it had, with what was contributed so far.
+
+    A phase that was open is open again with a fresh deadline; leases of before are void.
+
+    Raises:
+        ConflictError: ``run_state``.
+    """
+    row, now = find_run(connection, run), time.time()
+    if row.status in (RunStatus.WAITING, RunStatus.RUNNING):
+        return show(connection, run)
+    move_run(connection, row, RunStatus.WAITING, now)
+    connection.execute(update(runs).where(runs.c.id == run).values(epoch=row.epoch + 1))
+    here = (phases.c.run_id == run, phases.c.status.in_(ONGOING))
+    connection.execute(update(phases).where(*here).values(opened_at=now, status="open"))
+    leased = (assignments.c.run_id == run, assignments.c.status == "leased")
+    connection.execute(update(assignments).where(*leased).values(status="open", lease_until=None))
+    return show(connection, run)
+
+
+def list_rounds(connection: Connection, run: str) -> RoundList:
+    """The rounds that were committed, in order."""
+    find_run(connection, run)
+    query = select(rounds).where(rounds.c.run_id == run, rounds.c.round > 0).order_by(rounds.c.round)
+    return RoundList(rounds=tuple(_round_view(row.record) for row in connection.execute(query)))
+
+
+def list_models(connection: Connection, run: str) -> ModelList:
+    """The model after each round; round 0 is the initial one."""
+    find_run(connection, run)
+    query = (
+        select(rounds, blobs.c.size)
+        .join(blobs, blobs.c.digest == rounds.c.model_blob)
+        .where(rounds.c.run_id == run)
+        .order_by(rounds.c.round)
+    )
+    return ModelList(
+        models=tuple(
+            ModelView(run=run, round=row.round, model_digest=row.model_digest, blob=row.model_blob, size=row.size)
+            for row in connection.execute(query)
+        )
+    )
+
+
+def view(connection: Connection, run: RunRow) -> RunView:
+    """A run as people see it."""
+    summary = _summary(connection, run)
+    details: dict[str, Any] = {"spec": run.spec}
+    if run.status not in ENDED:
+        details |= {
+            "clients": statuses(connection, run, time.time()),
+            "waiting_for": waiting_for(connection, run),
+        }
+    return summary.model_copy(update=details)
+
+
+def followers(connection: Connection, run: str) -> list[str]:
+    """The nodes that were ever asked for a run: they hear when it ends."""
+    query = select(assignments.c.node_id).where(assignments.c.run_id == run, assignments.c.node_id.is_not(None))
+    return [str(node) for node in connection.execute(query.distinct()).scalars()]
+
+
+def _summary(connection: Connection, run: RunRow) -> RunView:
+    latest = connection.execute(
+        select(rounds).where(rounds.c.run_id == run.id).order_by(rounds.c.round.desc()).limit(1)
+    ).one_or_none()
+    if latest is None:
+        raise NotFoundError("run_unknown", f"Run {run.id} has no model.")
+    here = (phases.c.run_id == run.id, phases.c.status.in_(ONGOING))
+    phase = connection.execute(select(func.max(phases.c.phase)).where(*here)).scalar()
+    spec = spec_of(run)
+    return RunView(
+        id=run.id,
+        name=run.name,
+        status=run.status,
+        reason=run.reason,
+        round=latest.round,
+        rounds=spec.rounds,
+        phase="" if run.status in ENDED else phase or "",
+        plan=run.plan,
+        strategy=spec.strategy.name,
+        created_at=datetime.fromtimestamp(run.created_at, UTC),
+        model_digest=latest.model_digest,
+        metrics=latest.record.get("metrics", {}),
+    )
+
+
+def _round_view(record: dict[str, Any]) -> RoundView:
+    """What :func:`foedus.coordinator.rounds.record_as_json` stored, as a message."""
+    views = tuple(
+        PhaseView(
+            **{key: value for key, value in phase.items() if key != "receipts"},
+            receipts=tuple(
+                ReceiptView(**{key: value for key, value in receipt.items() if key != "state"})
+                for receipt in phase["receipts"]
+            ),
+        )
+        for phase in record["phases"]
+    )
+    return RoundView(**{key: value for key, value in record.items() if key != "phases"}, phases=views)

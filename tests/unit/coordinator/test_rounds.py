@@ -1,0 +1,306 @@
+"""Rounds on a real database: the same bits as in memory, through crashes, failures, deadlines and resumptions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from foedus.coordinator import runs
+from foedus.coordinator.bells import RUNS, of_run
+from foedus.coordinator.events import news
+from foedus.coordinator.live import find_run
+from foedus.coordinator.rounds import LivePort, Stopped
+from foedus.coordinator.supervisor import Supervisor
+from foedus.domain.round import PhaseOrder
+from foedus.domain.tree import State
+from foedus.engine.driver import drive
+from foedus.store import crashpoints
+from foedus.store.tables import phases
+from foedus.strategies.strategy import Phase
+from tests.unit.coordinator.scene import Scene, refusal, until
+
+CLIENTS = ("alpha", "beta", "gamma")
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path)
+    for client in CLIENTS:
+        made.enrol(client)
+    yield made
+    made.live.bells.close()
+    made.live.store.close()
+
+
+@pytest.fixture
+def supervised(scene: Scene) -> Iterator[Scene]:
+    supervisor = Supervisor(scene.live)
+    supervisor.start()
+    yield scene
+    supervisor.stop()
+
+
+def begin(scene: Scene) -> str:
+    run = scene.submit()
+    scene.live.bells.ring(RUNS)
+    return run
+
+
+def kinds(scene: Scene, run: str) -> list[str]:
+    return [kind for _, kind, _ in news(scene.live, run, 0).rows]
+
+
+def test_a_run_comes_to_the_digest_of_the_in_memory_fold(supervised: Scene) -> None:
+    run = begin(supervised)
+    supervised.play(run, CLIENTS)
+    view = supervised.show(run)
+    assert (view.status, view.round, view.reason) == ("completed", 2, "")
+    assert view.model_digest == supervised.expected(CLIENTS)
+    assert view.metrics == {"train/loss": 0.5, "test/loss": 1.0, "test/accuracy": 0.5}
+
+
+def test_rounds_and_models_are_there_afterwards(supervised: Scene) -> None:
+    run = begin(supervised)
+    supervised.play(run, CLIENTS)
+    with supervised.live.store.reading() as tx:
+        rounds, models = runs.list_rounds(tx, run).rounds, runs.list_models(tx, run).models
+    assert [[phase.phase for phase in row.phases] for row in rounds] == [["train", "test"]] * 2
+    assert [receipt.client for receipt in rounds[0].phases[0].receipts] == list(CLIENTS)
+    assert rounds[0].phases[0].bytes_up > 0
+    assert rounds[0].phases[0].bytes_down > 0
+    assert [model.round for model in models] == [0, 1, 2]
+    assert rounds[1].model == models[2].model_digest
+    assert all(supervised.live.artifacts.size(model.blob) == model.size for model in models)
+
+
+def test_who_follows_a_run_hears_of_every_move(supervised: Scene) -> None:
+    run = begin(supervised)
+    supervised.play(run, CLIENTS)
+    until(lambda: "run_completed" in kinds(supervised, run))
+    one_round = ["phase_opened", "phase_closed"] * 2 + ["round_committed"]
+    assert kinds(supervised, run) == ["run_waiting", "run_started", *one_round, *one_round, "run_completed"]
+
+
+def test_the_next_round_starts_from_the_states_that_were_counted(supervised: Scene) -> None:
+    begin(supervised)
+    first = {client: supervised.take(client) for client in CLIENTS}
+    assert {assignment.state for assignment in first.values()} == {None}
+    for assignment in first.values():
+        supervised.contribute(assignment)
+    for client in CLIENTS:
+        assert supervised.take(client).state == f"{1:064x}"
+
+
+@pytest.mark.parametrize("answered", [0, 1, 2, 3])
+def test_a_new_process_in_the_middle_of_a_phase_comes_to_the_same_digest(scene: Scene, answered: int) -> None:
+    supervisor = Supervisor(scene.live)
+    supervisor.start()
+    run = begin(scene)
+    taken = [scene.take(client) for client in CLIENTS]
+    for assignment in taken[:answered]:
+        scene.contribute(assignment)
+    supervisor.stop()
+    scene.reopen()
+    again = Supervisor(scene.live)
+    again.start()
+    try:
+        scene.play(run, CLIENTS)
+    finally:
+        again.stop()
+    assert scene.show(run).status == "completed"
+    assert scene.show(run).model_digest == scene.expected(CLIENTS)
+
+
+class Killed(BaseException):
+    """Stands for the end of a process, which nothing in it can catch."""
+
+
+POINTS = [
+    ("commit", name, when)
+    for name in ("start_run", "open_phase", "close_phase", "commit_round", "complete_run")
+    for when in ("before", "after")
+] + [("rename", "blob", "before"), ("rename", "blob", "after")]
+
+
+@pytest.mark.parametrize("point", POINTS, ids="-".join)
+def test_a_driver_that_dies_at_any_point_of_its_own_is_taken_up(
+    scene: Scene, point: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = scene.submit()
+    driver = threading.Thread(target=lambda: drive_until_killed(scene, run), daemon=True)
+
+    def reach(kind: str, name: str, when: str) -> None:
+        if threading.current_thread() is driver and (kind, name, when) == point:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(crashpoints, "reach", reach)
+        driver.start()
+        until(lambda: answer_all(scene) or not driver.is_alive())
+    scene.reopen()
+    supervisor = Supervisor(scene.live)
+    supervisor.start()
+    try:
+        scene.play(run, CLIENTS)
+    finally:
+        supervisor.stop()
+    assert scene.show(run).status == "completed"
+    assert scene.show(run).model_digest == scene.expected(CLIENTS)
+
+
+def drive_until_killed(scene: Scene, run: str) -> None:
+    with scene.live.store.reading() as tx:
+        row = find_run(tx, run)
+    try:
+        with LivePort(scene.live, run, row.epoch) as port:
+            drive(scene.live.strategy(row), scene.rounds, 1, port)
+            port.finish()
+    except Killed:
+        pass
+
+
+def answer_all(scene: Scene) -> bool:
+    """Contribute whatever is asked for; never done."""
+    for client in CLIENTS:
+        for assignment in getattr(scene.poll(client), "assignments", ()):
+            scene.contribute(assignment)
+    return False
+
+
+def test_a_failed_client_leaves_a_hole_and_is_recorded(supervised: Scene) -> None:
+    run = begin(supervised)
+    taken = {client: supervised.take(client) for client in CLIENTS}
+    assert supervised.fail(taken["beta"]) == "failed"
+    supervised.contribute(taken["alpha"])
+    supervised.contribute(taken["gamma"])
+    supervised.play(run, CLIENTS)
+    with supervised.live.store.reading() as tx:
+        receipts = runs.list_rounds(tx, run).rounds[0].phases[0].receipts
+    assert [receipt.failure for receipt in receipts] == ["", "plan_failed: no luck", ""]
+
+
+def test_at_the_deadline_the_phase_closes_over_who_answered(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, rounds=1, changes={"schedule": {"deadline": 0.4}, "test": {"ratio": 0.0}})
+    for client in CLIENTS:
+        scene.enrol(client)
+    supervisor = Supervisor(scene.live)
+    supervisor.start()
+    run = begin(scene)
+    taken = {client: scene.take(client) for client in CLIENTS}
+    for client in ("alpha", "gamma"):
+        scene.contribute(taken[client])
+    until(lambda: scene.show(run).status == "completed")
+    supervisor.stop()
+    with scene.live.store.reading() as tx:
+        phase = runs.list_rounds(tx, run).rounds[0].phases[0]
+    assert [receipt.failure.partition(":")[0] for receipt in phase.receipts] == ["", "no_answer", ""]
+    assert refusal(lambda: scene.contribute(taken["beta"])).code == "round_closed"
+
+
+def test_a_deadline_that_passed_while_nobody_ran_is_not_waited_for_again(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, changes={"schedule": {"deadline": 5.0}, "test": {"ratio": 0.0}})
+    for client in CLIENTS:
+        scene.enrol(client)
+    supervisor = Supervisor(scene.live)
+    supervisor.start()
+    run = begin(scene)
+    for client in ("alpha", "beta"):
+        scene.contribute(scene.take(client))
+    supervisor.stop()
+    scene.reopen()
+    with scene.live.store.transaction("test") as tx:
+        tx.execute(update(phases).values(opened_at=phases.c.opened_at - 60.0))
+    with LivePort(scene.live, run, 0) as port:
+        order = port.load().order
+        assert order is not None
+        heard = [port.next_event(order) for _ in range(3)]
+    assert [type(event).__name__ for event in heard] == ["Reported", "Reported", "Tick"]
+
+
+def test_too_few_contributions_fail_the_run_with_the_reason_and_it_may_be_resumed(supervised: Scene) -> None:
+    run = begin(supervised)
+    for _ in range(3):
+        for client in CLIENTS:
+            supervised.fail(supervised.take(client))
+    until(lambda: supervised.show(run).status == "failed")
+    assert supervised.show(run).reason.startswith("too_few_contributions: Round 1 was abandoned 3 times.")
+    assert "0 of 3 contributed" in supervised.show(run).reason
+    resume(supervised, run)
+    supervised.play(run, CLIENTS)
+    assert supervised.show(run).model_digest == supervised.expected(CLIENTS)
+
+
+def test_a_test_phase_without_answers_leaves_the_round_untested(supervised: Scene) -> None:
+    run = begin(supervised)
+    for client in CLIENTS:
+        supervised.contribute(supervised.take(client))
+    for client in CLIENTS:
+        supervised.fail(supervised.take(client))
+    supervised.play(run, CLIENTS)
+    with supervised.live.store.reading() as tx:
+        first = runs.list_rounds(tx, run).rounds[0]
+    assert [phase.outcome for phase in first.phases] == ["closed", "untested"]
+    assert supervised.show(run).model_digest == supervised.expected(CLIENTS)
+
+
+def test_an_error_while_folding_fails_the_run_in_plain_sight_and_it_may_be_resumed(supervised: Scene) -> None:
+    run = begin(supervised)
+    taken = [supervised.take(client) for client in CLIENTS]
+    for assignment in taken[:2]:
+        supervised.contribute(assignment)
+    kept = supervised.message(taken[0])
+    blob = supervised.live.artifacts.path(str(kept.update))
+    blob.rename(blob.with_suffix(".gone"))
+    supervised.contribute(taken[2])
+    until(lambda: supervised.show(run).status == "failed")
+    assert supervised.show(run).reason.startswith("blob_unknown")
+    blob.with_suffix(".gone").rename(blob)
+    resume(supervised, run)
+    supervised.play(run, CLIENTS)
+    assert supervised.show(run).model_digest == supervised.expected(CLIENTS)
+
+
+def test_a_cancelled_run_takes_nothing_and_goes_on_with_what_it_had(supervised: Scene) -> None:
+    run = begin(supervised)
+    taken = [supervised.take(client) for client in CLIENTS]
+    supervised.contribute(taken[0])
+    with supervised.live.store.transaction("cancel_run") as tx:
+        runs.cancel(tx, run)
+    supervised.live.bells.ring(of_run(run))
+    assert refusal(lambda: supervised.contribute(taken[1])).code == "round_closed"
+    work = supervised.poll("beta")
+    assert work is None or (not work.assignments and work.ended == (run,))
+    resume(supervised, run)
+    supervised.play(run, CLIENTS)
+    assert supervised.show(run).model_digest == supervised.expected(CLIENTS)
+    with supervised.live.store.reading() as tx:
+        assert runs.list_rounds(tx, run).rounds[0].phases[0].receipts[0].failure == ""
+
+
+def test_a_driver_of_before_a_resumption_writes_nothing(scene: Scene) -> None:
+    run = scene.submit()
+    with LivePort(scene.live, run, 0) as old:
+        with scene.live.store.transaction("cancel_run") as tx:
+            runs.cancel(tx, run)
+            runs.resume(tx, run)
+        with pytest.raises(Stopped):
+            old.open(PhaseOrder(1, "train", CLIENTS), *phase_of(scene, run))
+    assert not scene.poll("alpha")
+
+
+def phase_of(scene: Scene, run: str) -> tuple[Phase, State]:
+    with scene.live.store.reading() as tx:
+        row = find_run(tx, run)
+    phase = scene.live.phase(row)
+    assert phase is not None
+    return phase, State({}, row.data)
+
+
+def resume(scene: Scene, run: str) -> None:
+    with scene.live.store.transaction("resume_run") as tx:
+        assert runs.resume(tx, run).status == "waiting"
+    scene.live.bells.ring(RUNS)
