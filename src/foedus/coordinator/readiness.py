@@ -75,7 +75,8 @@ def waiting_for(connection: Connection, run: RunRow) -> str:
     absent = want - len(found)
     if absent > 0:
         which = f" tagged {tags}" if tags else ""
-        reasons.append(f"{absent} more {'datasets have' if absent > 1 else 'dataset has'} to join{which}")
+        one_or_many = ("dataset", "has") if absent == 1 else ("datasets", "have")
+        reasons.append(f"{absent} more {one_or_many[0]}{which} {one_or_many[1]} to join")
     return "; ".join(reasons)
 
 

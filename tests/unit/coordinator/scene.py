@@ -101,7 +101,7 @@ class Scene:
         self.live = self._open()
 
     def enrol(self, client: str, tags: tuple[str, ...] = ("digits",)) -> NodeIdentity:
-        node = NodeIdentity(f"nd_{client}", f"node-{client}")
+        node = NodeIdentity(f"nd_{client.replace('-', '')}", f"node-{client}")
         row = {"id": node.id, "name": node.name, "public_key": client, "status": "active", "joined_at": 0.0}
         with self.live.store.transaction("join") as tx:
             tx.execute(nodes.insert().values(**row))
