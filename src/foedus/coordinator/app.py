@@ -57,7 +57,7 @@ def open_coordinator(settings: Settings) -> Opened:
     store = Store(settings.database)
     with store.transaction("first_admin") as tx:
         admin = access.first_admin(tx)
-    return Opened(Context(settings, Live(store, artifacts), Nonces(), time.time()), admin, lock)
+    return Opened(Context(settings, Live(store, artifacts), Nonces(), float(int(time.time()))), admin, lock)
 
 
 def create_app(parts: Context) -> FastAPI:

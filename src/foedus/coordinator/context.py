@@ -15,7 +15,10 @@ from foedus.wire.nonces import Nonces
 
 @dataclass(frozen=True)
 class Context:
-    """The coordinator's parts. ``started`` is the time of start-up, in seconds since the epoch."""
+    """The coordinator's parts. ``started`` is the second in which it was opened, since the epoch.
+
+    Importing alone takes longer than a second, so nothing that an earlier process accepted was signed in it.
+    """
 
     settings: Settings
     live: Live
