@@ -20,7 +20,7 @@ from foedus.wire.signing import Signer, public_key
 
 PREFIX = re.compile(r"[0-9a-f]{6,64}")
 NOTE_LIMIT = 500
-JOIN_RETRY = Retry(attempts=4, base=0.25, cap=2.0)
+JOIN_RETRY = Retry(attempts=6, base=0.25, cap=2.0)
 
 
 def init(home: Path, name: str) -> Identity:

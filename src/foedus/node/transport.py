@@ -45,7 +45,7 @@ CONNECT, IDLE = 10.0, 60.0
 PAUSE_LIMIT = 300.0
 """The longest ``Retry-After`` that is obeyed, in seconds."""
 
-PATIENT = Retry(base=0.1, cap=5.0)
+PATIENT = Retry(base=0.1, cap=3.0)
 
 Reply = TypeVar("Reply", bound=BaseModel)
 Result = TypeVar("Result")
@@ -149,7 +149,8 @@ class Link:
         if self._answers is not False:
             _log.warning("waiting for the coordinator: %s", error)
             self._answers = False
-        asked = self._not_before - time.monotonic()
+        # Signatures tell time in whole seconds, so a coordinator that has just started takes ours from the next one on.
+        asked = 1.0 if error.code == "signature_expired" else self._not_before - time.monotonic()
         await asyncio.sleep(max(backoff(self._retry, failures, random.random()), asked))
 
     def parsed(self, reply: type[Reply], content: bytes) -> Reply:

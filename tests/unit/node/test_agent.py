@@ -1,0 +1,299 @@
+"""The agent, whole, against a coordinator that says what each test wants."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from foedus.data.files import write_columns
+from foedus.domain.codec import encode_tensors
+from foedus.domain.errors import ConflictError, FoedusError, ForbiddenError, RoundClosedError, UsageError
+from foedus.domain.plan import PlanBundle
+from foedus.node.agent import run_agent
+from foedus.node.datasets import add_dataset
+from foedus.node.owner import approve, init, list_plans, reject
+from foedus.node.session import Session
+from foedus.node.settings import NodeSettings
+from foedus.node.vault import PlanEntry, Vault
+from foedus.wire.messages import Accepted, Assignment, PlanOffer, Renewed, Welcome, Work
+from tests.unit.client.peer import Answer, Peer, Request, problem, serving
+from tests.unit.node.support import PLAN, Desk, assignment, bundle_of, columns, truth
+
+SETTINGS = NodeSettings(poll_wait=0.2, idle_limit=60.0)
+IDLE = Answer(200, Work().model_dump_json().encode())
+
+
+def said(message: Any) -> Answer:
+    return Answer(200, message.model_dump_json().encode())
+
+
+def until(look: Callable[[], Any], seconds: float = 40.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+@dataclass
+class Node:
+    """A running node and its coordinator. ``give`` leases assignments; ``answer`` is what the node says to one."""
+
+    home: Path
+    peer: Peer
+    error: list[BaseException] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def live(self) -> None:
+        try:
+            run_agent(self.home, self.stop, SETTINGS)
+        except BaseException as error:
+            self.error.append(error)
+
+    def know(self, bundle: PlanBundle, state: str = "approved") -> None:
+        with Vault(self.home) as vault:
+            vault.bundle_path(bundle.digest).write_bytes(bundle.to_bytes())
+            vault.record_plan(PlanEntry(bundle.digest, "study", "ada", state, "", 1.0, None))
+
+    def give(self, *given: Assignment, **more: Any) -> None:
+        for ask in given:
+            path = f"/node/assignments/{ask.id}"
+            usual = {
+                "contribute": Accepted(assignment=ask.id, outcome="counted"),
+                "fail": Accepted(assignment=ask.id, outcome="failed"),
+                "renew": Renewed(lease=ask.lease),
+            }
+            for verb, reply in usual.items():
+                self.peer.answers.setdefault(f"POST {path}/{verb}", said(reply))
+        self.peer.answers["POST /node/poll"] = [said(Work(assignments=given, **more)), IDLE]
+
+    def answers(self, identity: str) -> list[Request]:
+        path = f"/node/assignments/{identity}"
+        return [r for r in self.peer.asked("POST", path) if not r.path.endswith("/renew")]
+
+    def answer(self, identity: str = "a_1") -> dict[str, Any]:
+        (request, *_) = until(lambda: self.answers(identity))
+        return {"verb": request.path.rpartition("/")[2], **request.json()}
+
+    def greetings(self) -> list[dict[str, Any]]:
+        return [request.json() for request in self.peer.asked("POST", "/node/hello")]
+
+    def approvals(self) -> dict[str, str]:
+        return {plan["digest"]: plan["state"] for plan in self.greetings()[-1]["approvals"]}
+
+
+@contextmanager
+def living(folder: Path, peer: Peer) -> Iterator[Node]:
+    home = folder / "home"
+    init(home, "clinic-a")
+    write_columns(folder / "data.npz", columns())
+    add_dataset(home, folder / "data.npz", "c0000", ["digits"])
+    with Vault(home) as vault:
+        vault.joined("nd_1", peer.url)
+    peer.answers |= {"POST /node/hello": said(Welcome(node="nd_1", wait=5.0)), "POST /node/poll": IDLE}
+    node = Node(home, peer)
+    thread = threading.Thread(target=node.live)
+    thread.start()
+    try:
+        yield node
+    finally:
+        node.stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with serving(Peer()) as peer, living(tmp_path, peer) as running:
+        until(running.greetings)
+        yield running
+    assert running.error == []
+
+
+def offered(node: Node, bundle: PlanBundle, digest: str = "") -> str:
+    content = bundle.to_bytes()
+    blob = hashlib.sha256(content).hexdigest()
+    node.peer.blobs[blob] = content
+    offer = PlanOffer(run="r_1", digest=digest or bundle.digest, blob=blob, name="study", author="ada")
+    node.peer.answers["POST /node/poll"] = [said(Work(plans=(offer,))), IDLE]
+    return offer.digest
+
+
+def with_model(node: Node) -> dict[str, str]:
+    content = encode_tensors(truth().model)
+    digest = hashlib.sha256(content).hexdigest()
+    node.peer.blobs[digest] = content
+    return {"model": digest}
+
+
+def test_the_owner_s_decisions_reach_the_coordinator(node: Node) -> None:
+    digest = offered(node, bundle_of())
+    until(lambda: node.approvals() == {digest: "pending"})
+    approve(node.home, digest[:8])
+    until(lambda: node.approvals() == {digest: "approved"})
+    reject(node.home, digest)
+    until(lambda: node.approvals() == {digest: "rejected"})
+    assert [plan.name for plan in list_plans(node.home)] == ["study"]
+    first = node.greetings()[0]
+    assert first["datasets"] == [{"client": "c0000", "tags": ["digits"], "examples": 25}]
+    assert {greeting["boot"] for greeting in node.greetings()} == {first["boot"]}
+
+
+def test_files_that_are_not_the_plan_of_the_digest_are_rejected(node: Node) -> None:
+    digest = offered(node, bundle_of(), "0" * 64)
+    until(lambda: node.approvals() == {digest: "rejected"})
+    assert list_plans(node.home)[0].note == "The files offered are not those of this digest."
+    with pytest.raises(FoedusError):
+        approve(node.home, digest)
+
+
+def test_an_approved_plan_works_and_its_state_goes_on(node: Node, tmp_path: Path) -> None:
+    bundle, desk = bundle_of(), Desk(tmp_path / "desk")
+    node.know(bundle)
+    down, session = with_model(node), Session(bundle, assignment(bundle))
+    node.give(assignment(bundle, broadcast=down))
+    first = node.answer()
+    session.work(desk.order(truth().model), lambda: None)
+    update = (desk.folder / "update").read_bytes()
+    assert (first["verb"], first["token"], first["weights"]) == ("contribute", 1, {"examples": 20.0})
+    assert node.peer.blobs[first["update"]] == update
+    assert first["state"] == hashlib.sha256((desk.folder / "state").read_bytes()).hexdigest()
+    node.give(assignment(bundle, id="a_2", token=7, round=2, broadcast=down, state=first["state"]))
+    second = node.answer("a_2")
+    session.work(desk.order(truth().model, (desk.folder / "state").rename(desk.folder / "s"), round=2), lambda: None)
+    assert second["token"] == 7
+    assert node.peer.blobs[second["update"]] == (desk.folder / "update").read_bytes() != update
+    with Vault(node.home) as vault:
+        until(lambda: [line.event for line in vault.audit()].count("work_done") == 2)
+    assert len(psutil.Process().children()) == 1
+    node.peer.answers["POST /node/poll"] = said(Work(ended=("r_1",)))
+    until(lambda: psutil.Process().children() == [])
+
+
+@pytest.mark.parametrize(
+    ("state", "changed", "code"),
+    [
+        ("pending", {}, "plan_not_approved"),
+        ("rejected", {}, "plan_not_approved"),
+        ("approved", {"client": "c9"}, "dataset_missing"),
+        ("approved", {"state": "9" * 64}, "client_state_missing"),
+    ],
+)
+def test_what_may_not_or_cannot_be_done_is_refused_before_anything_runs(
+    node: Node, state: str, changed: dict[str, Any], code: str
+) -> None:
+    node.know(bundle_of(), state)
+    node.give(assignment(bundle_of(), **changed))
+    answer = node.answer()
+    assert (answer["verb"], answer["code"]) == ("fail", code)
+    assert psutil.Process().children() == []
+    assert node.peer.asked("GET") == []
+
+
+def test_a_dataset_that_is_gone_is_said_without_its_path(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "data.npz").unlink()
+    node.know(bundle_of())
+    node.give(assignment(bundle_of(), broadcast=with_model(node)))
+    answer = node.answer()
+    assert answer["code"] == "dataset_unreadable"
+    assert "data.npz" not in str(answer) and str(tmp_path) not in str(answer)
+
+
+def test_work_that_crashes_is_a_failed_ask_and_the_node_goes_on(node: Node) -> None:
+    crashing = bundle_of(f"{PLAN}\nimport os\nos._exit(1)\n")
+    for bundle in (crashing, bundle_of()):
+        node.know(bundle)
+    down = with_model(node)
+    bad = assignment(crashing, broadcast=down)
+    node.give(bad, assignment(bundle_of(), id="a_2", run="r_2", broadcast=down))
+    assert node.answer()["code"] == "work_crashed"
+    assert node.answer("a_2")["verb"] == "contribute"
+
+
+def test_leases_are_renewed_while_steps_are_taken_and_work_ends_when_its_lease_is_lost(node: Node) -> None:
+    slow = bundle_of(PLAN.replace("return nn.functional", "import time; time.sleep(0.3); return nn.functional"))
+    node.know(slow)
+    node.give(assignment(slow, lease=1.0, broadcast=with_model(node), options={"local": {"lr": 0.1, "epochs": 500}}))
+    renewals = "/node/assignments/a_1/renew"
+    until(lambda: len(node.peer.asked("POST", renewals)) >= 3)
+    assert len(psutil.Process().children()) == 1
+    node.peer.answers[f"POST {renewals}"] = problem(ConflictError("lease_lost", "It is lost."))
+    until(lambda: psutil.Process().children() == [])
+    assert node.answers("a_1") == []
+
+
+def test_a_later_lease_of_what_is_in_hand_brings_its_token(node: Node) -> None:
+    slow = bundle_of(PLAN.replace("return columns", "import time; time.sleep(2); return columns"))
+    node.know(slow)
+    down = with_model(node)
+    node.give(assignment(slow, broadcast=down))
+    until(lambda: psutil.Process().children())
+    node.give(assignment(slow, token=2, broadcast=down))
+    assert node.answer()["token"] == 2
+    time.sleep(0.5)
+    assert len(node.answers("a_1")) == 1
+
+
+def test_a_contribution_that_comes_too_late_is_let_go(node: Node) -> None:
+    node.know(bundle_of())
+    down = with_model(node)
+    late = assignment(bundle_of(), broadcast=down)
+    node.peer.answers["POST /node/assignments/a_1/contribute"] = problem(RoundClosedError("round_closed", "Late."))
+    node.give(late, assignment(bundle_of(), id="a_2", broadcast=down))
+    assert node.answer("a_2")["verb"] == "contribute"
+    assert [request.path.rpartition("/")[2] for request in node.answers("a_1")] == ["contribute"]
+
+
+def test_a_coordinator_that_is_down_is_waited_for_with_the_contribution(node: Node) -> None:
+    node.know(bundle_of())
+    path = "/node/assignments/a_1/contribute"
+    busy = Answer(503, b"", "text/html")
+    node.peer.answers[f"POST {path}"] = [busy, busy, said(Accepted(assignment="a_1", outcome="counted"))]
+    node.give(assignment(bundle_of(), broadcast=with_model(node)))
+    requests = until(lambda: len(found := node.answers("a_1")) == 3 and found)
+    assert len({request.headers["signature"] for request in requests}) == 3
+    assert len({request.body for request in requests}) == 1
+
+
+def test_a_broken_poll_with_nothing_in_hand_is_a_new_boot(node: Node) -> None:
+    node.peer.answers["POST /node/poll"] = [Answer(200, b'{"assignm', cut=3), IDLE]
+    until(lambda: len(node.greetings()) == 2)
+    first, second = node.greetings()
+    assert first["boot"] != second["boot"]
+
+
+def test_a_second_agent_in_the_same_home_is_refused(node: Node) -> None:
+    with pytest.raises(ConflictError) as caught:
+        run_agent(node.home, threading.Event(), SETTINGS)
+    assert caught.value.code == "node_running"
+
+
+def test_a_node_that_was_revoked_ends_and_says_so(tmp_path: Path) -> None:
+    with serving(Peer()) as peer, living(tmp_path, peer) as node:
+        peer.answers["POST /node/poll"] = problem(ForbiddenError("node_revoked", "It was revoked."))
+        (error,) = until(lambda: node.error)
+    assert isinstance(error, ForbiddenError) and error.code == "node_revoked"
+
+
+def test_a_node_that_has_not_joined_is_told_to(tmp_path: Path) -> None:
+    init(tmp_path / "home", "clinic-a")
+    with pytest.raises(UsageError) as caught:
+        run_agent(tmp_path / "home", threading.Event(), SETTINGS)
+    assert caught.value.code == "node_not_joined"
+
+
+def test_the_agent_imports_no_torch() -> None:
+    source = Path(__file__).parents[3] / "src"
+    code = "import sys, foedus.node.agent; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, check=False).returncode == 0
