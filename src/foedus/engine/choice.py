@@ -1,15 +1,42 @@
-"""Which kernel and which executor run a simulation: what was asked for, what was chosen, and why."""
+"""Which kernel and which executor run a simulation: what was asked for, what was chosen, and why.
+
+What decides the bits, kernel and stack, follows from the run alone; only the executor, which does not, looks at time.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
+import torch
+
+from foedus.domain.errors import ConfigError
+from foedus.domain.rng import Randomness
+from foedus.domain.round import Broadcast, PhaseOrder
+from foedus.domain.run import nearest
+from foedus.domain.tree import State, size_in_bytes
 from foedus.engine.executors import Executor, InlineExecutor
-from foedus.engine.kernels import ClientSource, EagerKernel
+from foedus.engine.graph import GraphKernel
+from foedus.engine.kernels import ClientSource, EagerKernel, Kernel, PhaseWork
 from foedus.engine.prepare import Prepared
+from foedus.engine.proof import Case, prove
+from foedus.engine.workers import WorkersExecutor, available, cores
+from foedus.local.objective import EagerObjective
+from foedus.strategies.strategy import Done, Phase
 
 KERNELS = ("auto", "eager", "graph")
 EXECUTORS = ("auto", "inline", "workers")
+
+GRAPH_STEPS = 20_000
+"""Fewer local steps than this in a whole run do not pay for tracing them."""
+
+WORKERS_SECONDS = 1.0
+"""Less work than this in a whole run does not pay for starting processes."""
+
+SAMPLED = 16
+"""Clients that are looked at before round 1."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +50,142 @@ class Engine:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and why, in words."""
+    """What was chosen, and why, in words. ``stack``: how many clients the kernel computes together."""
 
     kernel: str
     executor: str
     workers: int
     reason: str
+    stack: int = 1
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a run's training is expected to take: local steps in all, and seconds of one core with kernel ``eager``."""
+
+    steps: int
+    seconds: float
 
 
 def choose(
     engine: Engine, prepared: Prepared, source: ClientSource, clients: tuple[str, ...]
 ) -> tuple[Executor, Choice]:
-    """The executor for a run."""
-    kernel = EagerKernel(prepared.plan, prepared.spec.seed)
-    return InlineExecutor(kernel, source), Choice("eager", "inline", 1, "")
+    """The executor for a run, its workers started, and what was chosen.
+
+    Raises:
+        ConfigError: ``kernel_unknown``, ``executor_unknown``, ``workers_refused``, ``executor_unavailable``.
+    """
+    _check("kernel", engine.kernel, KERNELS)
+    _check("executor", engine.executor, EXECUTORS)
+    if engine.workers is not None and engine.workers < 1:
+        raise ConfigError("workers_refused", f"{engine.workers} workers cannot run anything.", "", "Give 1 or more.")
+    case = _case(prepared, source, clients)
+    wondering = "auto" in (engine.kernel, engine.executor)
+    effort = _effort(case, prepared.spec.rounds) if case and wondering else Effort(0, 0.0)
+    kernel, of_kernel = _kernel(engine, prepared, case, effort)
+    count, of_executor = _workers(engine, effort, case.cohort if case else 1)
+    reason = f"kernel {kernel.name}: {of_kernel}; executor {'workers' if count else 'inline'}: {of_executor}"
+    stack = kernel.stack if isinstance(kernel, GraphKernel) else 1
+    if not count:
+        return InlineExecutor(kernel, source), Choice(kernel.name, "inline", 1, reason, stack)
+    return _started(kernel, prepared, source, clients, count), Choice(kernel.name, "workers", count, reason, stack)
+
+
+def _check(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ConfigError(
+            f"{what}_unknown",
+            f"There is no {what} `{name}`.{nearest(name, known)}",
+            f"There are: {', '.join(known)}.",
+            f"Use one of them, or leave --{what} out.",
+        )
+
+
+def _case(prepared: Prepared, source: ClientSource, clients: tuple[str, ...]) -> Case | None:
+    """The first training phase and the first clients with examples; none where nobody has any."""
+    state = prepared.strategy.init(prepared.model)
+    phase = prepared.strategy.phase(state)
+    sampled = tuple(client for client in clients[:SAMPLED] if len(source(client).train))
+    if isinstance(phase, Done) or not sampled:
+        return None
+    broadcast = Broadcast({part: state.tensors[part] for part in phase.broadcast})
+    order = PhaseOrder(1, phase.name, sampled)
+    work = PhaseWork(order, phase, broadcast, {}, prepared.spec.seed)
+    cohort = prepared.spec.cohort
+    size = cohort.size or max(1, round((cohort.fraction or 0.0) * len(clients)))
+    return Case(prepared.plan, work, sampled, source, size)
+
+
+def _effort(case: Case, rounds: int) -> Effort:
+    """Count the steps of the first clients, and time a few of the first one's."""
+    objective = EagerObjective(case.plan, case.work.seed)
+    local = case.work.phase.work(objective)
+    rngs = [Randomness(case.work.seed, 1, client) for client in case.clients]
+    steps = [sum(1 for _ in local.batches(case.source(rng.client), State(), rng)) for rng in rngs]
+    total = round(rounds * case.cohort * sum(steps) / len(steps))
+    try:
+        carry = local.init(case.work.broadcast, State(), rngs[0])
+        first = itertools.islice(local.batches(case.source(rngs[0].client), State(), rngs[0]), 4)
+        times = []
+        with torch.enable_grad():
+            for batch in itertools.islice(itertools.cycle(list(first)), 5):
+                began = time.perf_counter()
+                carry, _ = local.step(carry, batch)
+                times.append(time.perf_counter() - began)
+    except Exception:  # the plan's own code; the run will say what is wrong with it
+        return Effort(total, 0.0)
+    return Effort(total, total * min(times))
+
+
+def _kernel(engine: Engine, prepared: Prepared, case: Case | None, effort: Effort) -> tuple[Kernel, str]:
+    eager = EagerKernel(prepared.plan, prepared.spec.seed)
+    if engine.kernel == "eager":
+        return eager, "as asked"
+    if case is None:
+        return eager, "no client has examples to try a graph on"
+    if engine.kernel == "auto" and effort.steps < GRAPH_STEPS:
+        return eager, f"a run of {effort.steps} steps does not pay for tracing them"
+    graph, why_not = prove(case)
+    if graph is None:
+        return eager, f"the plan cannot run as a graph: {why_not}"
+    return graph, f"as asked, stacks of {graph.stack}" if engine.kernel == "graph" else f"stacks of {graph.stack}"
+
+
+def _workers(engine: Engine, effort: Effort, cohort: int) -> tuple[int, str]:
+    """The number of worker processes, 0 for none, and the reason."""
+    count = engine.workers or min(cores(), cohort)
+    if engine.executor == "inline":
+        return 0, "as asked"
+    if engine.executor == "workers":
+        return count, f"as asked, {count} processes"
+    if not available():
+        return 0, "this platform does not offer fork"
+    if count < 2:
+        return 0, "one process is enough"
+    if effort.seconds < WORKERS_SECONDS:
+        return 0, f"about {effort.seconds:.1f} s of work do not pay for starting processes"
+    return count, f"{count} processes"
+
+
+def _started(
+    kernel: Kernel, prepared: Prepared, source: ClientSource, clients: tuple[str, ...], count: int
+) -> WorkersExecutor:
+    """Workers that inherit the phases and, where a run asks most clients, every client's prepared data."""
+    spec = prepared.spec
+    asked = spec.rounds * (spec.cohort.size or len(clients))
+    for client in clients if asked >= len(clients) else ():
+        source(client)
+    executor = WorkersExecutor(kernel, source, count, _phases(prepared))
+    executor.start(2 * size_in_bytes(prepared.model))
+    return executor
+
+
+def _phases(prepared: Prepared) -> list[Phase]:
+    """The phases of the last round, which has all of them."""
+    state, phases = prepared.strategy.init(prepared.model), list[Phase]()
+    while True:
+        place = {"round": prepared.spec.rounds, "phase": len(phases)}
+        phase = prepared.strategy.phase(replace(state, data={**state.data, **place}))
+        if isinstance(phase, Done):
+            return phases
+        phases.append(phase)

@@ -49,11 +49,19 @@ def run_client(
         raise ClientWorkError(
             "plan_failed", f"The plan's code failed for {ask.client}.", f"{type(error).__name__}: {error}"
         ) from error
+    return settle(task.phase, finished, rng, time.monotonic() - began)
+
+
+def settle(phase: Phase, finished: Finished, rng: Randomness, seconds: float) -> tuple[Contribution, State]:
+    """The contribution that finished work makes: its update checked, and through the phase's transform.
+
+    Raises:
+        ClientWorkError: ``update_not_finite``.
+    """
     for tensors in finished.update.values():
-        check_finite(tensors, ask.client)
-    update, new_state = task.phase.transform.client(finished.state, finished.update, rng.generator("transform"))
-    seconds = time.monotonic() - began
-    return Contribution(ask.client, update, finished.weights, finished.metrics, seconds), new_state
+        check_finite(tensors, rng.client)
+    update, state = phase.transform.client(finished.state, finished.update, rng.generator("transform"))
+    return Contribution(rng.client, update, finished.weights, finished.metrics, seconds), state
 
 
 def _work(work: LocalWork, broadcast: Broadcast, data: ClientData, state: State, rng: Randomness) -> Finished:

@@ -6,7 +6,7 @@ sums inside a block are made in the order of client names, so the result does no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,7 +38,7 @@ class Executor(Protocol):
         """Give back processes and memory."""
 
 
-def fold_block(phase: Phase, outcomes: Sequence[Outcome]) -> BlockResult:
+def fold_block(phase: Phase, outcomes: Iterable[Outcome]) -> BlockResult:
     """Fold one block's contributions, which stand in the order of their names."""
     sums, receipts, states = phase.aggregator.zero(), [], {}
     for outcome in outcomes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,8 +46,11 @@ class Kernel(Protocol):
 
     name: str
 
-    def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> list[Outcome]:
+    def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> Iterator[Outcome]:
         """One outcome per client, in the order given. A client that fails does not disturb the others."""
+
+    def parts(self, work: PhaseWork, block: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The block cut into the smallest pieces that may be run apart without changing a bit of the outcomes."""
 
 
 class EagerKernel:
@@ -58,10 +61,15 @@ class EagerKernel:
     def __init__(self, plan: TrainingPlan, seed: int) -> None:
         self._objective = EagerObjective(plan, seed)
 
-    def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> list[Outcome]:
-        """Run each client's work through :func:`run_client`."""
+    def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> Iterator[Outcome]:
+        """Run each client's work through :func:`run_client`, when the one before has been taken."""
         task = ClientTask(work.phase, self._objective, work.broadcast)
-        return [self._one(task, work, client, source) for client in clients]
+        for client in clients:
+            yield self._one(task, work, client, source)
+
+    def parts(self, work: PhaseWork, block: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Client by client."""
+        return [(client,) for client in block]
 
     def _one(self, task: ClientTask, work: PhaseWork, client: str, source: ClientSource) -> Outcome:
         ask, rng = Ask(client, work.order.round, work.phase.name), Randomness(work.seed, work.order.round, client)

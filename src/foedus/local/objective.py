@@ -6,6 +6,7 @@ No optimizer, state dict or copy of the module per client: the broadcast is copi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -39,7 +40,8 @@ class EagerObjective:
 
     def gradient(self, model: Tensors, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Differentiate the plan's loss on one batch."""
-        self._module.train()
+        if not self._module.training:
+            self._module.train()
         loss = _scalar(self._loss(self._module(batch.inputs), batch.targets), "loss")
         if not loss.requires_grad:
             raise PlanError("plan_loss_constant", "The plan's loss does not depend on the model's parameters.")
@@ -77,10 +79,15 @@ def check_finite(tensors: Tensors, client: str) -> None:
         ClientWorkError: ``update_not_finite``.
     """
     for name, tensor in tensors.items():
-        if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype.is_floating_point and not _is_finite(tensor):
             raise ClientWorkError(
                 "update_not_finite",
                 f"Training on {client} diverged: {name} has NaN or infinity.",
                 "",
                 "Lower the local learning rate.",
             )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """One pass that makes no second tensor: NaN and infinity stay in a sum; a finite sum has neither."""
+    return math.isfinite(float(tensor.sum())) or bool(torch.isfinite(tensor).all())

@@ -1,0 +1,184 @@
+"""Whether kernel ``graph`` may stand in for kernel ``eager``: it proves itself on the run's own data, or says why not.
+
+First the rule that padding stands on: the loss of a batch is the mean of its rows' losses, and rows do not mix. Then
+the first steps of the first clients, through the traced graph, against kernel ``eager``. Both before round 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from foedus.data.dataset import ClientData
+from foedus.domain.errors import ClientWorkError
+from foedus.domain.rng import Randomness
+from foedus.domain.round import Ask
+from foedus.domain.tree import State, Tensors, flatten, same
+from foedus.engine.client import ClientTask, run_client
+from foedus.engine.graph import WIDTHS, GraphKernel
+from foedus.engine.kernels import ClientSource, PhaseWork
+from foedus.engine.tracing import UntraceableError, first_line, split
+from foedus.local.objective import EagerObjective
+from foedus.local.plan import TrainingPlan
+from foedus.local.work import Batch, LocalWork, Objective, WorkBuilder
+
+GRADIENT = 2e-5
+"""How far a gradient may be from kernel ``eager``'s, as a share of its length."""
+
+STEPS = 1e-5
+"""How far the way of a few steps may be from kernel ``eager``'s, as a share of its length …"""
+
+ROUNDING = 1e-6
+"""… on top of this share of the length of the parameters."""
+
+LOSS = 1e-4
+STACK_BYTES = 6 << 20
+"""A stack larger than this leaves the cache of a core, and gains nothing."""
+
+STACKS = 4
+"""A cohort is cut into at least so many stacks, whoever runs them, so that a few processes have work."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the proof is made on: a plan, a training phase of round 1, the first clients (some with examples)."""
+
+    plan: TrainingPlan
+    work: PhaseWork
+    clients: tuple[str, ...]
+    source: ClientSource
+    cohort: int
+
+
+def prove(case: Case) -> tuple[GraphKernel | None, str]:
+    """The kernel with the stack that suits the model, its graphs traced; or none, and the reason as a clause."""
+    try:
+        rows = _rows(case)
+        kernel = GraphKernel(case.plan, case.work.seed, 1, rows)
+        reason = _keeps_still(case, rows) or _rows_are_apart(case, kernel, rows) or _same_steps(case, kernel, 1)
+        if not reason:
+            kernel.stack = _stack(case, kernel)
+            widths = [width for width in WIDTHS if 1 < width <= kernel.stack]
+            reason = next((why for width in widths if (why := _same_steps(case, kernel, width))), "")
+    except UntraceableError as error:
+        reason = str(error)
+    except Exception as error:  # the plan's code may fail in any way under a tracer, and then runs as it is
+        reason = f"it failed on the first clients ({first_line(error)})"
+    return (None, reason) if reason else (kernel, "")
+
+
+def _rows(case: Case) -> int:
+    """The rows of a full batch: those of the first batch of the client with the most examples."""
+    largest = max(case.clients, key=lambda client: len(case.source(client).train))
+    local = case.work.phase.work(EagerObjective(case.plan, case.work.seed))
+    rng = Randomness(case.work.seed, case.work.order.round, largest)
+    return max(len(batch.targets) for batch in _abridged(local.batches(case.source(largest), State(), rng)))
+
+
+def _keeps_still(case: Case, rows: int) -> str:
+    """Whether a step depends on the examples alone and writes to no buffer; the reason where it does not."""
+    model = case.work.broadcast.tensors["model"]
+    eager = EagerObjective(case.plan, case.work.seed)
+    inputs, targets = _mixed([case.source(client) for client in case.clients], rows)
+    found = []
+    for seed in (1, 2):
+        torch.default_generator.manual_seed(seed)
+        placed = eager.place(model)
+        gradients, _ = eager.gradient(placed, Batch(inputs[:rows], targets[:rows]))
+        found.append(gradients)
+        if any(not torch.equal(placed[name], model[name]) for name in eager.buffers):
+            return "its step writes to buffers, as batch normalization does"
+    return "" if same(*found) else "its step draws random numbers, as dropout does"
+
+
+def _rows_are_apart(case: Case, kernel: GraphKernel, rows: int) -> str:
+    """Whether padding leaves loss and gradients as they are, on rows of many clients; the reason where it does not."""
+    model = case.work.broadcast.tensors["model"]
+    eager = EagerObjective(case.plan, case.work.seed)
+    inputs, targets = _mixed([case.source(client) for client in case.clients], rows)
+    for real in sorted({rows, max(rows // 2, 1)}):
+        gradients, loss = eager.gradient(eager.place(model), Batch(inputs[:real], targets[:real]))
+        index = torch.tensor([at if at < real else 0 for at in range(rows)])
+        mask = (torch.arange(rows) < real).float()
+        padded = Batch(inputs[index], targets[index], mask)
+        ours, our_loss = kernel.objective.gradient(kernel.objective.place(model), padded)
+        near = bool((our_loss - loss).abs() <= LOSS * (1 + loss.abs()))
+        if not near or not _distance(ours, gradients) <= GRADIENT * _length(gradients):
+            return "its loss is not the mean of the losses of single rows (the loss or a layer looks across the batch)"
+    return ""
+
+
+def _mixed(clients: list[ClientData], rows: int) -> tuple[Tensor, Tensor]:
+    """``rows`` rows, and more, in turn from each of the clients, so that one batch has many labels."""
+    clients = [client for client in clients if len(client.train)]
+    each = -(-2 * rows // len(clients))
+    taken = [client.train.take(torch.linspace(0, len(client.train) - 1, each).long()) for client in clients]
+    order = torch.arange(each * len(taken)).view(len(taken), each).T.reshape(-1)
+    return torch.cat([part.inputs for part in taken])[order], torch.cat([part.targets for part in taken])[order]
+
+
+def _same_steps(case: Case, kernel: GraphKernel, width: int) -> str:
+    """Whether a stack of ``width`` clients goes where kernel ``eager`` takes them; the reason where it does not."""
+    clients = case.clients[:width]
+    outcomes = kernel.run_stack(case.work, clients, case.source, _abridged)
+    phase = replace(case.work.phase, work=_abridged_work(case.work))
+    task = ClientTask(phase, EagerObjective(case.plan, case.work.seed), case.work.broadcast)
+    scale = ROUNDING * _length(case.work.broadcast.tensors["model"])
+    for client in clients:
+        rng = Randomness(case.work.seed, case.work.order.round, client)
+        try:
+            truth, _ = run_client(task, Ask(client, rng.round, phase.name), case.source(client), State(), rng)
+        except ClientWorkError:
+            continue
+        found = outcomes[client].contribution if client in outcomes else None
+        if found is None:
+            return "its first steps are not finite"
+        ours, theirs = flatten(found.update), flatten(truth.update)
+        if not _distance(ours, theirs) <= STEPS * _length(theirs) + scale:
+            return "its first steps differ from those of kernel eager"
+        if not _near(found.metrics, truth.metrics) or found.weights != truth.weights:
+            return "its metrics differ from those of kernel eager"
+    return ""
+
+
+def _abridged_work(work: PhaseWork) -> WorkBuilder:
+    def build(objective: Objective) -> LocalWork:
+        local = work.phase.work(objective)
+        return replace(local, batches=lambda data, state, rng: _abridged(local.batches(data, state, rng)))
+
+    return build
+
+
+def _abridged(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The first two batches, and the last."""
+    kept = list(itertools.islice(batches, 2))
+    return iter([*kept, *deque(batches, maxlen=1)])
+
+
+def _stack(case: Case, kernel: GraphKernel) -> int:
+    """How many clients to stack, by what a carry weighs; convolutions gain nothing in a stack on a CPU."""
+    if kernel.convolves:
+        return 1
+    local = case.work.phase.work(kernel.objective)
+    rng = Randomness(case.work.seed, case.work.order.round, case.clients[0])
+    _, tensors, _ = split(local.init(case.work.broadcast, State(), rng))
+    weight = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    fitting = (w for w in WIDTHS if w * STACKS <= case.cohort and w * weight <= STACK_BYTES)
+    return next(fitting, 1)
+
+
+def _distance(first: Tensors, second: Tensors) -> float:
+    return _length({name: tensor.double() - second[name].double() for name, tensor in first.items()})
+
+
+def _length(tensors: Tensors) -> float:
+    return float(sum(float(tensor.double().square().sum()) for tensor in tensors.values()) ** 0.5)
+
+
+def _near(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:
+    return ours.keys() == theirs.keys() and all(abs(ours[n] - v) <= LOSS * (1 + abs(v)) for n, v in theirs.items())

@@ -1,0 +1,264 @@
+"""Executor ``workers``: one process per core, forked before round 1, one intra-op thread each.
+
+Plan, data and phases are inherited by fork; the broadcast and the results cross in shared memory, and small messages on
+a pipe per worker. The parent waits for events and never polls. Whole fold blocks go out where there are enough to keep
+every worker busy, and are folded by the worker; where there are few, their parts go out and the parent folds. Either
+way the sums are made as :attr:`PhaseOrder.blocks` says, so the bits are those of executor ``inline``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+
+from foedus.aggregation.aggregator import Sums
+from foedus.domain.errors import ConfigError, FoedusError
+from foedus.domain.round import Contribution, Receipt
+from foedus.domain.tree import State, clone
+from foedus.engine.executors import BlockResult, fold_block
+from foedus.engine.kernels import ClientSource, Kernel, Outcome, PhaseWork
+from foedus.engine.memory import Arena, Packed, room
+from foedus.engine.serving import Folded, Job, Ran, Reply, Setup, pack_state, serve, unpack_state
+from foedus.strategies.strategy import Phase
+
+TRIES = 2
+"""A job that ends this many workers is given up."""
+
+BLOCKS_PER_WORKER = 2
+"""With fewer blocks than this for each worker, parts of blocks go out, so that no core waits for the last block."""
+
+
+def available() -> bool:
+    """Whether this platform can fork safely (Linux)."""
+    return sys.platform.startswith("linux") and "fork" in multiprocessing.get_all_start_methods()
+
+
+def cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Item:
+    """Work to hand out: clients of one block; the worker folds them if they are the whole block."""
+
+    block: int
+    part: int
+    clients: tuple[str, ...]
+    fold: bool
+
+
+@dataclass
+class _Worker:
+    process: ForkProcess
+    pipe: Connection
+    results: Arena
+    item: Item | None = None
+
+
+class WorkersExecutor:
+    """Runs fold blocks on ``count`` forked processes. ``phases`` are those known before round 1."""
+
+    name = "workers"
+
+    def __init__(self, kernel: Kernel, source: ClientSource, count: int, phases: Sequence[Phase] = ()) -> None:
+        if not available():
+            raise ConfigError(
+                "executor_unavailable",
+                "The executor `workers` needs fork, which this platform does not offer safely.",
+                "",
+                "Use `--executor inline`, or `auto`.",
+            )
+        self._kernel, self._source, self._count = kernel, source, count
+        self._phases = list(phases)
+        self._broadcast, self._room = Arena(0), 0
+        self._workers: list[_Worker] = []
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The workers' process ids."""
+        return tuple(worker.process.pid for worker in self._workers if worker.process.pid is not None)
+
+    def start(self, room_for: int = 0) -> None:
+        """Fork the workers, with ``room_for`` bytes for the broadcast and twice as many for each one's results."""
+        self.close()
+        self._broadcast, self._room = Arena(room_for), room_for
+        for _ in range(self._count):
+            self._workers.append(self._fork())
+
+    def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
+        """The blocks' results in the blocks' order, each as soon as those before it are there."""
+        self._ready_for(work)
+        (broadcast,) = self._broadcast.write([work.broadcast.tensors])
+        done: dict[int, BlockResult] = {}
+        after = 0
+        try:
+            for at, result in _Round(self, work, broadcast, blocks).results():
+                done[at] = result
+                while after in done:
+                    yield done.pop(after)
+                    after += 1
+        finally:
+            if any(worker.item for worker in self._workers):
+                self.close()
+
+    def items(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> list[Item]:
+        """Whole blocks where there are enough of them, and parts of blocks where there are not."""
+        if len(blocks) >= BLOCKS_PER_WORKER * self._count:
+            return [Item(at, 0, block, True) for at, block in enumerate(blocks)]
+        return [
+            Item(at, part, clients, False)
+            for at, block in enumerate(blocks)
+            for part, clients in enumerate(self._kernel.parts(work, block))
+        ]
+
+    def close(self) -> None:
+        """End the workers; none is left when this returns."""
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            _reap(worker)
+        self._workers = []
+
+    def send(self, worker: _Worker, item: Item, work: PhaseWork, broadcast: Packed) -> None:
+        """Give a worker its next item; one that died meanwhile is noticed when its pipe is read."""
+        states = {client: pack_state(work.states[client]) for client in item.clients if client in work.states}
+        phase, options = self._phases.index(work.phase), work.broadcast.options
+        worker.item = item
+        try:
+            worker.pipe.send(Job(phase, work.order, broadcast, options, states, work.seed, item.clients, item.fold))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+    def replace(self, worker: _Worker) -> None:
+        """Put a fresh worker in a dead one's place."""
+        worker.process.kill()
+        _reap(worker)
+        self._workers[self._workers.index(worker)] = self._fork()
+
+    @property
+    def workers(self) -> tuple[_Worker, ...]:
+        """The workers as they are now."""
+        return tuple(self._workers)
+
+    def _ready_for(self, work: PhaseWork) -> None:
+        needed = room(work.broadcast.tensors)
+        new = work.phase not in self._phases
+        if new:
+            self._phases.append(work.phase)
+        if new or needed > self._room or not self._workers:
+            self.start(max(needed, self._room))
+
+    def _fork(self) -> _Worker:
+        here, there = multiprocessing.Pipe()
+        results = Arena(2 * self._room)
+        inherited = (here, *(worker.pipe for worker in self._workers))
+        setup = Setup(self._kernel, self._source, tuple(self._phases), self._broadcast, results)
+        process = multiprocessing.get_context("fork").Process(
+            target=serve, args=(setup, there, inherited), name="foedus-worker", daemon=True
+        )
+        with warnings.catch_warnings():
+            # Python warns of any thread at a fork; the child needs no lock that one of them could hold.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+        there.close()
+        return _Worker(process, here, results)
+
+
+class _Round:
+    """One phase on its way: what is still to be handed out, and the parts of blocks that have come back."""
+
+    def __init__(
+        self, executor: WorkersExecutor, work: PhaseWork, broadcast: Packed, blocks: Sequence[tuple[str, ...]]
+    ) -> None:
+        self._executor, self._work, self._broadcast = executor, work, broadcast
+        self._waiting = deque(executor.items(work, blocks))
+        self._left = len(self._waiting)
+        self._deaths: dict[tuple[int, int], int] = {}
+        self._parts: dict[int, dict[int, list[Outcome]]] = {}
+        self._expected = {block: sum(item.block == block for item in self._waiting) for block in range(len(blocks))}
+
+    def results(self) -> Iterator[tuple[int, BlockResult]]:
+        """Blocks by their number, as they are finished."""
+        while self._left:
+            for worker in self._executor.workers:
+                if worker.item is None and self._waiting:
+                    self._executor.send(worker, self._waiting.popleft(), self._work, self._broadcast)
+            busy = {worker.pipe: worker for worker in self._executor.workers if worker.item}
+            for pipe in wait(list(busy)):
+                yield from self._hear(next(worker for known, worker in busy.items() if known is pipe))
+
+    def _hear(self, worker: _Worker) -> Iterator[tuple[int, BlockResult]]:
+        item = worker.item
+        assert item is not None
+        try:
+            reply: Reply = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._executor.replace(worker)
+            yield from self._bury(item)
+            return
+        worker.item = None
+        if isinstance(reply, FoedusError):
+            raise reply
+        if isinstance(reply, Folded):
+            tensors = {part: clone(tensors) for part, tensors in worker.results.read(reply.sums).items()}
+            states = {client: unpack_state(state) for client, state in reply.states.items()}
+            self._left -= 1
+            yield item.block, BlockResult(Sums(tensors, reply.weights, reply.count), reply.receipts, states)
+        else:
+            yield from self._part(item, _outcomes(reply, worker.results))
+
+    def _part(self, item: Item, outcomes: list[Outcome]) -> Iterator[tuple[int, BlockResult]]:
+        self._left -= 1
+        parts = self._parts.setdefault(item.block, {})
+        parts[item.part] = outcomes
+        if len(parts) == self._expected[item.block]:
+            inside = [outcome for at in sorted(parts) for outcome in parts[at]]
+            del self._parts[item.block]
+            yield item.block, fold_block(self._work.phase, inside)
+
+    def _bury(self, item: Item) -> Iterator[tuple[int, BlockResult]]:
+        place = (item.block, item.part)
+        self._deaths[place] = self._deaths.get(place, 0) + 1
+        if self._deaths[place] < TRIES:
+            self._waiting.appendleft(item)
+            return
+        failure = f"worker_died: The process that worked for {{}} died {TRIES} times."
+        outcomes = [
+            Outcome(client, None, self._work.states.get(client, State()), failure.format(client))
+            for client in item.clients
+        ]
+        if item.fold:
+            self._left -= 1
+            receipts = tuple(Receipt(outcome.client, {}, {}, failure=outcome.failure) for outcome in outcomes)
+            yield item.block, BlockResult(self._work.phase.aggregator.zero(), receipts, {})
+        else:
+            yield from self._part(item, outcomes)
+
+
+def _outcomes(ran: Ran, results: Arena) -> list[Outcome]:
+    """What came back for each client, copied out of the arena."""
+    outcomes = []
+    for row in ran.rows:
+        contribution = None
+        if row.update is not None:
+            update = {part: clone(tensors) for part, tensors in results.read(row.update).items()}
+            contribution = Contribution(row.client, update, row.weights, row.metrics, row.seconds)
+        outcomes.append(Outcome(row.client, contribution, unpack_state(row.state), row.failure))
+    return outcomes
+
+
+def _reap(worker: _Worker) -> None:
+    worker.process.join(timeout=5)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
+    worker.process.close()
+    worker.pipe.close()

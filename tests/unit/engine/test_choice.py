@@ -1,0 +1,85 @@
+"""What is chosen, and why: by name, by what the plan allows, and by what pays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foedus.data.dataset import ClientData
+from foedus.domain.errors import ConfigError
+from foedus.engine import choice
+from foedus.engine.choice import Choice, Engine, choose
+from foedus.engine.prepare import Prepared
+from foedus.engine.simulate import client_data
+from tests.plans import BATCHNORM, prepared
+
+
+def chosen(ready: Prepared, engine: Engine) -> Choice:
+    data: dict[str, ClientData] = client_data(ready)
+    executor, made = choose(engine, ready, data.__getitem__, tuple(data))
+    executor.close()
+    assert executor.name == made.executor
+    return made
+
+
+@pytest.mark.parametrize(
+    ("engine", "code", "nearest"),
+    [
+        (Engine(kernel="grahp"), "kernel_unknown", "`graph`"),
+        (Engine(executor="worker"), "executor_unknown", "`workers`"),
+        (Engine(executor="workers", workers=0), "workers_refused", ""),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_the_nearest(
+    tmp_path: Path, engine: Engine, code: str, nearest: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        chosen(prepared(tmp_path), engine)
+    assert refused.value.code == code
+    assert nearest in str(refused.value)
+
+
+@pytest.mark.parametrize("kernel", ["eager", "graph"])
+@pytest.mark.parametrize("executor", ["inline", "workers"])
+def test_what_is_asked_for_is_what_runs(tmp_path: Path, kernel: str, executor: str) -> None:
+    made = chosen(prepared(tmp_path), Engine(kernel, executor, 2))
+    assert (made.kernel, made.executor, made.workers) == (kernel, executor, 2 if executor == "workers" else 1)
+
+
+def test_a_short_run_stays_as_it_is_and_says_why(tmp_path: Path) -> None:
+    made = chosen(prepared(tmp_path), Engine())
+    assert (made.kernel, made.executor, made.workers, made.stack) == ("eager", "inline", 1, 1)
+    assert "does not pay for tracing" in made.reason
+    assert "do not pay for starting processes" in made.reason
+
+
+def test_a_long_run_is_traced_and_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "cores", lambda: 2)
+    partition = {"name": "dirichlet", "alpha": 1.0, "clients": 40}
+    data = {"name": "digits", "partition": partition}
+    made = chosen(prepared(tmp_path, rounds=1000, cohort={"size": 40}, data=data), Engine())
+    assert (made.kernel, made.executor, made.workers, made.stack) == ("graph", "workers", 2, 10)
+
+
+def test_one_core_and_platforms_without_fork_work_inline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = prepared(tmp_path, rounds=1000)
+    monkeypatch.setattr(choice, "cores", lambda: 1)
+    assert chosen(ready, Engine("eager", "auto")).executor == "inline"
+    monkeypatch.setattr(choice, "cores", lambda: 2)
+    monkeypatch.setattr(choice, "available", lambda: False)
+    made = chosen(ready, Engine("eager", "auto"))
+    assert made.executor == "inline"
+    assert "fork" in made.reason
+
+
+def test_a_plan_that_is_no_graph_runs_eagerly_and_says_so(tmp_path: Path) -> None:
+    made = chosen(prepared(tmp_path, BATCHNORM), Engine("graph", "inline"))
+    assert made.kernel == "eager"
+    assert "cannot run as a graph" in made.reason
+    assert "buffers" in made.reason
+
+
+def test_the_kernel_follows_from_the_run_alone(tmp_path: Path) -> None:
+    ready = prepared(tmp_path, rounds=1000)
+    assert len({(made.kernel, made.stack) for made in (chosen(ready, Engine()) for _ in range(3))}) == 1

@@ -1,0 +1,249 @@
+"""Kernel ``graph``: where kernel ``eager`` goes, within rounding; and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from foedus.data.dataset import ClientData, Examples
+from foedus.domain.errors import FoedusError
+from foedus.domain.rng import generator
+from foedus.domain.round import Broadcast, PhaseOrder
+from foedus.domain.tree import State, Tensors, flatten, same
+from foedus.engine.graph import GraphKernel
+from foedus.engine.kernels import EagerKernel, Outcome, PhaseWork
+from foedus.engine.prepare import Prepared
+from foedus.engine.proof import Case, prove
+from foedus.engine.tracing import RowObjective, UntraceableError, split, trace
+from foedus.local.work import Batch, Carry, LocalWork, Objective
+from foedus.strategies.strategy import Phase
+from tests.plans import BATCHNORM, DIGITS, DROPOUT, FROZEN, prepared
+
+SIZES = (34, 3, 10, 21, 30, 7, 1, 16, 25, 19)
+NAMES = tuple(f"c{at:03d}" for at in range(10))
+
+
+def source(name: str) -> ClientData:
+    """Examples of every label, as many as ``SIZES`` says."""
+    rng, count = generator(5, 0, name, "examples"), SIZES[NAMES.index(name)]
+    inputs, targets = torch.rand(count, 64, generator=rng), torch.randint(10, (count,), generator=rng)
+    return ClientData(name, Examples(inputs, targets), Examples(inputs[:3], targets[:3]))
+
+
+def work_of(ready: Prepared, clients: tuple[str, ...] = NAMES) -> PhaseWork:
+    state = ready.strategy.init(ready.model)
+    phase = ready.strategy.phase(state)
+    assert isinstance(phase, Phase)
+    return PhaseWork(PhaseOrder(1, phase.name, clients), phase, Broadcast({"model": state.tensors["model"]}), {}, 1)
+
+
+def case_of(ready: Prepared, cohort: int = 40, data: Callable[[str], ClientData] = source) -> Case:
+    return Case(ready.plan, work_of(ready), NAMES, data, cohort)
+
+
+def local(**options: object) -> dict[str, object]:
+    return {"name": "fedavg", "local": {"lr": 0.1, "batch_size": 10, **options}}
+
+
+def distance(first: Tensors, second: Tensors) -> float:
+    """As a share of the second's length."""
+    off = sum(float((first[name].double() - second[name].double()).square().sum()) for name in second)
+    return float((off / sum(float(tensor.double().square().sum()) for tensor in second.values())) ** 0.5)
+
+
+def assert_near(ours: list[Outcome], theirs: list[Outcome]) -> None:
+    assert [outcome.client for outcome in ours] == [outcome.client for outcome in theirs]
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.contribution is not None
+        assert two.contribution is not None
+        assert distance(flatten(one.contribution.update), flatten(two.contribution.update)) < 1e-5
+        assert one.contribution.weights == two.contribution.weights
+        assert one.contribution.metrics["loss"] == pytest.approx(two.contribution.metrics["loss"], rel=1e-4)
+        assert one.state.data == two.state.data
+
+
+LOCAL = {
+    "plain": local(),
+    "momentum": local(momentum=0.9),
+    "weight decay": local(momentum=0.5, weight_decay=0.01),
+    "epochs": local(epochs=3),
+    "large batches": local(batch_size=50),
+    "single rows": local(batch_size=1),
+}
+
+
+@pytest.mark.parametrize("stack", [1, 2, 5, 10])
+@pytest.mark.parametrize("strategy", LOCAL.values(), ids=LOCAL.keys())
+def test_ragged_clients_end_where_eager_takes_them(tmp_path: Path, strategy: dict[str, object], stack: int) -> None:
+    ready = prepared(tmp_path, strategy=strategy)
+    work = work_of(ready)
+    kernel = GraphKernel(ready.plan, 1, stack, rows=10)
+    ours = [found for part in kernel.parts(work, NAMES) for found in kernel.run_stack(work, part, source).values()]
+    assert_near(
+        sorted(ours, key=lambda outcome: outcome.client), list(EagerKernel(ready.plan, 1).run(work, NAMES, source))
+    )
+
+
+PLANS = {
+    "frozen": FROZEN,
+    "mean squares": DIGITS.replace(
+        "nn.functional.cross_entropy(output, target)",
+        "nn.functional.mse_loss(output, nn.functional.one_hot(target, 10).float())",
+    ),
+    "convolution": DIGITS.replace(
+        "nn.Linear(64, 32)", "nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 32)"
+    ),
+    "layer norm": DIGITS.replace("nn.ReLU()", "nn.LayerNorm(32), nn.GELU()"),
+    "no zeros": DIGITS.replace("nn.Sequential(", "nn.Sequential(Logarithm(), ")
+    + "\n\nclass Logarithm(nn.Module):\n    def forward(self, x):\n        return x.log().clamp(-5, 5)\n",
+    "a weight twice": DIGITS.replace("nn.Sequential(nn.Linear(64, 32)", "nn.Sequential(Twice(), nn.Linear(64, 32)")
+    + "\n\nclass Twice(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    "        self.w = nn.Parameter(torch.eye(64))\n    def forward(self, x):\n        return x @ (self.w @ self.w)\n",
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
+@pytest.mark.parametrize("cohort", [4, 40])
+def test_a_plan_that_is_a_graph_proves_itself_and_agrees(tmp_path: Path, plan: str, cohort: int) -> None:
+    ready = prepared(tmp_path, plan)
+    kernel, reason = prove(case_of(ready, cohort))
+    assert kernel is not None, reason
+    assert kernel.stack == (1 if cohort == 4 or "Conv" in plan else 10)
+    work = work_of(ready)
+    assert_near(list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source)))
+
+
+CE = "nn.functional.cross_entropy(output, target)"
+REFUSED = {
+    "batch norm": (BATCHNORM, "buffers"),
+    "dropout": (DROPOUT, "random"),
+    "a sum": (DIGITS.replace(CE, "nn.functional.cross_entropy(output, target, reduction='sum')"), "across the batch"),
+    "class weights": (
+        DIGITS.replace(CE, "nn.functional.cross_entropy(output, target, torch.arange(1.0, 11.0))"),
+        "across the batch",
+    ),
+    "pairs": (DIGITS.replace(CE, f"{CE} + torch.cdist(output, output).mean()"), "across the batch"),
+    "a branch on data": (
+        DIGITS.replace(
+            "    return nn.functional", "    if output.sum() > 0: output = 2 * output\n    return nn.functional"
+        ),
+        "",
+    ),
+    "a plain number": (DIGITS.replace(CE, f"{CE}.item() + {CE}"), ""),
+}
+
+
+@pytest.mark.parametrize(("plan", "why"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("cohort", [4, 40])
+def test_a_plan_that_is_no_graph_is_refused_with_the_reason(tmp_path: Path, plan: str, why: str, cohort: int) -> None:
+    kernel, reason = prove(case_of(prepared(tmp_path, plan), cohort))
+    assert kernel is None
+    assert why in reason
+    assert reason
+
+
+def test_the_same_stacks_give_the_same_bits(tmp_path: Path) -> None:
+    ready = prepared(tmp_path)
+    work = work_of(ready)
+    runs = [list(GraphKernel(ready.plan, 1, 5, 10).run(work, NAMES, source)) for _ in range(2)]
+    for one, two in zip(*runs, strict=True):
+        assert one.contribution is not None
+        assert two.contribution is not None
+        assert same(flatten(one.contribution.update), flatten(two.contribution.update))
+
+
+def test_clients_without_examples_and_clients_that_diverge_fail_alone(tmp_path: Path) -> None:
+    def some(name: str) -> ClientData:
+        data = source(name)
+        if name == "c002":
+            return ClientData(name, data.train.take(torch.arange(0)), data.test)
+        if name == "c004":
+            return ClientData(name, Examples(data.train.inputs * 1e38, data.train.targets), data.test)
+        return data
+
+    ready = prepared(tmp_path)
+    work = work_of(ready)
+    ours = list(GraphKernel(ready.plan, 1, 10, 10).run(work, NAMES, some))
+    assert [outcome.failure.partition(":")[0] for outcome in ours] == [
+        {"c002": "no_examples", "c004": "update_not_finite"}.get(name, "") for name in NAMES
+    ]
+    fine = tuple(name for name in NAMES if name not in ("c002", "c004"))
+    kept = [outcome for outcome in ours if outcome.client in fine]
+    assert_near(kept, list(EagerKernel(ready.plan, 1).run(work, fine, source)))
+
+
+def test_what_a_graph_cannot_run_later_is_run_by_eager(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def odd(name: str) -> ClientData:
+        data = source(name)
+        if name != "c001":
+            return data
+        return ClientData(name, Examples(data.train.inputs.double(), data.train.targets), data.test)
+
+    plan = DIGITS.replace("nn.Sequential(", "nn.Sequential(Single(), ")
+    plan += "\n\nclass Single(nn.Module):\n    def forward(self, x):\n        return x.float()\n"
+    ready = prepared(tmp_path, plan)
+    work = work_of(ready)
+    ours = list(GraphKernel(ready.plan, 1, 10, 10).run(work, NAMES, odd))
+    theirs = list(EagerKernel(ready.plan, 1).run(work, NAMES, odd))
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.contribution is not None
+        assert two.contribution is not None
+        assert same(flatten(one.contribution.update), flatten(two.contribution.update))
+    assert "dtype" in caplog.text
+
+
+def test_a_step_that_looks_at_what_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    ready = prepared(tmp_path)
+
+    def build(objective: Objective) -> LocalWork:
+        plain = work_of(ready).phase.work(objective)
+
+        def step(carry: Carry, batch: Batch) -> tuple[Carry, Tensors]:
+            carry["loss"] += 0.1 * carry["epoch"]
+            return carry, {}
+
+        return replace(plain, step=step)
+
+    work = build(RowObjective(ready.plan, 1))
+    form, tensors, _ = split({"loss": torch.zeros(()), "epoch": 3})
+    with pytest.raises(UntraceableError, match="not a tensor"):
+        trace(work, form, [*tensors, torch.zeros(2, 64), torch.zeros(2, dtype=torch.long), torch.ones(2)])
+
+
+def test_a_carry_is_taken_apart_and_put_together() -> None:
+    carry = {"model": {"b": torch.ones(1), "a": torch.zeros(2)}, "epoch": 4, "empty": {}, "note": "x"}
+    form, tensors, others = split(carry)
+    assert [tuple(tensor.shape) for tensor in tensors] == [(1,), (2,)]
+    assert others == [4, "x"]
+    again = form.join(tensors, others)
+    assert list(again) == list(carry)
+    assert again["model"]["a"] is carry["model"]["a"]
+    assert (again["epoch"], again["empty"], again["note"]) == (4, {}, "x")
+
+
+def test_the_test_phase_is_that_of_eager(tmp_path: Path) -> None:
+    ready = prepared(tmp_path)
+    state = ready.strategy.init(ready.model)
+    phase = ready.strategy.phase(State(state.tensors, {**state.data, "phase": 1}))
+    assert isinstance(phase, Phase)
+    work = replace(work_of(ready), phase=phase, order=PhaseOrder(1, "test", NAMES))
+    kernel = GraphKernel(ready.plan, 1, 10, 10)
+    ours, theirs = list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source))
+    assert [o.contribution and o.contribution.metrics for o in ours] == [
+        t.contribution and t.contribution.metrics for t in theirs
+    ]
+    assert kernel.parts(work, NAMES) == [(name,) for name in NAMES]
+
+
+def test_an_error_of_the_data_is_not_hidden(tmp_path: Path) -> None:
+    def broken(name: str) -> ClientData:
+        raise FoedusError("column_missing", "No such column.")
+
+    ready = prepared(tmp_path)
+    with pytest.raises(FoedusError) as raised:
+        list(GraphKernel(ready.plan, 1, 10, 10).run(work_of(ready), NAMES, broken))
+    assert raised.value.code == "column_missing"
