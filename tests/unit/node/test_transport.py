@@ -126,3 +126,17 @@ def test_models_and_keys_do_not_cross_a_network_without_tls() -> None:
     with pytest.raises(AccessError) as caught:
         Link("http://198.51.100.1", SIGNER)
     assert caught.value.code == "tls_required"
+
+
+def test_a_coordinator_that_has_just_started_is_asked_again_in_the_next_second(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    peer.faults = [lambda _, __: problem(AccessError("signature_expired", "It is not fresh."))]
+    monkeypatch.setattr(transport.asyncio, "sleep", sleep)
+    talk(peer, poll)
+    assert slept == [1.0]
