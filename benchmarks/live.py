@@ -1,0 +1,183 @@
+"""The live path: a 200 MB model to four nodes and back, and a thousand nodes that wait.
+
+``blobs`` sets the coordinator beside a plain HTTP file server with the same clients; ``nodes`` keeps 1,000 signed long
+polls open from one process, and then asks a hundred of them at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from benchmarks import crowd
+from benchmarks.payload import ELEMENTS, TENSORS, model, submission
+from foedus.cli.local_federation import LocalFederation, local_federation
+from foedus.client import runs
+from foedus.client.admin import create_join_token
+from foedus.domain.codec import encode_tensors
+
+PEERS = 4
+NODES, ASKED = 1000, 100
+SIZE = TENSORS * ELEMENTS * 4
+
+Result = dict[str, float]
+
+
+@contextmanager
+def coordinator(folder: Path) -> Iterator[tuple[LocalFederation, psutil.Process]]:
+    """A coordinator process alone, and the process that serves."""
+    with local_federation(folder) as federation:
+        federation.start_coordinator()
+        started = psutil.Process(federation.processes[0].pid)
+        yield federation, max([started, *started.children(recursive=True)], key=lambda each: each.memory_info().rss)
+
+
+def peak(process: psutil.Process) -> float:
+    """The most memory that a process ever had, in MB."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:"))
+
+
+def blobs() -> Result:
+    """MB/s each way, and the coordinator's memory, with four nodes at once."""
+    result: Result = {"model_mb": SIZE / 1e6}
+    with tempfile.TemporaryDirectory() as name, coordinator(Path(name) / "federation") as (federation, process):
+        result["idle_mb"] = process.memory_info().rss / 1e6
+        with federation.connection() as connection:
+            tokens = [create_join_token(connection).token for _ in range(PEERS)]
+            with _peers(Path(name), federation.url, tokens) as peers:
+                run = runs.submit(connection, submission(TENSORS, ELEMENTS, PEERS, PEERS)).id
+                result["submitted_mb"] = peak(process)
+                result |= _rates(peers, "")
+            result["round_s"] = _completed(federation, run)
+        result["peak_mb"] = peak(process)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        _file_server(Path(name)) as url,
+        _peers(Path(name), url, [""] * PEERS) as peers,
+    ):
+        result |= _rates(peers, "plain_")
+    return result
+
+
+def nodes() -> Result:
+    """Memory per waiting node, and how long the first assignment takes."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        coordinator(Path(name) / "federation") as (federation, process),
+        federation.connection() as connection,
+    ):
+        before = process.memory_info().rss
+        tokens = [create_join_token(connection).token for _ in range(NODES)]
+        return asyncio.run(_crowd(federation, process, tokens, before))
+
+
+async def _crowd(federation: LocalFederation, process: psutil.Process, tokens: list[str], before: int) -> Result:
+    async with crowd.gather(federation.url, tokens) as waiting:
+        joined = process.memory_info().rss
+        await waiting.poll()
+        cpu, began = process.cpu_times().user, time.perf_counter()
+        await asyncio.sleep(10)
+        idle_cpu = (process.cpu_times().user - cpu) / (time.perf_counter() - began)
+        polling = process.memory_info().rss
+        began = time.perf_counter()
+        await asyncio.to_thread(_submit, federation)
+        submitted = time.perf_counter()
+        at = await waiting.assignments(ASKED)
+    return {
+        "nodes": float(NODES),
+        "kb_per_node": (polling - before) / NODES / 1e3,
+        "kb_per_poll": (polling - joined) / NODES / 1e3,
+        "idle_cpu": idle_cpu,
+        "submit_s": submitted - began,
+        "first_s": at[0] - began,
+        "last_s": at[-1] - began,
+    }
+
+
+def _submit(federation: LocalFederation) -> None:
+    with federation.connection() as connection:
+        runs.submit(connection, submission(1, 1000, ASKED, NODES))
+
+
+@contextmanager
+def _peers(folder: Path, url: str, tokens: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
+    processes = []
+    for at, token in enumerate(tokens):
+        home = folder / f"peer{at}{'' if token else '-plain'}"
+        home.mkdir()
+        command = [sys.executable, "-m", "benchmarks.peer", url, f"c{at:04d}", str(home), *([token] if token else [])]
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                raise SystemExit("A peer failed.")
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def _rates(peers: list[subprocess.Popen[str]], prefix: str) -> Result:
+    """Let the peers go, and MB/s over all of them, from the first one's beginning to the last one's end."""
+    for peer in peers:
+        assert peer.stdin is not None
+        peer.stdin.write("go\n")
+        peer.stdin.flush()
+    times = []
+    for peer in peers:
+        assert peer.stdout is not None
+        line = peer.stdout.readline()
+        if not line:
+            raise SystemExit("A peer failed.")
+        times.append(json.loads(line))
+    total = len(peers) * SIZE / 1e6
+    return {
+        f"{prefix}{way}_mb_s": total / (max(t[f"{way}_end"] for t in times) - min(t[way] for t in times))
+        for way in ("down", "up")
+    }
+
+
+def _completed(federation: LocalFederation, run: str) -> float:
+    """Seconds until the run is completed, after the last node has contributed."""
+    began = time.perf_counter()
+    with federation.connection() as connection:
+        while (status := runs.show(connection, run).status) not in ("completed", "failed"):
+            time.sleep(0.1)
+    if status != "completed":
+        raise SystemExit(f"The run {status}.")
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _file_server(folder: Path) -> Iterator[str]:
+    served = folder / "served"
+    served.mkdir()
+    (served / "model").write_bytes(encode_tensors(model(TENSORS, ELEMENTS, 0)))
+    command = [sys.executable, "-m", "benchmarks.fileserver", str(served)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        process.kill()
+
+
+def table(name: str, result: Result) -> str:
+    """The result for people."""
+    rows = [
+        f"  {key:<16}{value:>10.3g}" if value < 10 else f"  {key:<16}{value:>10.0f}" for key, value in result.items()
+    ]
+    return "\n".join([name, *rows])
+
+
+LIVE = {"blobs": blobs, "nodes": nodes}

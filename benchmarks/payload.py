@@ -1,0 +1,50 @@
+"""What the live benchmarks move: a model of 200 MB, updates of the same size, and the run that asks for them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from foedus.client.runs import Submission
+from foedus.domain.codec import encode, encode_tensors
+from foedus.domain.plan import ModelManifest, ModelTensor, PlanBundle
+from foedus.domain.run import parse_spec
+from foedus.domain.tree import State
+
+TAG = "benchmark"
+BUNDLE = PlanBundle(
+    {"plan.py": b"# Nobody runs this plan: the nodes of the benchmark make their updates up.\n"}, "plan.py"
+)
+TENSORS, ELEMENTS = 20, 2_500_000
+"""The large model: so many float32 tensors of so many elements, 200 MB."""
+
+
+def model(tensors: int, elements: int, seed: int) -> dict[str, torch.Tensor]:
+    """Random parameters."""
+    rng = torch.Generator().manual_seed(seed)
+    return {f"layer{at:02d}.weight": torch.randn(elements, generator=rng) for at in range(tensors)}
+
+
+def write_update(path: Path, name: str) -> None:
+    """An update of the large model, other for every name."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    path.write_bytes(encode(State({"parameters": model(TENSORS, ELEMENTS, seed)})))
+
+
+def submission(tensors: int, elements: int, cohort: int, population: int) -> Submission:
+    """One round of FedAvg, without a test phase."""
+    spec = parse_spec(
+        {
+            "plan": "plan.py",
+            "rounds": 1,
+            "strategy": {"name": "fedavg", "local": {"lr": 0.1}},
+            "cohort": {"size": cohort, "population": population},
+            "data": {"name": "none", "tags": (TAG,), "partition": {"name": "given", "clients": population}},
+            "test": {"ratio": 0.0},
+        }
+    )
+    start = model(tensors, elements, 0)
+    rows = tuple(ModelTensor(name, tuple(tensor.shape), "F32", "parameter", "Linear") for name, tensor in start.items())
+    return Submission(spec, BUNDLE, encode_tensors(start), ModelManifest(rows, {"loss": "min"}))
