@@ -1,4 +1,4 @@
-"""A plain HTTP file server to set the coordinator beside: ``python -m benchmarks.fileserver DIR``; GET and PUT files."""
+"""A plain HTTP file server, to set the coordinator beside: ``python -m benchmarks.fileserver DIR``, GET and PUT."""
 
 from __future__ import annotations
 

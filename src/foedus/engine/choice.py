@@ -35,6 +35,9 @@ GRAPH_STEPS = 20_000
 WORKERS_SECONDS = 1.0
 """Less work than this in a whole run does not pay for starting processes."""
 
+STEP_SECONDS = 2e-4
+"""A guess at a local step, where timing one in this process would rule out forking it."""
+
 SAMPLED = 16
 """Clients that are looked at before round 1."""
 
@@ -84,6 +87,8 @@ def choose(
     effort = _effort(case, prepared.spec.rounds) if case and wondering else Effort(0, 0.0)
     kernel, of_kernel = _kernel(engine, prepared, case, effort)
     count, of_executor = _workers(engine, effort, case.cohort if case else 1)
+    if count and isinstance(kernel, GraphKernel) and _threads_of_autograd():
+        count, of_executor = 0, "proving the graph started threads for an accelerator, which do not survive a fork"
     reason = f"kernel {kernel.name}: {of_kernel}; executor {'workers' if count else 'inline'}: {of_executor}"
     stack = kernel.stack if isinstance(kernel, GraphKernel) else 1
     if not count:
@@ -123,6 +128,8 @@ def _effort(case: Case, rounds: int) -> Effort:
     rngs = [Randomness(case.work.seed, 1, client) for client in case.clients]
     steps = [sum(1 for _ in local.batches(case.source(rng.client), State(), rng)) for rng in rngs]
     total = round(rounds * case.cohort * sum(steps) / len(steps))
+    if _threads_of_autograd():
+        return Effort(total, total * STEP_SECONDS)
     try:
         carry = local.init(case.work.broadcast, State(), rngs[0])
         first = itertools.islice(local.batches(case.source(rngs[0].client), State(), rngs[0]), 4)
@@ -135,6 +142,11 @@ def _effort(case: Case, rounds: int) -> Effort:
     except Exception:  # the plan's own code; the run will say what is wrong with it
         return Effort(total, 0.0)
     return Effort(total, total * min(times))
+
+
+def _threads_of_autograd() -> bool:
+    """Whether differentiating in this process starts threads: one for each accelerator."""
+    return torch.cuda.is_available()
 
 
 def _kernel(engine: Engine, prepared: Prepared, case: Case | None, effort: Effort) -> tuple[Kernel, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from foedus.data.dataset import ClientData
 from foedus.domain.errors import ConfigError
@@ -71,6 +72,21 @@ def test_one_core_and_platforms_without_fork_work_inline(tmp_path: Path, monkeyp
     made = chosen(ready, Engine("eager", "auto"))
     assert made.executor == "inline"
     assert "fork" in made.reason
+
+
+def test_beside_an_accelerator_nothing_is_forked_that_has_differentiated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(choice, "cores", lambda: 2)
+    ready = prepared(tmp_path, rounds=1000)
+    monkeypatch.setattr(torch.autograd, "grad", None)
+    assert chosen(ready, Engine("eager", "auto")).executor == "workers"
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    made = chosen(ready, Engine("graph", "workers"))
+    assert (made.kernel, made.executor) == ("graph", "inline")
+    assert "accelerator" in made.reason
 
 
 def test_a_plan_that_is_no_graph_runs_eagerly_and_says_so(tmp_path: Path) -> None:
