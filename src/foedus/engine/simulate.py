@@ -65,8 +65,14 @@ def simulate(prepared: Prepared, engine: Engine, observers: Sequence[Observer] =
         ConfigError, PlanError, DataError: before round 1.
         QuorumError: where too few clients could contribute.
     """
+    return simulate_on(prepared, federate(prepared.spec, prepared.base), engine, observers)
+
+
+def simulate_on(
+    prepared: Prepared, federation: Federation, engine: Engine, observers: Sequence[Observer] = ()
+) -> Result:
+    """As :func:`simulate`, on clients and a held-out part that were loaded."""
     began = time.monotonic()
-    federation = federate(prepared.spec, prepared.base)
     clients = Clients(prepared, federation)
     names = tuple(sorted(federation.clients))
     executor, choice = choose(engine, prepared, clients, names)

@@ -1,0 +1,86 @@
+"""``foedus coordinator``: what who runs a coordinator does; to start one is a module of its own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from foedus.cli.connection import connected
+from foedus.cli.lazy import LazyGroup
+from foedus.cli.output import emit, json_option, table
+from foedus.client.admin import create_join_token, create_token, list_nodes, revoke_node
+from foedus.client.http import Connection
+from foedus.wire.messages import NodeView
+
+LAZY = {"start": ("foedus.cli.coordinator_start", "Start a coordinator here, until Ctrl-C.")}
+
+
+@click.group("coordinator", cls=LazyGroup, lazy=LAZY)
+def command() -> None:
+    """Be a coordinator: start it, invite nodes, give tokens."""
+
+
+@command.command("invite")
+@json_option
+@connected
+def invite(connection: Connection) -> None:
+    """Make a join token, with which one node may join once."""
+    made = create_join_token(connection)
+    lines = [
+        made.token,
+        f"It admits one node, until {made.expires_at:%Y-%m-%d %H:%M} UTC. On the node:",
+        f"  foedus node join --coordinator {connection.url} --token {made.token}",
+    ]
+    emit({"token": made.token, "expires_at": made.expires_at.isoformat()}, "\n".join(lines))
+
+
+@command.group("token")
+def token_group() -> None:
+    """API tokens of people."""
+
+
+@token_group.command("create")
+@click.argument("name")
+@click.option("--role", type=click.Choice(["researcher", "admin"]), default="researcher", show_default=True)
+@json_option
+@connected
+def token_create(connection: Connection, name: str, role: Literal["researcher", "admin"]) -> None:
+    """Make an API token for NAME; it is shown this once."""
+    made = create_token(connection, name, role)
+    lines = [made.token, f"For {made.name} ({made.role}); it is not shown again. Use it as:"]
+    lines.append(f"  export FOEDUS_COORDINATOR={connection.url} FOEDUS_TOKEN={made.token}")
+    emit(made.model_dump(mode="json"), "\n".join(lines))
+
+
+@command.command("nodes")
+@json_option
+@connected
+def nodes(connection: Connection) -> None:
+    """List every node that ever joined."""
+    views = list_nodes(connection)
+    emit({"nodes": [view.model_dump(mode="json") for view in views]}, _nodes(views))
+
+
+@command.command("revoke")
+@click.argument("node")
+@json_option
+@connected
+def revoke(connection: Connection, node: str) -> None:
+    """Refuse NODE (its id) from now on."""
+    view = revoke_node(connection, node)
+    emit(view.model_dump(mode="json"), _nodes((view,)))
+
+
+def _nodes(views: tuple[NodeView, ...]) -> str:
+    rows = [
+        [
+            view.id,
+            view.name,
+            view.status,
+            "never" if view.last_seen is None else f"{view.last_seen:.0f} s ago",
+            ", ".join(f"{dataset.client} ({dataset.examples})" for dataset in view.datasets),
+        ]
+        for view in views
+    ]
+    return table(["id", "name", "status", "seen", "datasets (examples)"], rows)

@@ -1,0 +1,54 @@
+"""``foedus coordinator start``: a coordinator in this process, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from foedus.cli.output import emit, json_option
+from foedus.coordinator.app import open_coordinator, serve
+from foedus.coordinator.settings import read_settings
+from foedus.wire.messages import Token
+
+PLACE = click.Path(path_type=Path)
+
+
+@click.command("start")
+@click.option("--folder", type=PLACE, help="Where it keeps everything (default: the user's data folder).")
+@click.option("--host", help="The address to listen on (default: 127.0.0.1); any other needs TLS.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port (default: 8470); 0 takes one that is free.")
+@click.option("--tls-cert", type=PLACE, help="A certificate, as PEM.")
+@click.option("--tls-key", type=PLACE, help="Its key, as PEM.")
+@json_option
+def command(
+    folder: Path | None, host: str | None, port: int | None, tls_cert: Path | None, tls_key: Path | None
+) -> None:
+    """Start a coordinator here, until Ctrl-C. Everything it knows is in --folder; start it again, and it goes on.
+
+    The first start prints an admin's API token, this once.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = read_settings(folder, host, port, tls_cert, tls_key)
+    opened = open_coordinator(settings)
+
+    def started(url: str) -> None:
+        data = {"url": url, "folder": str(settings.folder), "token": opened.admin.token if opened.admin else None}
+        emit(data, "\n".join(_greeting(url, opened.admin)))
+        sys.stdout.flush()
+
+    serve(opened.context, started)
+
+
+def _greeting(url: str, admin: Token | None) -> list[str]:
+    lines = [f"coordinator  {url}", f"API          {url}/docs"]
+    if admin is not None:
+        lines += [
+            f"admin token  {admin.token}",
+            "             It is shown this once. In another terminal:",
+            f"               export FOEDUS_COORDINATOR={url} FOEDUS_TOKEN={admin.token}",
+            "               foedus coordinator invite",
+        ]
+    return lines

@@ -1,0 +1,122 @@
+"""``foedus node``: what the owner of data does. Free of torch; :mod:`foedus.cli.node_data` is not."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from foedus.cli.lazy import LazyGroup
+from foedus.cli.options import home_option, secret_from_environment
+from foedus.cli.output import emit, json_option, table
+from foedus.domain.errors import UsageError
+from foedus.node import owner
+from foedus.node.agent import run_agent
+from foedus.node.vault import Identity, PlanEntry
+
+LAZY = {"data": ("foedus.cli.node_data", "The datasets that this node offers.")}
+
+
+@click.group("node", cls=LazyGroup, lazy=LAZY)
+def command() -> None:
+    """Be a node: join, offer data, decide on plans, work.
+
+    A node's home is --home, or FOEDUS_NODE_HOME, or in the user's data folder.
+    """
+
+
+@command.command("init")
+@click.argument("name")
+@home_option
+@json_option
+def init(name: str, home: Path) -> None:
+    """Make a node called NAME: a home and a key, which never leaves it."""
+    made = owner.init(home, name)
+    emit(_identity(made, home), f"node {made.name} in {home}\nNext: foedus node join --coordinator URL --token TOKEN")
+
+
+@command.command("join")
+@click.option("--coordinator", metavar="URL", envvar="FOEDUS_COORDINATOR", required=True, show_envvar=True)
+@click.option("--token", help="The join token; better in FOEDUS_JOIN_TOKEN or FOEDUS_JOIN_TOKEN_FILE.")
+@home_option
+@json_option
+def join(coordinator: str, token: str | None, home: Path) -> None:
+    """Join a coordinator with a one-use token from `foedus coordinator invite`."""
+    secret = token or secret_from_environment("FOEDUS_JOIN_TOKEN")
+    if secret is None:
+        raise UsageError("token_missing", "There is no join token.", "", "Give --token, or set FOEDUS_JOIN_TOKEN.")
+    made = owner.join(home, coordinator, secret)
+    lines = [f"node {made.name} has joined {made.coordinator} as {made.node}"]
+    lines.append("Next: foedus node data add FILE --name NAME --tags TAG, then foedus node start")
+    emit(_identity(made, home), "\n".join(lines))
+
+
+@command.command("start")
+@home_option
+@json_option
+def start(home: Path) -> None:
+    """Work for runs whose plans the owner approved, until Ctrl-C. It only dials out."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    run_agent(home)
+
+
+@command.group("plan")
+def plan_group() -> None:
+    """Plans that runs want to run here; nothing runs before the owner approves it."""
+
+
+@plan_group.command("list")
+@home_option
+@json_option
+def plan_list(home: Path) -> None:
+    """List every plan that was offered, the newest first."""
+    plans = owner.list_plans(home)
+    rows = [[plan.digest[:12], plan.state, plan.name, plan.author, _time(plan.seen_at), plan.note] for plan in plans]
+    text = table(["digest", "state", "name", "author", "seen", "note"], rows) if rows else "No plan was offered yet."
+    emit({"plans": [vars(plan) for plan in plans]}, text)
+
+
+@plan_group.command("show")
+@click.argument("digest")
+@home_option
+@json_option
+def plan_show(digest: str, home: Path) -> None:
+    """Print the plan whose digest begins with DIGEST, every file of it."""
+    plan, files = owner.show_plan(home, digest)
+    bodies = [f"──── {name}\n{content.rstrip()}" for name, content in files.items()]
+    emit({**vars(plan), "files": files}, "\n\n".join([_described(plan), *bodies]))
+
+
+def _decision(verb: str, decide: Callable[[Path, str, str], PlanEntry], help_text: str) -> None:
+    """``approve`` and ``reject`` differ in what they decide."""
+
+    @plan_group.command(verb, help=help_text)
+    @click.argument("digest")
+    @click.option("--note", default="", help="A line that the plan's author is told.")
+    @home_option
+    @json_option
+    def decision(digest: str, note: str, home: Path) -> None:
+        plan = decide(home, digest, note)
+        emit(vars(plan), _described(plan))
+
+
+_decision("approve", owner.approve, "Let the plan whose digest begins with DIGEST run on this node's data.")
+_decision("reject", owner.reject, "Refuse the plan whose digest begins with DIGEST.")
+
+
+def _described(plan: PlanEntry) -> str:
+    return f"plan {plan.digest}\n{plan.name} by {plan.author}: {plan.state}{f' ({plan.note})' if plan.note else ''}"
+
+
+def _identity(made: Identity, home: Path) -> dict[str, Any]:
+    return {**vars(made), "home": str(home)}
+
+
+def _time(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"

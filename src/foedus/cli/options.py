@@ -1,0 +1,78 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from foedus.domain.errors import UsageError
+from foedus.node.settings import node_home
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+run_argument = click.argument("run_toml", metavar="RUN.toml", type=click.Path(path_type=Path))
+out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="The run's folder.")
+set_option = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a key of RUN.toml, as strategy.local.lr=0.05.",
+)
+
+
+def examples(*lines: str) -> str:
+    """An epilog with examples, one per line."""
+    return "\b\n" + "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
+    """``("a.b=c",)`` as ``{"a.b": "c"}``.
+
+    Raises:
+        UsageError: ``override_malformed``.
+
+    >>> parse_overrides(["strategy.local.lr=0.05"])
+    {'strategy.local.lr': '0.05'}
+    """
+    pairs = [text.partition("=") for text in texts]
+    for key, equals, _ in pairs:
+        if not key.strip() or not equals:
+            raise UsageError(
+                "override_malformed", f"`--set {key}{equals}` sets nothing.", "", "Write it as --set rounds=5."
+            )
+    return {key.strip(): value for key, _, value in pairs}
+
+
+def secret_from_environment(name: str) -> str | None:
+    """The secret in the variable ``name``, or in the file that ``name``_FILE names.
+
+    Raises:
+        UsageError: ``secret_file_unreadable``.
+    """
+    if value := os.environ.get(name):
+        return value
+    path = os.environ.get(f"{name}_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = f"The file that {name}_FILE names cannot be read as text."
+        raise UsageError("secret_file_unreadable", f"{name}_FILE is of no use.", why, "Correct the path.") from error
+
+
+def home_option(function: Function) -> Function:
+    """Add ``--home``, the node's home: given, or from the environment, or in the user's data folder."""
+    option = click.option(
+        "--home",
+        metavar="DIR",
+        type=click.Path(path_type=Path, file_okay=False),
+        callback=lambda _context, _parameter, given: node_home(given),
+        help="The node's home (FOEDUS_NODE_HOME).",
+    )
+    return option(function)

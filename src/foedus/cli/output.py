@@ -1,0 +1,134 @@
+"""What every command's output has in common: data on stdout, all else on stderr, and one envelope under ``--json``.
+
+The envelope is ``{schema_version, status, exit_code, data | error}``. Errors are three short lines (what, why, fix).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from foedus.domain.errors import FoedusError
+from foedus.engine.json_text import to_json
+
+SCHEMA_VERSION = 1
+INTERRUPTED = 130
+JSON = "foedus.json"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def json_option(function: Function) -> Function:
+    """Add ``--json`` to a command; :func:`emit` then writes the envelope."""
+    option = click.option(
+        "--json", is_flag=True, expose_value=False, is_eager=True, callback=_remember, help="Print one JSON object."
+    )
+    return option(function)
+
+
+def _remember(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[JSON] = value
+
+
+def wants_json() -> bool:
+    """Whether the command that runs was given ``--json``."""
+    return bool(click.get_current_context().meta.get(JSON))
+
+
+def emit(data: Mapping[str, Any], text: str, exit_code: int = 0) -> None:
+    """A command's result: ``data`` under ``--json``, else ``text``. A result can have an exit code of its own."""
+    if wants_json():
+        status = "error" if exit_code else "ok"
+        click.echo(to_json({"schema_version": SCHEMA_VERSION, "status": status, "exit_code": exit_code, "data": data}))
+    elif text:
+        click.echo(plain(text))
+    if exit_code:
+        raise click.exceptions.Exit(exit_code)
+
+
+def plain(text: str) -> str:
+    """Text without control characters, which a terminal would obey: much of it was written by others.
+
+    >>> plain("a" + chr(27) + "[2Jb")
+    'a?[2Jb'
+    """
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+
+
+def say(message: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(plain(message), err=True)
+
+
+def colour() -> bool | None:
+    """What click is to do: no colour under NO_COLOR, else colour on a terminal."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
+def fail(error: FoedusError, as_json: bool) -> int:
+    """Tell an error to whoever asked; returns the process's exit code."""
+    if debugging():
+        traceback.print_exception(error)
+    if as_json:
+        described = {"code": error.code, "message": error.what, "why": error.why, "fix": error.fix}
+        envelope = {"schema_version": SCHEMA_VERSION, "status": "error", "exit_code": error.exit_code}
+        click.echo(to_json({**envelope, "error": described}))
+        return error.exit_code
+    click.secho(plain(f"Error: {error.what} [{error.code}]"), err=True, fg="red", color=colour())
+    for label, sentence in (("Why", error.why), ("Fix", error.fix)):
+        if sentence:
+            click.secho(plain(f"  {label}: {sentence}"), err=True, color=colour())
+    return error.exit_code
+
+
+def internal(error: Exception) -> FoedusError:
+    """An exception that nobody foresaw, as an error that says how to report it."""
+    return FoedusError(
+        "internal",
+        f"foedus failed in a way that nobody foresaw: {type(error).__name__}: {error}",
+        "This is a defect of foedus, not of what you did.",
+        "Run it again with FOEDUS_DEBUG=1, and report what it prints together with `foedus version`.",
+    )
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted."""
+    return os.environ.get("FOEDUS_DEBUG", "") not in {"", "0"}
+
+
+def interactive() -> bool:
+    """Whether somebody sits at a terminal and can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns of text under headers.
+
+    >>> print(table(["name", "examples"], [["c0000", 12], ["c0001", 7]]))
+    name   examples
+    c0000  12
+    c0001  7
+    """
+    lines = [[str(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(headers))]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in padded)
+
+
+def size(count: int) -> str:
+    """Bytes as people read them.
+
+    >>> size(999), size(2_400_000)
+    ('999 B', '2.4 MB')
+    """
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"

@@ -1,0 +1,101 @@
+"""What a run came to, as its summary, its report and its last words: the same for simulated and live runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from foedus.domain.errors import FoedusError
+from foedus.domain.names import NAME
+from foedus.domain.round import RoundRecord
+from foedus.domain.run import RunSpec
+from foedus.domain.tree import Json
+from foedus.engine.folder import RunFolder
+from foedus.engine.report import Report
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. ``held_out`` has loss and metrics on the part that belongs to nobody, where there is one."""
+
+    run: str
+    status: str
+    model_digest: str
+    seconds: float
+    held_out: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    comparison: Sequence[tuple[str, float]] = ()
+
+
+def run_name(spec: RunSpec, run_toml: Path) -> str:
+    """What a run is called: its ``name``, or that of the folder that run.toml is in."""
+    name = spec.name or run_toml.resolve().parent.name
+    return name if NAME.fullmatch(name) else "run"
+
+
+def close_folder(folder: RunFolder, spec: RunSpec, outcome: Outcome) -> dict[str, Json]:
+    """Write a run's summary and report; returns the summary."""
+    summary = _summary(folder, outcome)
+    folder.end(summary, _report(spec, folder.records, outcome) if folder.records else None)
+    return summary
+
+
+@contextmanager
+def recorded(folder: RunFolder, spec: RunSpec, name: str) -> Iterator[None]:
+    """Have the folder say how a run ended that was interrupted or failed."""
+    try:
+        yield
+    except BaseException as error:
+        status = "failed" if isinstance(error, Exception) else "interrupted"
+        code = error.code if isinstance(error, FoedusError) else "internal" if status == "failed" else status
+        seconds = sum(record.seconds for record in folder.records)
+        digest = folder.records[-1].model if folder.records else ""
+        close_folder(folder, spec, Outcome(name, status, digest, seconds, facts={"error": code}))
+        raise
+
+
+def last_words(summary: Mapping[str, Json], folder: Path) -> str:
+    """The lines that a run ends with on a terminal."""
+    metrics = summary["metrics"]
+    shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()) if isinstance(metrics, dict) else ""
+    return "\n".join(
+        [
+            f"{summary['status']}, rounds {summary['rounds']}: {shown}",
+            f"model   {summary['model_digest']}",
+            f"folder  {folder}",
+            f"report  {folder / 'report.html'}",
+        ]
+    )
+
+
+def _summary(folder: RunFolder, outcome: Outcome) -> dict[str, Json]:
+    last = folder.records[-1].metrics if folder.records else {}
+    held_out = {f"held_out/{name}": value for name, value in outcome.held_out.items()}
+    return {
+        "run": outcome.run,
+        "status": outcome.status,
+        "rounds": len(folder.records),
+        "metrics": {**last, **held_out},
+        "model_digest": outcome.model_digest,
+        "seconds": round(outcome.seconds, 3),
+        "folder": str(folder.path),
+        **outcome.facts,
+        **({"comparison": dict(outcome.comparison)} if outcome.comparison else {}),
+    }
+
+
+def _report(spec: RunSpec, records: Sequence[RoundRecord], outcome: Outcome) -> Report:
+    held_out = {f"held-out {name}": f"{value:.4f}" for name, value in outcome.held_out.items()}
+    facts = {
+        "status": outcome.status,
+        "rounds": str(len(records)),
+        "strategy": spec.strategy.name,
+        "clients": str(len(records[-1].phases[0].asked)),
+        **held_out,
+        "seconds": f"{outcome.seconds:.1f}",
+        "model": outcome.model_digest[:16],
+    }
+    subtitle = f"{spec.strategy.name} on {spec.data.name}, seed {spec.seed}"
+    return Report(outcome.run, subtitle, facts, records, outcome.comparison)

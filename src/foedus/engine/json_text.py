@@ -1,0 +1,28 @@
+"""JSON as files and the command line write it: what is not finite becomes null, so that any reader can parse it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON in ASCII, on one line or indented.
+
+    >>> to_json({"loss": float("nan"), "rounds": (1, 2)})
+    '{"loss":null,"rounds":[1,2]}'
+    """
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(_finite(value), indent=indent, separators=separators, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(inner) for inner in value]
+    return value

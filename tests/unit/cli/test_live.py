@@ -1,0 +1,49 @@
+"""Live rounds become the records that a simulation makes, and a run that did not complete is an error."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from foedus.cli.live import close_live, record_of
+from foedus.domain.errors import RunFailedError
+from foedus.domain.run import parse_spec, read_toml
+from foedus.engine.choice import Engine
+from foedus.engine.folder import RunFolder
+from foedus.engine.prepare import prepare
+from foedus.engine.simulate import simulate
+from foedus.wire.messages import RoundView, RunView
+
+
+def test_a_record_survives_the_way_over_the_api(digits: Path) -> None:
+    (record,) = simulate(prepare(digits / "run.toml", {"rounds": "1"}), Engine("eager", "inline")).rounds
+    table = {**asdict(record), "metrics": record.metrics}
+    for phase in table["phases"]:
+        for receipt in phase["receipts"]:
+            receipt.pop("state")
+    told = RoundView.model_validate_json(RoundView.model_validate(table).model_dump_json())
+    phases = tuple(replace(phase, metrics=dict(phase.metrics)) for phase in record.phases)
+    assert record_of(told) == replace(record, phases=phases)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_run_that_did_not_complete_is_an_error_with_a_folder(digits: Path, tmp_path: Path, status: str) -> None:
+    spec = parse_spec(read_toml(digits / "run.toml"))
+    view = RunView(
+        id="run_1",
+        name="digits",
+        status=status,
+        reason="too few",
+        round=0,
+        rounds=20,
+        plan="0" * 64,
+        strategy="fedavg",
+        created_at=datetime.now(UTC),
+    )
+    with pytest.raises(RunFailedError) as ended:
+        close_live(RunFolder(tmp_path, spec), spec, view, {})
+    assert (ended.value.code, ended.value.why) == (f"run_{status}", "too few")
+    assert f'"status": "{status}"' in (tmp_path / "summary.json").read_text()

@@ -1,0 +1,97 @@
+"""``foedus simulate``: its result, its folder, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from foedus.cli import simulate as module
+from foedus.engine.choice import Engine
+from foedus.engine.folder import FILES
+from foedus.engine.prepare import prepare
+from foedus.engine.simulate import simulate
+
+
+def test_its_result_is_the_simulation_s(run, here: Path, digits: Path) -> None:
+    ran = run(
+        "simulate", digits / "run.toml", "--set", "rounds=2", "--kernel", "eager", "--executor", "inline", "--json"
+    )
+    data = ran.envelope["data"]
+    wanted = {"run", "rounds", "metrics", "model_digest", "seconds", "folder", "kernel", "executor"}
+    assert wanted <= data.keys()
+    assert (data["run"], data["rounds"], data["kernel"], data["executor"]) == ("digits", 2, "eager", "inline")
+    result = simulate(prepare(digits / "run.toml", {"rounds": "2"}), Engine("eager", "inline"))
+    assert data["model_digest"] == result.model_digest
+    assert data["metrics"]["held_out/accuracy"] == result.held_out["accuracy"]
+    assert data["metrics"]["test/accuracy"] == result.rounds[-1].metrics["test/accuracy"]
+    assert ran.err.count("round ") == 2
+
+
+def test_its_folder_is_whole(run, here: Path, digits: Path) -> None:
+    data = run("simulate", digits / "run.toml", "--set", "rounds=1", "--json").envelope["data"]
+    folder = here / data["folder"]
+    assert folder.parent == here / "runs"
+    assert folder.name.startswith("digits-")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert json.loads((folder / "summary.json").read_text())["model_digest"] == data["model_digest"]
+    assert json.loads((folder / "environment.json").read_text())["kernel"] == data["kernel"]
+
+
+def test_a_run_can_be_run_again_from_its_folder(run, here: Path, digits: Path) -> None:
+    first = run("simulate", digits / "run.toml", "--set", "rounds=1", "--out", "one", "--json").envelope["data"]
+    (here / "one" / "plan.py").write_bytes((digits / "plan.py").read_bytes())
+    second = run("simulate", "one/run.toml", "--out", "two", "--json").envelope["data"]
+    assert first["model_digest"] == second["model_digest"]
+
+
+def test_an_earlier_run_is_replaced(run, here: Path, digits: Path) -> None:
+    for rounds in (2, 1):
+        assert run("simulate", digits / "run.toml", "--set", f"rounds={rounds}", "--out", "one").code == 0
+    assert len((here / "one" / "rounds.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(run, here: Path, digits: Path) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "run.toml").write_text("precious")
+    ran = run("simulate", digits / "run.toml", "--out", "mine", "--json")
+    assert ran.code == 7
+    assert ran.envelope["error"]["code"] == "folder_in_use"
+    assert (here / "mine" / "run.toml").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "named"),
+    [
+        ("rouns=2", "config_refused", "rounds"),
+        ("rounds=many", "config_refused", "rounds"),
+        ("strategy.name=fedavgg", "strategy_unknown", "fedavg"),
+        ("data.name=digitz", "dataset_unknown", "digits"),
+        ("plan=missing.py", "plan_missing", "missing.py"),
+    ],
+)
+def test_what_is_wrong_is_named_before_anything_runs(run, here: Path, digits: Path, override, code, named) -> None:
+    ran = run("simulate", digits / "run.toml", "--set", override, "--json")
+    assert ran.code == 3
+    assert ran.envelope["error"]["code"] == code
+    assert named in ran.envelope["error"]["message"]
+
+
+def test_an_override_without_a_value_is_a_usage_error(run, here: Path, digits: Path) -> None:
+    ran = run("simulate", digits / "run.toml", "--set", "rounds", "--json")
+    assert (ran.code, ran.envelope["error"]["code"]) == (2, "override_malformed")
+
+
+def test_ctrl_c_leaves_a_folder_that_says_so(run, here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(prepared, engine, observers):
+        def second_round(record) -> None:
+            raise KeyboardInterrupt
+
+        simulate(prepared, engine, [observers[0], type("Late", (), {"round": staticmethod(second_round)})()])
+
+    monkeypatch.setattr(module, "simulate", interrupted)
+    assert run("simulate", digits / "run.toml", "--out", "one").code == 130
+    summary = json.loads((here / "one" / "summary.json").read_text())
+    assert (summary["status"], summary["rounds"], summary["error"]) == ("interrupted", 1, "interrupted")
+    assert (here / "one" / "report.html").is_file()
