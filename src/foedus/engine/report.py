@@ -153,7 +153,7 @@ def _bars(rows: Sequence[tuple[str, float]]) -> Figure:
     figure, axes = _panel(0.6 + 0.3 * max(len(shown), 2))
     bars = axes.barh([label for label, _ in shown], [value for _, value in shown], color=COLOURS["test"], height=0.65)
     axes.bar_label(bars, fmt="{:.3g}", padding=3, fontsize=9)
-    axes.margins(x=0.12)
+    axes.margins(x=0.18)
     axes.invert_yaxis()
     if len(rows) > len(shown):
         axes.set_xlabel(f"the first {len(shown)} of {len(rows)}, by name")
