@@ -28,6 +28,9 @@ MOVED = {RunStatus.RUNNING: "run_started"}
 
 RunRow = Row[Any]
 
+RUN = select(*(column for column in runs.c if column is not runs.c.manifest))
+"""Runs without their manifests, which are long and are read once, to build the strategy."""
+
 
 @dataclass(frozen=True)
 class Live:
@@ -50,7 +53,9 @@ class Live:
     def strategy(self, run: RunRow) -> Strategy:
         """The run's strategy; it is built once in a process, since what it is built of never changes."""
         if run.id not in self.known:
-            self.known[run.id] = build(RunContext(spec_of(run), manifest_of(run)))
+            with self.store.reading() as tx:
+                manifest = tx.execute(select(runs.c.manifest).where(runs.c.id == run.id)).scalar_one()
+            self.known[run.id] = build(RunContext(spec_of(run), parse_manifest(manifest)))
         return self.known[run.id]
 
     def phase(self, run: RunRow) -> Phase | None:
@@ -64,12 +69,12 @@ class Live:
 
 
 def find_run(connection: Connection, run: str) -> RunRow:
-    """The run's row.
+    """The run's row, but for its manifest.
 
     Raises:
         NotFoundError: ``run_unknown``.
     """
-    row = connection.execute(select(runs).where(runs.c.id == run)).one_or_none()
+    row = connection.execute(RUN.where(runs.c.id == run)).one_or_none()
     if row is None:
         raise NotFoundError("run_unknown", f"There is no run {run}.", "", "`foedus run list` shows every run.")
     return row
@@ -78,11 +83,6 @@ def find_run(connection: Connection, run: str) -> RunRow:
 def spec_of(run: RunRow) -> RunSpec:
     """The run.toml that the run was submitted with."""
     return parse_spec(run.spec)
-
-
-def manifest_of(run: RunRow) -> ModelManifest:
-    """The manifest that the run was submitted with."""
-    return parse_manifest(run.manifest)
 
 
 def parse_manifest(table: dict[str, Any]) -> ModelManifest:

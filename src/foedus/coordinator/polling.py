@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, and_, or_, select, update
 
 from foedus.coordinator.access import NodeIdentity, seen
 from foedus.coordinator.assignments import PHASE_OF
-from foedus.coordinator.live import Live, find_run, spec_of
+from foedus.coordinator.live import RUN, Live, find_run, spec_of
 from foedus.domain.errors import ConflictError
 from foedus.domain.run import ENDED, RunStatus
 from foedus.store.tables import approvals, assignments, client_states, datasets, nodes, phases, runs
@@ -32,24 +32,34 @@ def begin(live: Live, node: NodeIdentity, boot: str) -> None:
         ConflictError: ``hello_needed``.
     """
     with live.store.reading() as tx:
-        known = tx.execute(select(nodes.c.boot, nodes.c.last_seen).where(nodes.c.id == node.id)).one()
-    if known.boot != boot:
-        raise ConflictError("hello_needed", "The node has not said hello since it began.", "", "Say hello first.")
-    if known.last_seen is None or time.time() - known.last_seen > SEEN:
+        _check_boot(tx, node, boot)
+        last_seen = tx.execute(select(nodes.c.last_seen).where(nodes.c.id == node.id)).scalar_one()
+    if last_seen is None or time.time() - last_seen > SEEN:
         with live.store.transaction("seen") as tx:
             seen(tx, node)
 
 
 def look(live: Live, node: NodeIdentity, boot: str, since: float) -> Work | None:
-    """What there is for a node now; None where it may wait on. ``since`` is when its poll began."""
+    """What there is for a node now; None where it may wait on. ``since`` is when its poll began.
+
+    Raises:
+        ConflictError: ``hello_needed`` where the node began anew meanwhile.
+    """
     now = time.time()
     with live.store.reading() as tx:
+        _check_boot(tx, node, boot)
         waiting = _takeable(tx, live, node.id, boot, now)
         plans, ended = _offers(tx, node.id), _ended(tx, node.id, now - TOLD)
     if not waiting and not plans and not any(updated >= since for _, updated in ended):
         return None
     leased = _lease(live, node, boot, now) if waiting else ()
     return Work(assignments=leased, plans=plans, ended=tuple(run for run, _ in ended))
+
+
+def _check_boot(tx: Connection, node: NodeIdentity, boot: str) -> None:
+    """A poll that outlived its process must take nothing: nobody is there any more to do it."""
+    if tx.execute(select(nodes.c.boot).where(nodes.c.id == node.id)).scalar_one() != boot:
+        raise ConflictError("hello_needed", "The node has not said hello since it began.", "", "Say hello first.")
 
 
 def nothing(live: Live, node: NodeIdentity) -> Work:
@@ -83,6 +93,7 @@ def _told(live: Live, row: Row[Any], now: float) -> bool:
 def _lease(live: Live, node: NodeIdentity, boot: str, now: float) -> tuple[Assignment, ...]:
     told = []
     with live.store.transaction("lease") as tx:
+        _check_boot(tx, node, boot)
         for row in _takeable(tx, live, node.id, boot, now):
             again = row.status == "leased" and row.lease_until >= now
             token = row.token if again else row.token + 1
@@ -121,7 +132,7 @@ def _offers(tx: Connection, node: str) -> tuple[PlanOffer, ...]:
     """Plans that runs want on this node's data, and on which the node has told no decision."""
     decided = select(approvals.c.digest).where(approvals.c.node_id == node)
     active = (RunStatus.WAITING.value, RunStatus.RUNNING.value)
-    wanted = select(runs).where(runs.c.status.in_(active), runs.c.plan.not_in(decided)).order_by(runs.c.created_at)
+    wanted = RUN.where(runs.c.status.in_(active), runs.c.plan.not_in(decided)).order_by(runs.c.created_at)
     rows = tx.execute(wanted).all()
     if not rows:
         return ()

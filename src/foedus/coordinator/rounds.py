@@ -17,6 +17,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from foedus.coordinator.bells import CLIENTS, of_node, of_run
 from foedus.coordinator.folding import MODEL, Closing, Given, digest_of_model, fold_and_close
+from foedus.coordinator.hearing import Hearing
 from foedus.coordinator.live import Live, RunRow, find_run, move_run, name_blob, spec_of, tell
 from foedus.coordinator.orders import (
     Answers,
@@ -37,7 +38,7 @@ from foedus.domain.round import PhaseOrder, PhaseRecord
 from foedus.domain.run import RunStatus
 from foedus.domain.tree import Json, State
 from foedus.engine.driver import Progress
-from foedus.schedules.schedule import Ask, Event, Failed, Reported, Tick, WakeAt
+from foedus.schedules.schedule import Ask, Event, WakeAt
 from foedus.store.artifacts import Artifacts, hash_file
 from foedus.store.tables import phase_events, phases, rounds, runs
 from foedus.strategies.strategy import Phase, next_round, round_of
@@ -60,8 +61,7 @@ class LivePort:
         self._epoch = epoch
         self._rung = threading.Event()
         self._stack = ExitStack()
-        self._position: tuple[PhaseOrder | None, int] = (None, 0)
-        self._clock: tuple[float, float] = (0.0, 0.0)
+        self._hearing: Hearing | None = None
 
     def __enter__(self) -> Self:
         for bell in (of_run(self._run), CLIENTS):
@@ -129,29 +129,27 @@ class LivePort:
         if known != at:
             with self._writing("wake_at") as (tx, run):
                 tx.execute(update(phases).where(*matches(phases, run.id, order)).values(deadline=at))
+            if self._hearing is not None:
+                self._hearing.deadline = at
 
     def next_event(self, order: PhaseOrder) -> Event:
         """What was committed next, or the deadline's tick, which is committed before it is told."""
-        while True:
+        if self._hearing is None or self._hearing.order != order:
+            self._hearing = self._begin_hearing(order)
+        hearing = self._hearing
+        while not hearing.events:
             self._rung.clear()
             with self._live.store.reading() as tx:
-                run = self._active(tx)
-                phase = tx.execute(select(phases).where(*matches(phases, run.id, order))).one()
-                heard = self._place_in(order, phase.opened_at)
-                here = select(phase_events).where(*matches(phase_events, run.id, order))
-                row = tx.execute(here.where(phase_events.c.seq > heard).order_by(phase_events.c.seq).limit(1)).first()
-                ticked = tx.execute(here.where(phase_events.c.kind == "tick").limit(1)).first()
-            if row is not None:
-                self._position = (order, row.seq)
-                return _event(row.kind, row.client, row.at)
-            left = RECHECK
-            if phase.deadline is not None and ticked is None:
-                since, began = self._clock
-                left = phase.deadline - since - (time.monotonic() - began)
-                if left <= 0:
-                    self._tick(order, phase.deadline)
-                    continue
-            self._rung.wait(min(left, RECHECK))
+                self._active(tx)
+                hearing.read(tx, self._run)
+            left = hearing.left()
+            if hearing.events:
+                break
+            if left <= 0:
+                self._tick(order, hearing.deadline or 0.0)
+            else:
+                self._rung.wait(min(left, RECHECK))
+        return hearing.events.popleft()
 
     def close(self, order: PhaseOrder, phase: Phase, state: State, clients: tuple[str, ...]) -> State:
         """Fold these clients' updates from their blobs, and store state, record and client states as one."""
@@ -253,12 +251,11 @@ class LivePort:
         with self._writing("tick") as (tx, run):
             tx.execute(insert(phase_events).values(**key_of(run.id, order), kind="tick", client="", at=deadline))
 
-    def _place_in(self, order: PhaseOrder, opened_at: float) -> int:
-        """How far this driver has read the phase's events. A phase begins with what the wall clock says went by."""
-        if self._position[0] != order:
-            self._position = (order, 0)
-            self._clock = (max(0.0, time.time() - opened_at), time.monotonic())
-        return self._position[1]
+    def _begin_hearing(self, order: PhaseOrder) -> Hearing:
+        with self._live.store.reading() as tx:
+            phase = tx.execute(select(phases).where(*matches(phases, self._run, order))).one()
+        gone = max(0.0, time.time() - phase.opened_at)
+        return Hearing(order, phase.deadline, time.monotonic() - gone)
 
     def _start(self) -> None:
         with self._live.store.reading() as tx:
@@ -279,12 +276,6 @@ class LivePort:
         if self._live.bells.closed or run.status not in ACTIVE or run.epoch != self._epoch:
             raise Stopped
         return run
-
-
-def _event(kind: str, client: str, at: float) -> Event:
-    if kind == "tick":
-        return Tick(at)
-    return Reported(client, at) if kind == "reported" else Failed(client, at)
 
 
 def _given(artifacts: Artifacts, found: Answers) -> dict[str, Given]:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from foedus.coordinator.checks import check_model
 from foedus.coordinator.folding import MODEL, begin, digest_of_model
-from foedus.coordinator.live import RunRow, find_run, move_run, name_blob, parse_manifest, spec_of, tell
+from foedus.coordinator.live import RUN, RunRow, find_run, move_run, name_blob, parse_manifest, spec_of, tell
 from foedus.coordinator.orders import ONGOING
 from foedus.coordinator.readiness import statuses, waiting_for
 from foedus.domain.errors import IntegrityError, NotFoundError
@@ -117,7 +117,7 @@ def show(connection: Connection, run: str) -> RunView:
 
 def list_runs(connection: Connection) -> RunList:
     """Runs, the newest first, without their clients and specs."""
-    rows = connection.execute(select(runs).order_by(runs.c.created_at.desc()).limit(LIST_LIMIT)).all()
+    rows = connection.execute(RUN.order_by(runs.c.created_at.desc()).limit(LIST_LIMIT)).all()
     return RunList(runs=tuple(_summary(connection, row) for row in rows))
 
 

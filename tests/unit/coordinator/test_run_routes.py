@@ -1,0 +1,187 @@
+"""The doors for people and for nodes at work, over HTTP against the whole application."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from foedus.coordinator.app import create_app, open_coordinator
+from foedus.coordinator.settings import Settings
+from foedus.domain.codec import encode, encode_tensors
+from foedus.domain.tree import State, names_of_dtypes
+from foedus.wire.messages import DatasetView, Hello, JoinNode, PlanApproval, Poll
+from foedus.wire.signing import RequestHead, Signer, generate_key, public_key, sign
+from tests.unit.coordinator.scene import BOOT, PLAN, contribution, initial_model, spec
+
+API = "/api/v1"
+
+
+@dataclass
+class Doors:
+    """A running application, a person's token, and nodes' keys."""
+
+    http: httpx.Client
+    token: str
+    signers: dict[str, Signer]
+
+    def person(self, method: str, path: str, json: Any = None, **headers: str) -> httpx.Response:
+        bearer = {"Authorization": f"Bearer {self.token}"}
+        return self.http.request(method, API + path, json=json, headers={**bearer, **headers})
+
+    def blob(self, content: bytes) -> str:
+        digest = hashlib.sha256(content).hexdigest()
+        bearer = {"Authorization": f"Bearer {self.token}"}
+        assert self.http.put(f"{API}/blobs/{digest}", content=content, headers=bearer).status_code < 300
+        return digest
+
+    def submission(self, rounds: int = 1) -> dict[str, Any]:
+        rows = [
+            {"name": n, "shape": list(t.shape), "dtype": names_of_dtypes[t.dtype], "kind": kind, "module": "Linear"}
+            for (n, t), kind in zip(initial_model().items(), ("parameter", "parameter", "buffer"), strict=True)
+        ]
+        return {
+            "spec": spec(1, rounds, test={"ratio": 0.0}),
+            "plan": PLAN.digest,
+            "plan_blob": self.blob(PLAN.to_bytes()),
+            "parameters": self.blob(encode_tensors(initial_model())),
+            "manifest": {"tensors": rows, "metrics": {"loss": "min"}},
+        }
+
+    def submit(self, **changes: Any) -> httpx.Response:
+        key = changes.pop("key", "key-00000001")
+        return self.person("POST", "/runs", {**self.submission(), **changes}, **{"Idempotency-Key": key})
+
+    def node(self, name: str, path: str, body: bytes, method: str = "POST") -> httpx.Response:
+        head = RequestHead(method, API + path, "", {"content-type": "application/json"})
+        signed = sign(self.signers[name], head, hashlib.sha256(body).digest(), time.time())
+        return self.http.request(method, API + path, content=body, headers={**head.headers, **signed})
+
+    def enrol(self, name: str) -> None:
+        key = generate_key()
+        token = self.person("POST", "/join-tokens").json()["token"]
+        self.signers[name] = Signer(public_key(key), key)
+        join = JoinNode(token=token, name=name, public_key=public_key(key))
+        self.signers[name] = Signer(self.node(name, "/node/join", join.model_dump_json().encode()).json()["node"], key)
+        hello = Hello(
+            boot=BOOT,
+            version="1",
+            datasets=(DatasetView(client=name, tags=("digits",), examples=9),),
+            approvals=(PlanApproval(digest=PLAN.digest, state="approved"),),
+        )
+        assert self.node(name, "/node/hello", hello.model_dump_json().encode()).status_code == 200
+
+    def poll(self, name: str, wait: float) -> dict[str, Any]:
+        reply = self.node(name, "/node/poll", Poll(boot=BOOT, wait=wait).model_dump_json().encode())
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[Doors]:
+    opened = open_coordinator(Settings(tmp_path))
+    assert opened.admin is not None
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(opened.context), log_config=None))
+    thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
+    thread.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30, trust_env=False) as http:
+        yield Doors(http, opened.admin.token, {})
+    opened.context.live.bells.close()
+    server.should_exit = True
+    thread.join(20)
+    opened.context.store.close()
+    opened.lock.close()
+
+
+def test_the_same_key_starts_one_run(doors: Doors) -> None:
+    first, again = doors.submit(), doors.submit()
+    assert first.status_code == 200, first.text
+    assert first.json() == again.json()
+    assert len(doors.person("GET", "/runs").json()["runs"]) == 1
+    other = doors.submit(spec=spec(1, 7))
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+
+
+def test_a_run_needs_a_key_and_a_person(doors: Doors) -> None:
+    assert doors.person("POST", "/runs", doors.submission()).json()["code"] == "idempotency_key_missing"
+    assert doors.http.get(f"{API}/runs").json()["code"] == "token_missing"
+    assert doors.person("GET", "/runs/run_0").json()["code"] == "run_unknown"
+
+
+def test_a_wrong_spec_is_told_as_a_problem(doors: Doors) -> None:
+    reply = doors.submit(spec={**spec(1, 1), "rouns": 1})
+    assert (reply.status_code, reply.json()["code"]) == (422, "config_refused")
+    assert "rounds" in reply.text
+
+
+def test_a_waiting_poll_is_answered_when_there_is_work_and_the_work_ends_the_run(doors: Doors) -> None:
+    doors.enrol("alpha")
+    replies: list[dict[str, Any]] = []
+    waiting = threading.Thread(target=lambda: replies.append(doors.poll("alpha", 20.0)))
+    waiting.start()
+    run = doors.submit().json()["id"]
+    waiting.join(15)
+    (found,) = replies[0]["assignments"]
+    made = contribution("alpha", 1)
+    message = {
+        "token": found["token"],
+        "update": doors.blob(encode(State(made.update))),
+        "weights": made.weights,
+        "metrics": made.metrics,
+        "state": None,
+        "seconds": 1.0,
+    }
+    body = httpx.Request("POST", "http://x", json=message).content
+    path = f"/node/assignments/{found['id']}"
+    assert doors.node("alpha", f"{path}/renew", b'{"token":1}').json() == {"lease": 60.0}
+    assert doors.node("alpha", f"{path}/contribute", body).json()["outcome"] == "counted"
+    kinds = [line for line in events(doors, run) if line.startswith("event: ")]
+    assert kinds[-1] == "event: run_completed"
+    assert doors.person("GET", f"/runs/{run}").json()["status"] == "completed"
+    (row,) = doors.person("GET", f"/runs/{run}/rounds").json()["rounds"]
+    models = doors.person("GET", f"/runs/{run}/models").json()["models"]
+    assert [row["model"]] == [model["model_digest"] for model in models if model["round"] == 1]
+    assert doors.poll("alpha", 0.0)["ended"] == [run]
+
+
+def events(doors: Doors, run: str, **headers: str) -> list[str]:
+    """The lines of a run's stream, to its end."""
+    return doors.person("GET", f"/runs/{run}/events", **headers).text.splitlines()
+
+
+def test_events_go_on_after_the_last_one_seen(doors: Doors) -> None:
+    run = doors.submit().json()["id"]
+    assert doors.person("POST", f"/runs/{run}/cancel").json()["status"] == "cancelled"
+    lines = events(doors, run)
+    ids = [line.removeprefix("id: ") for line in lines if line.startswith("id: ")]
+    assert [line for line in lines if line.startswith("event: ")] == ["event: run_waiting", "event: run_cancelled"]
+    later = events(doors, run, **{"Last-Event-ID": ids[0]})
+    assert [line for line in later if line.startswith("id: ")] == [f"id: {ids[1]}"]
+    last = doors.person("GET", f"/runs/{run}/events", **{"Last-Event-ID": ids[1]})
+    assert (last.status_code, last.content) == (204, b"")
+
+
+def test_a_cancelled_run_is_resumed(doors: Doors) -> None:
+    run = doors.submit().json()["id"]
+    doors.person("POST", f"/runs/{run}/cancel")
+    assert doors.person("POST", f"/runs/{run}/resume").json()["status"] == "waiting"
+
+
+def test_a_poll_without_work_ends_in_time(doors: Doors) -> None:
+    doors.enrol("alpha")
+    assert doors.poll("alpha", 0.1) == {"assignments": [], "plans": [], "ended": []}
+
+
+def test_work_is_for_nodes_that_sign(doors: Doors) -> None:
+    reply = doors.person("POST", "/node/poll", {"boot": BOOT, "wait": 0})
+    assert reply.status_code == 401
