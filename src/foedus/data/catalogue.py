@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 from sklearn import datasets
 from torch import Tensor
 
-from foedus.data.dataset import Columns
+from foedus.data.dataset import Columns, check_columns
 from foedus.data.partition import partition
 from foedus.domain.errors import ConfigError, DataError
 from foedus.domain.rng import generator
@@ -51,15 +53,28 @@ def federate(spec: RunSpec, base: Path) -> Federation:
 
     Raises:
         ConfigError: ``dataset_unknown``, and as :func:`foedus.data.partition.partition`.
-        DataError: ``dataset_missing``, ``partition_too_thin``.
+        DataError: ``dataset_missing``, ``dataset_unreadable``, ``dataset_empty``, ``dataset_ragged``,
+            ``partition_too_thin``.
     """
     columns = load(spec.data.name, base / spec.data.folder if spec.data.folder else None)
     rest, kept = held_out(columns, spec.data.held_out, spec.seed) if spec.data.held_out else (columns, None)
+    if kept is not None and not len(kept[LABEL]):
+        raise DataError(
+            "dataset_empty",
+            f"The held-out part of `{spec.data.name}` has no rows.",
+            f"It has {len(columns[LABEL])} examples, and `held_out` is {spec.data.held_out}.",
+            "Raise `held_out`, or leave it out.",
+        )
     return Federation(Parts(rest, partition(rest[LABEL], spec.data.partition, spec.seed)), kept)
 
 
 def load(name: str, folder: Path | None) -> Columns:
-    """The columns of a data set; bundled ones need no folder."""
+    """The columns of a data set; bundled ones need no folder.
+
+    Raises:
+        ConfigError: ``dataset_unknown``.
+        DataError: ``dataset_missing``, ``dataset_unreadable``, ``dataset_empty``, ``dataset_ragged``.
+    """
     if name not in LOADERS:
         raise ConfigError(
             "dataset_unknown",
@@ -98,29 +113,36 @@ def _tabular(loader: Callable[[], object]) -> Callable[[Path | None], Columns]:
 
 def _mnist(folder: Path | None) -> Columns:
     """The 60,000 training images of MNIST: ``image`` ``[n, 28, 28]`` uint8, from the IDX files in ``folder``."""
-    images = _idx(folder, "train-images-idx3-ubyte")
-    return {"image": images, LABEL: _idx(folder, "train-labels-idx1-ubyte").long()}
-
-
-def _idx(folder: Path | None, stem: str) -> Tensor:
-    files = [folder / stem, folder / f"{stem}.gz"] if folder else []
-    for file in files:
-        if file.is_file():
-            content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-            break
-    else:
+    stems = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+    found = [file for stem in stems if folder for file in (folder / stem, folder / f"{stem}.gz") if file.is_file()]
+    files = {file.name.removesuffix(".gz"): file for file in found}
+    if missing := [f"{stem}.gz" for stem in stems if stem not in files]:
         raise DataError(
             "dataset_missing",
-            f"The file {stem}(.gz) is not in {folder or 'any folder'}.",
-            "This data set is not bundled; its IDX files have to be in the folder that `[data] folder` names.",
-            "Put them there (MNIST: yann.lecun.com/exdb/mnist), or use `digits`, which is bundled.",
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {folder or 'any folder'}.",
+            "MNIST is not bundled; its IDX files, packed or unpacked, are read from the folder that `[data] folder` "
+            "names.",
+            "Put the files there, or use `digits`, which is bundled.",
         )
-    dimensions = content[3] if len(content) > 4 else 0
-    shape = np.frombuffer(content, ">i4", count=dimensions, offset=4)
-    body = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    if content[:3] != b"\0\0\x08" or body.size != shape.prod():
-        raise DataError("dataset_unreadable", f"The file {file.name} is not an IDX file of bytes.")
-    return torch.from_numpy(body.reshape(shape.tolist()).copy())
+    columns = {"image": _idx(files[stems[0]], 3), LABEL: _idx(files[stems[1]], 1).long()}
+    check_columns(columns)
+    return columns
+
+
+def _idx(file: Path, rank: int) -> Tensor:
+    """The bytes in an IDX file: zero, zero, 8, the rank, the sizes as big-endian words, and the elements."""
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        shape = np.frombuffer(content, ">u4", count=rank, offset=4).tolist()
+        body = np.frombuffer(content, np.uint8, offset=4 * (1 + rank))
+        legal = content[:4] == bytes([0, 0, 8, rank]) and body.size == math.prod(shape)
+    except (OSError, EOFError, ValueError, zlib.error):
+        legal = False
+    if not legal:
+        raise DataError(
+            "dataset_unreadable", f"The file {file.name} is not an IDX file of bytes.", "", "Fetch that file again."
+        )
+    return torch.from_numpy(body.reshape(shape).copy())
 
 
 LOADERS: Mapping[str, Callable[[Path | None], Columns]] = {

@@ -79,19 +79,23 @@ def prepare_client(name: str, columns: Columns, prepare: Prepare, test_ratio: fl
     check_columns(columns)
     try:
         prepared = prepare(columns)
-    except KeyError as error:
-        raise DataError(
-            "column_missing",
-            f"The plan asks for the column {error}, which the dataset of {name} does not have.",
-            f"Its columns are: {', '.join(sorted(columns))}.",
-            "Use a dataset with that column, or change the plan's prepare().",
-        ) from error
     except Exception as error:
-        raise PlanError(
-            "prepare_failed", f"The plan's prepare() failed on {name}.", f"{type(error).__name__}: {error}"
-        ) from error
+        raise _failure(name, columns, error) from error
     train, test = split(_examples(prepared), test_ratio, seed, name)
     return ClientData(name, train, test)
+
+
+def _failure(name: str, columns: Columns, error: Exception) -> DataError | PlanError:
+    asked = error.args[0] if isinstance(error, KeyError) and error.args else None
+    # A plan may look things up in tables of its own; what is missing there can be a value of the data.
+    if isinstance(asked, str) and asked not in columns:
+        return DataError(
+            "column_missing",
+            f"The plan asks for the column {asked[:64]!r}, which the dataset of {name} does not have.",
+            f"Its columns are: {', '.join(sorted(columns))}.",
+            "Use a dataset with that column, or change the plan's prepare().",
+        )
+    return PlanError("prepare_failed", f"The plan's prepare() failed on {name}.", f"{type(error).__name__}: {error}")
 
 
 def _examples(prepared: object) -> Examples:

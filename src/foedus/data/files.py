@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import lzma
+import tokenize
 import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +16,36 @@ import torch
 from foedus.data.dataset import Columns
 from foedus.domain.codec import TensorFile
 from foedus.domain.errors import DataError, IntegrityError
+from foedus.domain.tree import names_of_dtypes
+
+# What the readers of zip, NPY, CSV and text raise on bytes that are not theirs; RuntimeError is a password's.
+NOT_A_DATASET = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, RuntimeError, OverflowError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, csv.Error, IntegrityError),
+)
 
 
 def read_columns(path: Path) -> Columns:
-    """The named columns in a file, with the dtypes they were written with; CSV columns are float32.
+    """The named columns in a file, with the dtypes they were written with.
+
+    A CSV file has a header; its columns are float32, empty cells NaN, and empty lines nothing.
 
     Raises:
         DataError: ``dataset_unreadable``, ``dataset_not_numeric``.
     """
     readers = {".npz": _read_npz, ".csv": _read_csv, ".safetensors": _read_safetensors}
-    if path.suffix not in readers:
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
         raise _unreadable(path, f"Its ending is not one of: {', '.join(sorted(readers))}.")
     try:
-        return readers[path.suffix](path)
-    except (OSError, ValueError, zipfile.BadZipFile, IntegrityError, TypeError) as error:
+        columns = reader(path)
+    except NOT_A_DATASET as error:
         raise _unreadable(path, f"{type(error).__name__}.") from error
+    for name, column in columns.items():
+        if column.dtype not in names_of_dtypes:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in names_of_dtypes)
+            raise _unreadable(path, f"The column `{name}` is not of a type that is known: {allowed}.")
+    return columns
 
 
 def write_columns(path: Path, columns: Columns) -> None:
@@ -38,7 +57,8 @@ def write_columns(path: Path, columns: Columns) -> None:
 
 
 def _read_npz(path: Path) -> Columns:
-    with np.load(path, allow_pickle=False) as archive:
+    # NumPy leaves a file of its own open where the archive is broken.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: torch.from_numpy(archive[name]) for name in archive.files}
 
 
@@ -48,16 +68,33 @@ def _read_safetensors(path: Path) -> Columns:
 
 
 def _read_csv(path: Path) -> Columns:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file)
         names = next(rows, [])
+        _check_header(path, names)
         columns: dict[str, list[float]] = {name: [] for name in names}
         for number, row in enumerate(rows, start=2):
-            if len(row) != len(names):
+            if row and len(row) != len(names):
                 raise _not_numeric(path, f"row {number} has {len(row)} cells where the header has {len(names)}")
-            for name, cell in zip(names, row, strict=True):
+            for name, cell in zip(names, row, strict=False):
                 columns[name].append(_number(path, cell, name, number))
     return {name: torch.tensor(values, dtype=torch.float32) for name, values in columns.items()}
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    """Refuse a first row of data: one example would be lost, and its values would be shown as names of columns."""
+    if any(_is_number(name) and not name.strip().isdigit() for name in names):
+        raise _unreadable(path, "Its first row holds numbers where the names of the columns belong.")
+    if len(set(names)) < len(names):
+        raise _unreadable(path, "Two of its columns have the same name.")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(path: Path, cell: str, name: str, row: int) -> float:

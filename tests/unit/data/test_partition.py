@@ -1,8 +1,7 @@
-"""Partitions and the catalogue."""
+"""Every partition gives each example to one client, the same by the same seed."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foedus.data.catalogue import federate, held_out, load
 from foedus.data.partition import partition
 from foedus.domain.errors import ConfigError, DataError
-from foedus.domain.run import PartitionTable, parse_spec
+from foedus.domain.run import PartitionTable
 from foedus.domain.tree import model_digest
 
 LABELS = torch.arange(200) % 10
@@ -81,36 +79,3 @@ def test_too_few_examples_for_the_clients_are_refused(table: PartitionTable) -> 
     with pytest.raises(DataError) as refusal:
         partition(LABELS, table, 1)
     assert refusal.value.code == "partition_too_thin"
-
-
-def test_the_held_out_part_belongs_to_nobody() -> None:
-    columns = load("digits", None)
-    rest, kept = held_out(columns, 0.2, 1)
-    assert len(kept["label"]) == 359
-    assert len(rest["label"]) == 1438
-    together = torch.cat([rest["image"], kept["image"]])
-    assert torch.equal(together.sum(), columns["image"].sum())
-
-
-@pytest.mark.parametrize(("name", "rows"), [("digits", 1797), ("breast_cancer", 569), ("wine", 178)])
-def test_bundled_data_sets_are_there(name: str, rows: int) -> None:
-    assert len(load(name, None)["label"]) == rows
-
-
-def _spec(**data: Any) -> Any:
-    table = {"name": "mnist", "partition": {"name": "iid", "clients": 3}, **data}
-    return parse_spec({"plan": "p", "rounds": 1, "strategy": {"name": "fedavg"}, "cohort": {"size": 1}, "data": table})
-
-
-def test_a_data_set_in_a_folder_is_found(data_folder: Path) -> None:
-    federation = federate(_spec(folder=str(data_folder / "mnist")), Path())
-    assert len(federation.clients) == 3
-    assert federation.clients["c0000"]["image"].shape == (20000, 28, 28)
-
-
-def test_a_data_set_that_is_not_there_says_where_its_files_go(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as refusal:
-        federate(_spec(folder="data"), tmp_path)
-    assert refusal.value.code == "dataset_missing"
-    assert "train-images-idx3-ubyte" in str(refusal.value)
-    assert "[data] folder" in str(refusal.value)
