@@ -256,6 +256,15 @@ def test_a_node_hears_once_at_once_and_then_in_passing_that_a_run_has_ended(scen
     assert polling.nothing(scene.live, node).ended == (run,)
 
 
-def test_a_client_whose_node_is_unknown_is_not_asked(scene: Scene, run: str) -> None:
+def test_every_client_of_a_running_run_is_shown(scene: Scene, run: str) -> None:
     until(lambda: scene.show(run).status == "running")
     assert {status.client for status in scene.show(run).clients} == set(CLIENTS)
+
+
+def test_a_poll_that_outlived_its_process_takes_nothing(scene: Scene, run: str) -> None:
+    """A killed node's connection may still be open: work that goes there would wait for the lease to expire."""
+    until(lambda: scene.show(run).status == "running")
+    scene.hello("alpha", boot="another-boot")
+    stale = refusal(lambda: scene.poll("alpha"))
+    assert (stale.code, stale.http_status) == ("hello_needed", 409)
+    assert scene.take("alpha", "another-boot").client == "alpha"
