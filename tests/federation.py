@@ -24,6 +24,7 @@ from foedus.domain.codec import encode_tensors
 from foedus.engine.prepare import Prepared
 from foedus.node.datasets import add_dataset
 from foedus.node.owner import approve, init, join, list_plans
+from foedus.wire.http import Retry
 from foedus.wire.messages import RunView
 
 WAIT = 60.0
@@ -81,8 +82,8 @@ class LocalFederation:
         return f"http://127.0.0.1:{self.port}"
 
     def connection(self) -> Connection:
-        """A person's connection with the admin's token."""
-        return Connection(self.url, self.token)
+        """A person's connection with the admin's token; it waits for a coordinator that is being started again."""
+        return Connection(self.url, self.token, Retry(attempts=100, cap=1.0))
 
     def home(self, client: str) -> Path:
         """The home of the node that has the dataset ``client``."""

@@ -2,5 +2,38 @@
 
 from __future__ import annotations
 
-COORDINATOR: tuple[str, ...] = ()
-NODE: tuple[str, ...] = ()
+
+def _both(*places: str) -> tuple[str, ...]:
+    return tuple(f"{place}:{when}" for place in places for when in ("before", "after"))
+
+
+COORDINATOR = _both(
+    "commit:first_admin",
+    "commit:hello",
+    "commit:blob",
+    "commit:submit",
+    "commit:start_run",
+    "commit:open_phase",
+    "commit:lease",
+    "commit:contribute",
+    "commit:close_phase",
+    "commit:commit_round",
+    "commit:complete_run",
+    "rename:blob",
+    "reply:HEAD /api/v1/blobs/{digest}",
+    "reply:GET /api/v1/blobs/{digest}",
+    "reply:PUT /api/v1/blobs/{digest}",
+    "reply:POST /api/v1/runs",
+    "reply:POST /api/v1/node/hello",
+    "reply:POST /api/v1/node/poll",
+    "reply:POST /api/v1/node/assignments/{assignment}/contribute",
+)
+NODE = _both("commit:node_audit", "rename:node_state", "rename:node_blob")
+SOMETIMES = _both(
+    "commit:seen",
+    "commit:renew",
+    "reply:POST /api/v1/node/assignments/{assignment}/renew",
+    "reply:GET /readyz",
+    "reply:GET /api/v1/runs/{run}",
+)
+"""Places that a run passes only if it is slow or somebody looks; a lost one of these changes nothing."""

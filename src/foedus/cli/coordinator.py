@@ -8,7 +8,7 @@ import click
 
 from foedus.cli.connection import connected
 from foedus.cli.lazy import LazyGroup
-from foedus.cli.output import emit, json_option, table
+from foedus.cli.output import emit, json_option, say, table
 from foedus.client.admin import create_join_token, create_token, list_nodes, revoke_node
 from foedus.client.http import Connection
 from foedus.wire.messages import NodeView
@@ -27,12 +27,9 @@ def command() -> None:
 def invite(connection: Connection) -> None:
     """Make a join token, with which one node may join once."""
     made = create_join_token(connection)
-    lines = [
-        made.token,
-        f"It admits one node, until {made.expires_at:%Y-%m-%d %H:%M} UTC. On the node:",
-        f"  foedus node join --coordinator {connection.url} --token {made.token}",
-    ]
-    emit({"token": made.token, "expires_at": made.expires_at.isoformat()}, "\n".join(lines))
+    emit({"token": made.token, "expires_at": made.expires_at.isoformat()}, made.token)
+    say(f"It admits one node, until {made.expires_at:%Y-%m-%d %H:%M} UTC. On the node:")
+    say(f"  foedus node join --coordinator {connection.url} --token {made.token}")
 
 
 @command.group("token")
@@ -48,9 +45,9 @@ def token_group() -> None:
 def token_create(connection: Connection, name: str, role: Literal["researcher", "admin"]) -> None:
     """Make an API token for NAME; it is shown this once."""
     made = create_token(connection, name, role)
-    lines = [made.token, f"For {made.name} ({made.role}); it is not shown again. Use it as:"]
-    lines.append(f"  export FOEDUS_COORDINATOR={connection.url} FOEDUS_TOKEN={made.token}")
-    emit(made.model_dump(mode="json"), "\n".join(lines))
+    emit(made.model_dump(mode="json"), made.token)
+    say(f"For {made.name} ({made.role}); it is not shown again. Use it as:")
+    say(f"  export FOEDUS_COORDINATOR={connection.url} FOEDUS_TOKEN={made.token}")
 
 
 @command.command("nodes")

@@ -36,7 +36,8 @@ def command(connection: Connection, run_toml: Path, follow: bool, overrides: tup
         say(f"run {view.id}, plan {view.plan}")
         watch_and_tell(connection, view.id, out, prepared)
     else:
-        emit(view.model_dump(mode="json"), f"{describe(view)}\nNext: foedus run watch {view.id}")
+        emit(view.model_dump(mode="json"), view.id)
+        say(f"{describe(view)}\nNext: foedus run watch {view.id}")
 
 
 def submission_of(prepared: Prepared) -> Submission:

@@ -64,8 +64,8 @@ class Table(BaseModel):
 
 
 PositiveInt = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
-Share = Annotated[float, Field(gt=0, lt=1, strict=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class StrategyTable(BaseModel):
@@ -89,7 +89,7 @@ class CohortTable(Table):
     """
 
     size: PositiveInt | None = None
-    fraction: Annotated[float, Field(gt=0, le=1, strict=False)] | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     minimum: PositiveInt | None = None
     population: PositiveInt | None = None
 
@@ -136,7 +136,7 @@ class TestTable(Table):
 
     __test__ = False
 
-    ratio: Annotated[float, Field(ge=0, lt=1, strict=False)] = 0.2
+    ratio: Annotated[float, Field(ge=0, lt=1)] = 0.2
     every: PositiveInt = 1
 
 
@@ -144,7 +144,7 @@ class ScheduleTable(Table):
     """When a phase closes: when all answered, or ``deadline`` seconds after it was opened."""
 
     name: Literal["synchronous"] = "synchronous"
-    deadline: Annotated[float, Field(gt=0, le=604800, strict=False)] = 600.0
+    deadline: Annotated[float, Field(gt=0, le=604800)] = 600.0
 
 
 class RunSpec(Table):

@@ -81,7 +81,7 @@ class VirtualPort:
     def untested(self, order: PhaseOrder, phase: Phase, state: State, reason: str) -> State:
         """Go on without a test."""
         closed, record = close_phase(self._prepared.strategy, state, order, Aggregate({}, 0), self._receipts)
-        self._record(record)
+        self._record(replace(record, outcome="untested"))
         return closed
 
     def abandon(self, order: PhaseOrder, reason: str) -> None:

@@ -20,9 +20,9 @@ from torch import Tensor
 from foedus.domain.run import Table
 from foedus.domain.tree import Parts, Tensors
 
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)]
-Decay = Annotated[float, Field(ge=0, lt=1, strict=False)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)

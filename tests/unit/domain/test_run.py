@@ -33,6 +33,8 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown inner key": ({"cohort": {"sise": 4}}, ["`cohort.sise`", "fraction, minimum, population, size", "`size`"]),
     "text for a number": ({"rounds": "twenty"}, ["`rounds`", "integer", "'twenty'"]),
     "boolean for a number": ({"rounds": True}, ["`rounds`", "True"]),
+    "text for a share": ({"test": {"ratio": "0.2"}}, ["`test.ratio`", "'0.2'"]),
+    "boolean for a share": ({"cohort": {"fraction": True}}, ["`cohort.fraction`", "True"]),
     "zero rounds": ({"rounds": 0}, ["`rounds`", "greater than or equal to 1"]),
     "negative seed": ({"seed": -1}, ["`seed`"]),
     "both size and fraction": ({"cohort": {"size": 2, "fraction": 0.5}}, ["exactly one of `size` and `fraction`"]),
@@ -50,6 +52,10 @@ def test_a_wrong_key_is_refused_by_name(change: dict[str, Any], said: list[str])
         parse_spec({**GOOD, **change})
     assert refusal.value.code == "config_refused"
     assert all(words in str(refusal.value) for words in said)
+
+
+def test_a_whole_number_is_a_number() -> None:
+    assert parse_spec({**GOOD, "schedule": {"deadline": 30}}).schedule.deadline == 30.0
 
 
 def test_every_wrong_key_is_named_at_once() -> None:

@@ -1,0 +1,86 @@
+"""Every command in the README and the guides runs, in the order in which a reader would type it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.federation import free_port
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ELSEWHERE = "make test"
+"""The only command that is not run here: it runs this."""
+
+COPIED = ("examples", "docs", "Makefile", "pyproject.toml", "constraints.txt", "scripts", "src", "README.md")
+
+
+def _script(document: Path) -> str:
+    blocks = [text for language, text in BLOCK.findall(document.read_text()) if language == "sh"]
+    lines = [line for block in blocks for line in block.splitlines() if line != ELSEWHERE]
+    return "\n".join(["set -euo pipefail", *lines]).replace("8470", str(free_port()))
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What a reader has after cloning and setting up: the tree, and the environment that runs this test."""
+    for name in COPIED:
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        copy(source, tmp_path / name)
+    environment = Path(sys.executable).parent.parent
+    if not (environment / ".ready").exists():
+        pytest.skip("this environment was not made by `make setup`, which the documents begin with")
+    (tmp_path / ".venv").symlink_to(environment)
+    return tmp_path
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_of_the_document_runs(document: Path, clone: Path) -> None:
+    log = clone / "log"
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(clone / "src"),
+    }
+    with log.open("wb") as file:
+        shell = subprocess.Popen(
+            ["bash", "-c", _script(document)], cwd=clone, env=env, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            code = shell.wait(280)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                _signal_group(shell.pid, number)
+    assert code == 0, log.read_text()[-3000:]
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_readme_shows_the_plan_that_is_there() -> None:
+    """The README's plan is the example without docstrings and metrics."""
+    shown = next(text for language, text in BLOCK.findall((ROOT / "README.md").read_text()) if language == "python")
+    plan = (ROOT / "examples" / "digits" / "plan.py").read_text()
+    statements = [line for line in shown.splitlines() if line.strip()]
+    assert statements
+    assert [line for line in statements if line not in plan.splitlines()] == []
