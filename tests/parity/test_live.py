@@ -28,7 +28,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dropout": (DROPOUT, {}),
     "frozen": (FROZEN, {}),
     "momentum, two epochs": (
-        DIGITS, {"strategy": {"name": "fedavg", "local": {"lr": 0.05, "momentum": 0.9, "epochs": 2, "weight_decay": .01}}},
+        DIGITS,
+        {"strategy": {"name": "fedavg", "local": {"lr": 0.05, "momentum": 0.9, "epochs": 2, "weight_decay": 0.01}}},
     ),
     "part of the population": (DIGITS, {"cohort": {"size": 2, "population": 4}, "rounds": 4}),
     "rare tests": (DIGITS, {"test": {"every": 2, "ratio": 0.3}, "rounds": 3}),

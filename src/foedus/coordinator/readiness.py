@@ -107,5 +107,5 @@ def _status(one: Candidate, busy: bool, now: float) -> str:
 
 def _reason(one: Candidate, plan: str) -> str:
     if one.state == "rejected":
-        return f"{one.client}: its owner has rejected plan {plan[:4]}…{f' ({one.note})' if one.note else ''}"
-    return f"{one.client}: its owner has not approved plan {plan[:4]}…"
+        return f"{one.client}: its owner has rejected plan {plan[:12]}{f' ({one.note})' if one.note else ''}"
+    return f"{one.client}: its owner has not approved plan {plan[:12]}"

@@ -44,7 +44,7 @@ def test_a_submitted_run_waits_and_says_for_whom(scene: Scene) -> None:
     scene.hello("clinic-a", state="pending")
     scene.enrol("other", tags=("faces",))
     view = scene.show(run)
-    mark = f"{PLAN.digest[:4]}…"
+    mark = PLAN.digest[:12]
     assert view.waiting_for == (
         f"clinic-a: its owner has not approved plan {mark}; 1 more dataset tagged digits has to join"
     )
