@@ -7,11 +7,12 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import anyio
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import Connection
 from starlette.responses import StreamingResponse
 
@@ -25,8 +26,8 @@ from foedus.coordinator.blob_access import (
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import limited, parse, person, read_body, signed_head
 from foedus.coordinator.live import name_blob
-from foedus.domain.errors import FoedusError, UsageError
-from foedus.store.artifacts import DIGEST
+from foedus.domain.errors import IntegrityError, UsageError
+from foedus.store.artifacts import DIGEST, UploadWriter
 from foedus.wire.http import UPLOAD_OFFSET
 from foedus.wire.messages import NewUpload, UploadView
 from foedus.wire.signing import Verified, check_body
@@ -53,7 +54,7 @@ async def put_blob(request: Request, digest: str) -> Response:
     _check_digest(digest)
     if verified is not None:
         check_body(verified, bytes.fromhex(digest))
-    with parts.artifacts.writing(digest) as writer:
+    async with contextmanager_in_threadpool(parts.artifacts.writing(digest)) as writer:
         async for chunk in limited(request, parts.settings.blob_limit):
             await to_thread.run_sync(writer.write, chunk)
     await _transact(parts, "blob", lambda tx: name_blob(tx, digest, writer.size, time.time()))
@@ -113,8 +114,8 @@ async def patch_upload(request: Request, upload: str) -> UploadView:
     if complete:
         return UploadView(id=upload, offset=blob.size, complete=True, **blob.model_dump())
     offset = _offset(request)
-    with parts.artifacts.appending(upload, offset) as file:
-        await _append(request, file, (offset, blob.size), verified)
+    async with contextmanager_in_threadpool(parts.artifacts.appending(upload, offset)) as writer:
+        await _append(request, writer, blob.size - offset, verified)
     now = parts.artifacts.offset(upload)
     if now == blob.size:
         await to_thread.run_sync(parts.artifacts.finish, upload, blob.digest)
@@ -122,19 +123,17 @@ async def patch_upload(request: Request, upload: str) -> UploadView:
     return UploadView(id=upload, offset=now, complete=now == blob.size, **blob.model_dump())
 
 
-async def _append(request: Request, file: BinaryIO, place: tuple[int, int], verified: Verified | None) -> None:
-    """Write a chunk as it comes. A node's chunk that is not what it signed is taken back."""
-    offset, size = place
-    digest, at = hashlib.sha256(), offset
+async def _append(request: Request, writer: UploadWriter, limit: int, verified: Verified | None) -> None:
+    """Write a chunk as it comes. One that is too long, or not what a node signed, is taken back."""
+    digest = hashlib.sha256()
     try:
-        async for chunk in limited(request, size - offset):
-            await to_thread.run_sync(file.write, chunk)
+        async for chunk in limited(request, limit):
+            await to_thread.run_sync(writer.write, chunk)
             digest.update(chunk)
-            at += len(chunk)
         if verified is not None:
             check_body(verified, digest.digest())
-    except FoedusError:
-        file.truncate(offset)
+    except IntegrityError:
+        writer.take_back()
         raise
 
 

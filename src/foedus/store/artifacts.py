@@ -11,8 +11,11 @@ import hashlib
 import os
 import re
 import secrets
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +24,8 @@ from foedus.store import crashpoints
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 UPLOAD = re.compile(r"up_[0-9a-z]{1,40}")
-READ = 1 << 20
+UPLOAD_DAYS = 7
+"""Days after which an upload that nobody went on with is removed at start-up."""
 
 
 class BlobWriter:
@@ -44,19 +48,56 @@ class BlobWriter:
         return self._digest.hexdigest()
 
 
+class UploadWriter:
+    """Appends to an upload until another request appends to it, or it is finished: then this one writes nothing more.
+
+    A request whose connection hangs must neither hold up the next nor write to a blob that was checked already.
+    """
+
+    def __init__(self, file: FileIO, lock: threading.Lock, writers: dict[str, UploadWriter], upload: str) -> None:
+        self._file = file
+        self._lock = lock
+        self._writers = writers
+        self._upload = upload
+        self._start = file.tell()
+
+    def write(self, chunk: bytes) -> None:
+        """Append ``chunk``.
+
+        Raises:
+            ConflictError: ``upload_taken_over``.
+        """
+        left = memoryview(chunk)
+        with self._lock:
+            if self._writers.get(self._upload) is not self:
+                raise ConflictError("upload_taken_over", "Another request goes on with this upload.")
+            while left:
+                left = left[self._file.write(left) :]
+
+    def take_back(self) -> None:
+        """Remove what this writer has appended, unless another went on from there."""
+        with self._lock:
+            if self._writers.get(self._upload) is self:
+                self._file.truncate(self._start)
+
+
 class Artifacts:
     """A folder of blobs, and of uploads on their way."""
 
     def __init__(self, folder: Path) -> None:
         self._blobs = folder / "blobs"
         self._partial = folder / "partial"
+        self._lock = threading.Lock()
+        self._writers: dict[str, UploadWriter] = {}
         for made in (self._blobs, self._partial):
             made.mkdir(parents=True, exist_ok=True)
 
     def recover(self) -> None:
-        """Remove what an earlier process left half-written, but not uploads, which may be resumed."""
-        for left in self._partial.glob("tmp_*"):
-            left.unlink(missing_ok=True)
+        """Remove what an earlier process left half-written, but of uploads, which may be resumed, only old ones."""
+        old = time.time() - UPLOAD_DAYS * 86400
+        for left in self._partial.iterdir():
+            if left.name.startswith("tmp_") or left.stat().st_mtime < old:
+                left.unlink(missing_ok=True)
 
     def path(self, digest: str) -> Path:
         """The file of a blob that is there.
@@ -133,22 +174,29 @@ class Artifacts:
         return path.stat().st_size if path.is_file() else 0
 
     @contextmanager
-    def appending(self, upload: str, offset: int) -> Iterator[BinaryIO]:
+    def appending(self, upload: str, offset: int) -> Iterator[UploadWriter]:
         """Append to an upload, which has to have ``offset`` bytes now; what was written before an error stays.
 
         Raises:
             ConflictError: ``upload_offset``.
+            StorageError: ``disk_full``.
         """
-        have = self.offset(upload)
-        if offset != have:
-            raise ConflictError(
-                "upload_offset",
-                f"The upload has {have} bytes; the request begins at {offset}.",
-                "",
-                f"Go on at {have}.",
-            )
-        with _storage_errors(), self._upload(upload).open("ab") as file:
-            yield file
+        path = self._upload(upload)
+        with _storage_errors(), path.open("ab", buffering=0) as file:
+            with self._lock:
+                have = file.seek(0, os.SEEK_END)
+                if offset != have:
+                    raise ConflictError(
+                        "upload_offset",
+                        f"The upload has {have} bytes; the request begins at {offset}.",
+                        "",
+                        f"Go on at {have}.",
+                    )
+                writer = self._writers[upload] = UploadWriter(file, self._lock, self._writers, upload)
+            try:
+                yield writer
+            finally:
+                self._forget(upload, writer)
 
     def finish(self, upload: str, digest: str) -> None:
         """Make a complete upload the blob ``digest``; one whose bytes differ is removed.
@@ -157,21 +205,30 @@ class Artifacts:
             IntegrityError: ``digest_mismatch``.
         """
         path = self._upload(upload)
-        if not path.is_file():
+        self._forget(upload)
+        try:
+            if hash_file(path) != digest:
+                path.unlink()
+                raise _mismatch(digest)
+            self.adopt(path, digest)
+        except FileNotFoundError:
             self.path(digest)
-            return
-        if hash_file(path) != digest:
-            path.unlink()
-            raise _mismatch(digest)
-        self.adopt(path, digest)
 
     def writable(self) -> bool:
         """Whether a file can be written here now."""
+        probe = self.temporary()
         try:
-            self.put_bytes(b"")
-        except (OSError, StorageError):
+            probe.write_bytes(b"?")
+            probe.unlink()
+        except OSError:
             return False
         return True
+
+    def _forget(self, upload: str, writer: UploadWriter | None = None) -> None:
+        """Let ``writer``, or whoever it is, write no more to an upload."""
+        with self._lock:
+            if writer is None or self._writers.get(upload) is writer:
+                self._writers.pop(upload, None)
 
     def _place(self, digest: str) -> Path:
         if not DIGEST.fullmatch(digest):

@@ -60,6 +60,51 @@ def test_an_upload_is_resumed_and_becomes_a_blob_once(tmp_path: Path) -> None:
     assert artifacts.path(DIGEST).read_bytes() == CONTENT
 
 
+def test_of_two_that_append_to_an_upload_the_later_one_writes(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    with artifacts.appending("up_1", 0) as first:
+        first.write(CONTENT[:4000])
+        with artifacts.appending("up_1", 4000) as second:
+            with pytest.raises(ConflictError) as refusal:
+                first.write(b"x")
+            first.take_back()
+            second.write(CONTENT[4000:])
+    assert refusal.value.code == "upload_taken_over"
+    artifacts.finish("up_1", DIGEST)
+    artifacts.verify(DIGEST)
+
+
+def test_nobody_writes_to_an_upload_that_is_finished(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    with artifacts.appending("up_1", 0) as writer:
+        writer.write(CONTENT)
+        artifacts.finish("up_1", DIGEST)
+        with pytest.raises(ConflictError):
+            writer.write(b"x")
+        writer.take_back()
+    artifacts.verify(DIGEST)
+
+
+def test_what_a_writer_takes_back_is_gone(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    for offset, chunk in ((0, b"kept"), (4, b"taken")):
+        with artifacts.appending("up_1", offset) as writer:
+            writer.write(chunk)
+            if chunk == b"taken":
+                writer.take_back()
+    assert artifacts.offset("up_1") == 4
+
+
+def test_an_upload_that_nobody_went_on_with_is_removed_in_the_end(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    for upload in ("up_old", "up_new"):
+        with artifacts.appending(upload, 0) as writer:
+            writer.write(b"half")
+    os.utime(tmp_path / "partial" / "up_old", (1, 1))
+    artifacts.recover()
+    assert [path.name for path in _files(tmp_path)] == ["up_new"]
+
+
 def test_a_chunk_at_another_place_is_refused(tmp_path: Path) -> None:
     artifacts = Artifacts(tmp_path)
     for offset in (1, 2**60):
