@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event, insert, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from foedus.domain.errors import ConflictError, StorageError
 from foedus.store import crashpoints
@@ -59,12 +59,17 @@ class Store:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except OperationalError as error:
+        except DatabaseError as error:
+            # Its other subclasses say that a statement is wrong, or that a row exists: the caller's to judge.
+            if type(error) not in (DatabaseError, OperationalError):
+                raise
             raise _storage_error(error) from error
 
 
 def _engine(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False})
+    # Threads bound the connections; a pool that ran out would let them wait on each other.
+    patient = {"timeout": 30.0, "check_same_thread": False}
+    engine = create_engine(url, connect_args=patient, pool_size=8, max_overflow=-1)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: object, _: object) -> None:
@@ -94,7 +99,7 @@ def _check_version(connection: Connection) -> None:
         )
 
 
-def _storage_error(error: OperationalError) -> StorageError:
+def _storage_error(error: DatabaseError) -> StorageError:
     text = str(error.orig)
     if "full" in text:
         return StorageError("disk_full", "The disk is full.", "", "Make room; nothing that was confirmed is lost.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from foedus.domain.errors import ConflictError, StorageError
 from foedus.store.tables import SCHEMA_VERSION, blobs, schema
@@ -86,6 +87,34 @@ def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as refusal:
         _store(tmp_path / "missing")
     assert refusal.value.code == "database_failed"
+
+
+def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_bytes(b"something else" * 100)
+    with pytest.raises(StorageError) as refusal:
+        _store(tmp_path)
+    assert refusal.value.code == "database_failed"
+    assert (tmp_path / "a.db").read_bytes() == b"something else" * 100
+
+
+def test_a_row_that_exists_is_the_callers_to_judge(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    with pytest.raises(IntegrityError), store.transaction("t") as tx:
+        for _ in range(2):
+            tx.execute(insert(blobs).values(**_row("a")))
+    assert _count(store) == 0
+
+
+def test_a_full_disk_takes_the_transaction_back_and_is_told(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    with pytest.raises(StorageError) as refusal, store.transaction("t") as tx:
+        tx.execute(insert(blobs).values(**_row("a")))
+        pages = tx.exec_driver_sql("PRAGMA page_count").scalar_one()
+        tx.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+        for number in range(10_000):
+            tx.execute(insert(blobs).values(**_row(f"{number:064x}")))
+    assert refusal.value.code == "disk_full"
+    assert _count(store) == 0
 
 
 CHILD = """
