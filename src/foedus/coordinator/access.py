@@ -128,12 +128,19 @@ def join_node(tx: Connection, command: JoinNode) -> Joined:
 
     Raises:
         AccessError: ``join_token_refused``, ``key_malformed``.
-        ConflictError: ``node_name_taken``.
+        ConflictError: ``node_name_taken``, ``key_taken``.
     """
     parse_public_key(command.public_key)
     known = tx.execute(select(nodes).where(nodes.c.public_key == command.public_key)).one_or_none()
-    if known is not None and known.name == command.name and known.status == "active":
-        return Joined(node=known.id)
+    if known is not None:
+        if known.name == command.name and known.status == "active":
+            return Joined(node=known.id)
+        raise ConflictError(
+            "key_taken",
+            "A node with this key has joined before.",
+            "It has another name, or was revoked.",
+            "Make a new node, with a key of its own: `foedus node init`.",
+        )
     now = time.time()
     fresh = (
         join_tokens.c.hash == hash_secret(command.token),
@@ -207,7 +214,7 @@ def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
         row = {"client": dataset.client, "node_id": node.id, "tags": list(dataset.tags), "examples": dataset.examples}
         tx.execute(insert(datasets).values(**row))
     tx.execute(delete(approvals).where(approvals.c.node_id == node.id))
-    for approval in command.approvals:
+    for approval in {approval.digest: approval for approval in command.approvals}.values():
         tx.execute(insert(approvals).values(node_id=node.id, **approval.model_dump()))
     stale = (assignments.c.node_id == node.id, assignments.c.status == "leased", assignments.c.boot != command.boot)
     tx.execute(update(assignments).where(*stale).values(status="open", lease_until=None))
@@ -220,15 +227,14 @@ def seen(tx: Connection, node: NodeIdentity) -> None:
 
 
 def revoke_node(tx: Connection, node: str) -> NodeView:
-    """Refuse a node from now on. What it leased is freed, and its datasets are gone for runs.
+    """Refuse a node from now on. The names of its datasets are free for another node.
 
     Raises:
         NotFoundError: ``node_unknown``.
     """
     if tx.execute(update(nodes).where(nodes.c.id == node).values(status="revoked")).rowcount != 1:
         raise NotFoundError("node_unknown", "There is no such node.", "", "`foedus coordinator nodes` lists them.")
-    leased = (assignments.c.node_id == node, assignments.c.status == "leased")
-    tx.execute(update(assignments).where(*leased).values(status="open", lease_until=None))
+    tx.execute(delete(datasets).where(datasets.c.node_id == node))
     return next(view for view in list_nodes(tx).nodes if view.id == node)
 
 

@@ -30,7 +30,11 @@ async def post_poll(request: Request) -> Work:
     command, live, began = parse(Poll, body), context(request).live, time.time()
     await to_thread.run_sync(lambda: polling.begin(live, node, command.boot))
     found = await wait_for(
-        live.bells, of_node(node.id), lambda: polling.look(live, node, command.boot, began), command.wait
+        live.bells,
+        of_node(node.id),
+        lambda: polling.look(live, node, command.boot, began),
+        command.wait,
+        request.is_disconnected,
     )
     if found is None:
         return await to_thread.run_sync(lambda: polling.nothing(live, node))

@@ -22,9 +22,8 @@ from foedus.domain.run import RunStatus
 from foedus.store.tables import assignments, phase_events, phases, runs
 from foedus.wire.messages import Accepted, Contribute, Fail, Renew, Renewed
 
-PHASE_OF = and_(
-    *(phases.c[key] == assignments.c[key] for key in ("run_id", "round", "phase", "attempt")),
-)
+PHASE_KEY = ("run_id", "round", "phase", "attempt")
+PHASE_OF = and_(*(phases.c[key] == assignments.c[key] for key in PHASE_KEY))
 SAID_AGAIN = {"token", "seconds"}
 """Fields in which a contribution told twice may differ: it was leased again, or computed again."""
 
@@ -108,6 +107,19 @@ def fail(live: Live, node: NodeIdentity, assignment: str, command: Fail) -> Acce
     return _record(live, node, assignment, receipt, command)
 
 
+def withdraw(tx: Connection, node: str, reason: str) -> None:
+    """What a node was asked and has not answered counts as failed, so that nobody waits for it."""
+    columns = (assignments.c.id, *(assignments.c[key] for key in PHASE_KEY), assignments.c.client, phases.c.opened_at)
+    undone = (assignments.c.node_id == node, assignments.c.status.in_(("open", "leased")), phases.c.status == "open")
+    for row in tx.execute(select(*columns).join(phases, PHASE_OF).where(*undone)).all():
+        receipt = Receipt(row.client, {}, {}, failure=reason)
+        values = {"status": "failed", "lease_until": None, "receipt": asdict(receipt)}
+        tx.execute(update(assignments).where(assignments.c.id == row.id).values(**values))
+        key = {name: row._mapping[name] for name in (*PHASE_KEY, "client")}
+        at = max(0.0, time.time() - row.opened_at)
+        tx.execute(insert(phase_events).values(**key, kind="failed", at=at))
+
+
 def _record(live: Live, node: NodeIdentity, assignment: str, receipt: Receipt, command: Contribute | Fail) -> Accepted:
     """Receipt and event as one; the phase or the lease may have been lost meanwhile."""
     with live.store.transaction("fail" if receipt.failure else "contribute") as tx:
@@ -124,7 +136,7 @@ def _record(live: Live, node: NodeIdentity, assignment: str, receipt: Receipt, c
             "receipt": asdict(receipt),
         }
         tx.execute(update(assignments).where(assignments.c.id == assignment).values(**values))
-        key = {name: held.row._mapping[name] for name in ("run_id", "round", "phase", "attempt", "client")}
+        key = {name: held.row._mapping[name] for name in (*PHASE_KEY, "client")}
         tx.execute(insert(phase_events).values(**key, kind=kind, at=max(0.0, now - held.opened_at)))
     live.delivered.discard((assignment, command.token))
     live.bells.ring(of_run(held.row.run_id))

@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -76,12 +76,27 @@ class Bells:
                     del self._listeners[name]
 
 
-async def wait_for(bells: Bells, name: str, look: Callable[[], Found | None], seconds: float) -> Found | None:
-    """What ``look()`` finds, in a worker thread, now or after a ring; None when ``seconds`` have passed."""
+async def _stays() -> bool:
+    return False
+
+
+async def wait_for(
+    bells: Bells,
+    name: str,
+    look: Callable[[], Found | None],
+    seconds: float,
+    gone: Callable[[], Awaitable[bool]] = _stays,
+) -> Found | None:
+    """What ``look()`` finds, in a worker thread, now or after a ring; None when ``seconds`` have passed.
+
+    Who is ``gone`` is not looked for: what is found for a broken connection would be lost.
+    """
     loop, rung, until = asyncio.get_running_loop(), asyncio.Event(), time.monotonic() + seconds
     with bells.listening(name, lambda: loop.call_soon_threadsafe(rung.set)):
         while True:
             rung.clear()
+            if await gone():
+                return None
             found = await to_thread.run_sync(look)
             left = until - time.monotonic()
             if found is not None or left <= 0 or bells.closed:

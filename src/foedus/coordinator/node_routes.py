@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from foedus.coordinator import access
+from foedus.coordinator import access, assignments
 from foedus.coordinator.access import Person, require
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import head, parse, person, read_body, signed, verifier
@@ -66,7 +66,13 @@ def get_nodes(request: Request, who: Who) -> NodeList:
 async def post_revoke(request: Request, node: str, who: Who) -> NodeView:
     """Refuse a node from now on."""
     require(who, "admin")
-    return await _do(request, "revoke", lambda tx: access.revoke_node(tx, node))
+
+    def effect(tx: Connection) -> NodeView:
+        view = access.revoke_node(tx, node)
+        assignments.withdraw(tx, node, "node_revoked: its node was revoked")
+        return view
+
+    return await _do(request, "revoke", effect)
 
 
 @router.post("/node/join", tags=["nodes"])

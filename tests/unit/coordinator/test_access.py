@@ -23,7 +23,7 @@ from foedus.coordinator.access import (
     revoke_node,
 )
 from foedus.domain.errors import AccessError, ConflictError, FoedusError, ForbiddenError, NotFoundError
-from foedus.store.tables import api_tokens, assignments, join_tokens
+from foedus.store.tables import api_tokens, approvals, assignments, join_tokens
 from foedus.store.unit_of_work import Store
 from foedus.wire.messages import DatasetView, Hello, JoinNode, NewToken, PlanApproval
 from foedus.wire.signing import generate_key, public_key
@@ -185,9 +185,9 @@ def test_a_new_boot_frees_the_leases_of_the_old_one_and_keeps_the_token(store: S
     assert _status(store) == ("open", 3)
 
 
-def test_a_revoked_node_is_unknown_at_once_and_its_leases_are_freed(store: Store) -> None:
-    node = _join(store, "a")
-    _lease(store, node, "boot-0001")
+def test_a_revoked_node_is_unknown_at_once_and_the_names_of_its_datasets_are_free(store: Store) -> None:
+    node, other = _join(store, "a"), _join(store, "b")
+    _hello(store, node, "c0000")
     with store.transaction("revoke") as tx:
         assert revoke_node(tx, node).status == "revoked"
         assert public_key_of(tx, node) is None
@@ -196,4 +196,24 @@ def test_a_revoked_node_is_unknown_at_once_and_its_leases_are_freed(store: Store
         with pytest.raises(NotFoundError):
             revoke_node(tx, "nd_unknown")
     assert refusal.value.code == "key_unknown"
-    assert _status(store) == ("open", 3)
+    _hello(store, other, "c0000")
+
+
+def test_a_key_joins_once_and_never_after_it_was_revoked(store: Store) -> None:
+    key = public_key(generate_key())
+    node = _join(store, "a", key)
+    for name in ("b", "a"):
+        with store.transaction("t") as tx:
+            if name == "a":
+                revoke_node(tx, node)
+        with pytest.raises(ConflictError) as refusal:
+            _join(store, name, key)
+        assert refusal.value.code == "key_taken"
+
+
+def test_of_two_answers_on_one_plan_the_last_counts(store: Store) -> None:
+    node, digest = _join(store, "a"), "a" * 64
+    said = tuple(PlanApproval(digest=digest, state=state) for state in ("pending", "rejected"))
+    with store.transaction("hello") as tx:
+        hello(tx, identify(tx, node), Hello(boot="boot-0001", version="1", approvals=said))
+        assert tx.execute(select(approvals.c.state)).scalars().all() == ["rejected"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from sqlalchemy import select
 
 from foedus.coordinator import assignments, polling, runs
 from foedus.coordinator.access import NodeIdentity
@@ -18,6 +19,7 @@ from foedus.coordinator.bells import RUNS
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode
 from foedus.domain.tree import State
+from foedus.store.tables import phases
 from foedus.wire.messages import Contribute, Fail, Renew
 from tests.unit.coordinator.scene import BOOT, PLAN, Scene, contribution, refusal, until
 
@@ -268,3 +270,21 @@ def test_a_poll_that_outlived_its_process_takes_nothing(scene: Scene, run: str) 
     stale = refusal(lambda: scene.poll("alpha"))
     assert (stale.code, stale.http_status) == ("hello_needed", 409)
     assert scene.take("alpha", "another-boot").client == "alpha"
+
+
+def test_nobody_waits_for_a_node_that_was_revoked(scene: Scene, run: str) -> None:
+    until(lambda: scene.show(run).status == "running")
+    assignment = scene.take("alpha")
+    with scene.live.store.transaction("revoke") as tx:
+        assignments.withdraw(tx, scene.node_of["alpha"].id, "node_revoked: its node was revoked")
+    assert refusal(lambda: scene.contribute(assignment)).code == "already_answered"
+    for client in CLIENTS[1:]:
+        scene.contribute(scene.take(client))
+
+    def record() -> dict[str, Any] | None:
+        with scene.live.store.reading() as tx:
+            return tx.execute(select(phases.c.record).where(phases.c.phase == "train")).scalars().first()
+
+    until(lambda: record() is not None)
+    told = {receipt["client"]: receipt["failure"] for receipt in (record() or {})["receipts"]}
+    assert told == {"alpha": "node_revoked: its node was revoked", "beta": "", "gamma": ""}
