@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, insert, select
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foedus.coordinator.access import NodeIdentity, Person, authenticate, identify, public_key_of
@@ -50,12 +51,17 @@ def add_error_handlers(app: FastAPI) -> None:
             media_type=PROBLEM_TYPE,
         )
 
+    async def gone(request: Request, error: Exception) -> Response:
+        log.info("the connection broke in %s %s", request.method, request.url.path)
+        return Response(status_code=400)
+
     async def unforeseen(request: Request, error: Exception) -> Response:
         log.exception("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
         return problem(FoedusError("internal", "The coordinator met an error of its own.", "", "Its log says more."))
 
     app.add_exception_handler(FoedusError, known)
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, unforeseen)
 
 
