@@ -1,0 +1,124 @@
+"""A real coordinator behind a real port of this machine, and somebody who knows how to knock."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import uvicorn
+
+from foedus.coordinator.app import create_app, open_coordinator
+from foedus.coordinator.context import Context
+from foedus.coordinator.settings import Settings
+from foedus.wire.signing import RequestHead, Signer, generate_key, public_key, sign
+
+API = "/api/v1"
+BOOT = "boot-0001"
+
+
+@dataclass
+class Door:
+    """The coordinator's address, its parts where it is in this process, and the admin's token."""
+
+    url: str
+    inside: Context | None
+    token: str
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=20.0))
+
+    @property
+    def parts(self) -> Context:
+        """The coordinator's parts."""
+        assert self.inside is not None
+        return self.inside
+
+    def ask(self, method: str, path: str, *, token: str | None = None, **request: Any) -> httpx.Response:
+        """A person's request."""
+        headers = {"Authorization": f"Bearer {token or self.token}", **request.pop("headers", {})}
+        return self.client.request(method, self.url + API + path, headers=headers, **request)
+
+    def signed(
+        self, signer: Signer, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """A node's request."""
+        return self.send(method, path, body, self.signature(signer, method, path, body, headers))
+
+    def signature(
+        self, signer: Signer, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """The headers of a node's request."""
+        head = RequestHead(method, API + path, "", headers or {})
+        return {**(headers or {}), **sign(signer, head, hashlib.sha256(body).digest(), time.time())}
+
+    def send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        """A request as it stands."""
+        return self.client.request(method, self.url + API + path, content=body, headers=dict(headers))
+
+    def enrol(self, name: str) -> Signer:
+        """A node that has joined."""
+        key = generate_key()
+        reply = self.join(Signer(public_key(key), key), name)
+        assert reply.status_code == 200, reply.text
+        return Signer(reply.json()["node"], key)
+
+    def join(self, signer: Signer, name: str, **changes: Any) -> httpx.Response:
+        """A node's wish to join, with a token of its own."""
+        token = self.ask("POST", "/join-tokens").json()["token"]
+        command = {"token": token, "name": name, "public_key": public_key(signer.private), **changes}
+        return self.signed(signer, "POST", "/node/join", httpx.Request("POST", self.url, json=command).read())
+
+    def raw(self, text: bytes) -> bytes:
+        """Bytes as they stand, in a connection of their own; what comes back until it is closed."""
+        address = urlsplit(self.url)
+        with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+            connection.sendall(text)
+            connection.shutdown(socket.SHUT_WR)
+            received = bytearray()
+            while piece := connection.recv(65536):
+                received += piece
+        return bytes(received)
+
+    def files(self) -> list[str]:
+        """Every file of the blobs' folders."""
+        folders = [self.parts.settings.folder / name for name in ("blobs", "partial")]
+        return sorted(path.name for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+@contextmanager
+def opened(folder: Path, **settings: Any) -> Iterator[Door]:
+    """A coordinator that listens, until the block ends."""
+    found = open_coordinator(Settings(folder, **settings))
+    parts = found.context
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(parts), log_config=None, timeout_graceful_shutdown=3)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    door = Door(f"http://127.0.0.1:{listener.getsockname()[1]}", parts, found.admin.token if found.admin else "")
+    try:
+        yield door
+    finally:
+        door.client.close()
+        parts.live.bells.close()
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+        parts.store.close()
+        found.lock.close()
+    assert not thread.is_alive()
+
+
+def code(reply: httpx.Response) -> str:
+    """The code of a problem; it must be one."""
+    assert reply.headers["content-type"] == "application/problem+json", reply.text
+    problem = reply.json()
+    assert problem["status"] == reply.status_code
+    return str(problem["code"])

@@ -1,0 +1,104 @@
+"""Nodes join with a token and their own key, say what they have, and are shown to people; admins let in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from foedus.wire.messages import PROTOCOL
+from foedus.wire.signing import Signer, generate_key, public_key
+from tests.unit.coordinator.door import BOOT, Door, code, opened
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """A coordinator."""
+    with opened(tmp_path_factory.mktemp("coordinator")) as door:
+        yield door
+
+
+def _signer(key: bytes | None = None) -> Signer:
+    key = key or generate_key()
+    return Signer(public_key(key), key)
+
+
+def test_a_node_joins_says_what_it_has_and_is_shown(door: Door) -> None:
+    node = door.enrol("clinic-a")
+    dataset = {"client": "a-1", "tags": ["digits", "adult"], "examples": 42}
+    hello = {"boot": BOOT, "version": "0.9", "datasets": [dataset]}
+    reply = door.signed(node, "POST", "/node/hello", json.dumps(hello).encode())
+    assert reply.json()["node"] == node.key_id
+    (view,) = [view for view in door.ask("GET", "/nodes").json()["nodes"] if view["name"] == "clinic-a"]
+    assert (view["status"], view["version"], view["datasets"]) == ("active", "0.9", [dataset])
+    assert view["last_seen"] >= 0.0
+
+
+def test_joining_is_signed_with_the_key_that_it_brings(door: Door) -> None:
+    mine, other = _signer(), _signer()
+    token = door.ask("POST", "/join-tokens").json()["token"]
+    body = json.dumps({"token": token, "name": "clinic-b", "public_key": mine.key_id}).encode()
+    assert code(door.signed(other, "POST", "/node/join", body)) == "key_unknown"
+    assert code(door.signed(Signer(mine.key_id, other.private), "POST", "/node/join", body)) == "signature_invalid"
+    assert code(door.send("POST", "/node/join", body, {})) == "signature_missing"
+    assert door.signed(mine, "POST", "/node/join", body).status_code == 200
+    again = door.signed(mine, "POST", "/node/join", body)
+    assert (again.status_code, again.json()) == (200, door.signed(mine, "POST", "/node/join", body).json())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": "../clinic"}, "message_malformed"),
+        ({"name": "n" * 10_000}, "message_malformed"),
+        ({"public_key": "A" * 44}, "key_unknown"),
+        ({"public_key": "x"}, "message_malformed"),
+        ({"token": "fdj_" + "0" * 48}, "join_token_refused"),
+        ({"protocol": PROTOCOL + 1}, "protocol_unknown"),
+        ({"extra": 1}, "message_malformed"),
+    ],
+)
+def test_what_is_wrong_with_joining_is_told(changes: dict[str, object], expected: str, door: Door) -> None:
+    before = len(door.ask("GET", "/nodes").json()["nodes"])
+    assert code(door.join(_signer(), **{"name": "clinic-c", **changes})) == expected
+    assert len(door.ask("GET", "/nodes").json()["nodes"]) == before
+
+
+def test_a_client_name_of_another_node_is_a_conflict(door: Door) -> None:
+    body = json.dumps(
+        {"boot": BOOT, "version": "0", "datasets": [{"client": "d-1", "tags": [], "examples": 1}]}
+    ).encode()
+    assert door.signed(door.enrol("clinic-d"), "POST", "/node/hello", body).status_code == 200
+    reply = door.signed(door.enrol("clinic-e"), "POST", "/node/hello", body)
+    assert (reply.status_code, code(reply)) == (409, "client_name_taken")
+
+
+def test_a_researcher_does_not_do_what_admins_do(door: Door) -> None:
+    token = door.ask("POST", "/tokens", json={"name": "ana"}).json()["token"]
+    assert door.ask("GET", "/nodes", token=token).status_code == 200
+    for path in ("/join-tokens", "/tokens", "/nodes/nd_1/revoke"):
+        reply = door.ask("POST", path, token=token, json={"name": "bob"})
+        assert (reply.status_code, code(reply)) == (403, "role_needed")
+
+
+def test_a_node_is_not_a_person(door: Door) -> None:
+    node = door.enrol("clinic-f")
+    for method, path in (("GET", "/nodes"), ("POST", "/join-tokens"), ("GET", "/runs")):
+        reply = door.signed(node, method, path)
+        assert (reply.status_code, code(reply)) == (401, "token_missing")
+
+
+def test_an_unknown_node_cannot_be_revoked(door: Door) -> None:
+    for name in ("nd_unknown", "..", "a%00b", "n" * 5000):
+        assert door.ask("POST", f"/nodes/{name}/revoke").status_code == 404
+
+
+def test_a_poll_ends_when_its_time_is_up_and_needs_a_hello(door: Door) -> None:
+    node = door.enrol("clinic-g")
+    poll = json.dumps({"boot": BOOT, "wait": 0.05}).encode()
+    assert code(door.signed(node, "POST", "/node/poll", poll)) == "hello_needed"
+    hello = json.dumps({"boot": BOOT, "version": "0"}).encode()
+    assert door.signed(node, "POST", "/node/hello", hello).status_code == 200
+    reply = door.signed(node, "POST", "/node/poll", poll)
+    assert reply.json() == {"assignments": [], "plans": [], "ended": []}
