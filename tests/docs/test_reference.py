@@ -1,0 +1,33 @@
+"""The reference names every variable, exit code and key that there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from foedus.domain import errors
+from foedus.domain.errors import FoedusError
+from foedus.node.settings import PREFIX, NodeSettings
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = (ROOT / "docs" / "reference" / "command-line.md").read_text()
+
+
+def _variables_in_source() -> set[str]:
+    texts = [path.read_text() for path in (ROOT / "src").rglob("*.py")]
+    found = {name for text in texts for name in re.findall(r"FOEDUS_[A-Z]+(?:_[A-Z]+)*\b", text)}
+    of_nodes = {PREFIX + name.upper() for name in NodeSettings.model_fields}
+    of_coordinators = {f"FOEDUS_COORDINATOR_{name}" for name in ("FOLDER", "HOST", "PORT", "TLS_CERT", "TLS_KEY")}
+    return {name for name in found | of_nodes | of_coordinators if name not in {"FOEDUS_COMPLETE", "FOEDUS_NODE"}}
+
+
+def test_every_variable_is_documented_and_every_documented_variable_is_there() -> None:
+    assert set(re.findall(r"FOEDUS_[A-Z_]*[A-Z]", REFERENCE)) == _variables_in_source()
+
+
+def test_every_exit_code_is_documented() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FoedusError)]
+    codes = {kind.exit_code for kind in kinds} | {0, 2}
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", REFERENCE, re.MULTILINE)}
+    assert codes == documented
+    assert max(codes) <= 125
