@@ -18,14 +18,11 @@ from typing import Self
 import torch
 
 from foedus.aggregation.aggregator import Sums
-from foedus.domain.codec import TensorFile, layout
+from foedus.domain.codec import CHUNK, TensorFile, layout
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
 from foedus.domain.tree import Json, Parts, State, Tensors, TensorSpec, dtypes, slices, specs, to_bytes
 from foedus.engine.round import close_phase, current_phase
 from foedus.strategies.strategy import Phase, Strategy
-
-CHUNK = 1 << 20
-"""Elements that are held of each operand at once: 4 MB of float32, so that sums stay near the processor."""
 
 ALIGNMENT = 64
 """Slices begin at multiples of this. In bfloat16 torch rounds the rest of a vector otherwise than whole vectors, so an

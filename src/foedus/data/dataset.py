@@ -29,7 +29,7 @@ class Examples:
 
     def take(self, index: Tensor) -> Examples:
         """The examples at ``index`` ``[k]``."""
-        return Examples(self.inputs[index], self.targets[index])
+        return Examples(self.inputs.index_select(0, index), self.targets.index_select(0, index))
 
 
 @dataclass(frozen=True)

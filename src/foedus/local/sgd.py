@@ -9,6 +9,7 @@ Batches are a permutation by (seed, client name, epoch); how many epochs a clien
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -44,7 +45,7 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
         def init(broadcast: Broadcast, state: State, rng: Randomness) -> Carry:
             model = objective.place(broadcast.tensors["model"])
             moments = optimizer.init({name: model[name] for name in objective.trainable})
-            return {"model": model, "moments": moments, "epoch": _epoch(state), "loss": torch.zeros(())}
+            return {"model": model, "moments": moments, "state": state, "loss": torch.zeros(())}
 
         def step(carry: Carry, batch: Batch) -> tuple[Carry, Mapping[str, Tensor]]:
             gradients, loss = objective.gradient(carry["model"], batch)
@@ -59,8 +60,9 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
                 update["buffers"] = {name: end[name].clone() for name in objective.buffers}
             examples = len(data.train)
             metrics = {"loss": float(carry["loss"]) / (examples * options.epochs)}
-            state = State({}, {"epoch": carry["epoch"] + options.epochs})
-            return Finished(update, {"examples": float(examples)}, state, metrics)
+            before: State = carry["state"]
+            after = replace(before, data={**before.data, "epoch": _epoch(before) + options.epochs})
+            return Finished(update, {"examples": float(examples)}, after, metrics)
 
         return LocalWork(train_batches, init, step, finish)
 
