@@ -12,8 +12,8 @@ from foedus.data.catalogue import federate
 from foedus.data.dataset import Columns
 from foedus.data.files import write_columns
 from foedus.domain.errors import StorageError
+from foedus.domain.plain import Json
 from foedus.domain.run import RunSpec
-from foedus.domain.tree import Json
 from foedus.engine.prepare import read_spec
 
 HELD_OUT = "held_out"

@@ -27,7 +27,7 @@ from foedus.cli.run_submit import submission_of
 from foedus.client import runs
 from foedus.data.catalogue import federate
 from foedus.domain.errors import RunFailedError
-from foedus.domain.tree import Json
+from foedus.domain.plain import Json
 from foedus.engine.folder import CURVES, MODEL, REPORT, RunFolder, choose_folder
 from foedus.engine.prepare import Prepared, prepare
 from foedus.engine.simulate import measure_held_out

@@ -16,9 +16,10 @@ from foedus.client.http import Connection
 from foedus.data.catalogue import federate
 from foedus.domain.codec import TensorFile
 from foedus.domain.errors import FoedusError, RunFailedError
+from foedus.domain.plain import Json
 from foedus.domain.round import PhaseRecord, Receipt, RoundRecord
 from foedus.domain.run import ENDED, RunSpec, RunStatus, parse_spec
-from foedus.domain.tree import Json, Tensors
+from foedus.domain.tree import Tensors
 from foedus.engine.folder import MODEL, RunFolder, choose_folder
 from foedus.engine.observers import Observer
 from foedus.engine.prepare import Prepared

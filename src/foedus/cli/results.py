@@ -9,9 +9,9 @@ from pathlib import Path
 
 from foedus.domain.errors import FoedusError
 from foedus.domain.names import NAME
+from foedus.domain.plain import Json
 from foedus.domain.round import RoundRecord
 from foedus.domain.run import RunSpec
-from foedus.domain.tree import Json
 from foedus.engine.folder import RunFolder
 from foedus.engine.report import Report
 

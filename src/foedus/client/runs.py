@@ -11,9 +11,9 @@ from foedus.client.blobs import download, upload
 from foedus.client.http import Connection, identified
 from foedus.client.sse import ServerEvent, server_events
 from foedus.domain.errors import FoedusError, NotFoundError
+from foedus.domain.plain import Json
 from foedus.domain.plan import ModelManifest, PlanBundle
 from foedus.domain.run import ENDED, RunSpec
-from foedus.domain.tree import Json
 from foedus.wire.http import malformed, transient
 from foedus.wire.messages import Manifest, ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
 

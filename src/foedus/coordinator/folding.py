@@ -19,8 +19,9 @@ import torch
 
 from foedus.aggregation.aggregator import Sums
 from foedus.domain.codec import CHUNK, TensorFile, layout
+from foedus.domain.plain import Json
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
-from foedus.domain.tree import Json, Parts, State, Tensors, TensorSpec, dtypes, slices, specs, to_bytes
+from foedus.domain.tree import Parts, State, Tensors, TensorSpec, dtypes, slices, specs, to_bytes
 from foedus.engine.round import close_phase, current_phase
 from foedus.strategies.strategy import Phase, Strategy
 

@@ -10,9 +10,10 @@ from sqlalchemy import Connection, Row, insert, select, update
 from foedus.coordinator.bells import CLIENTS, Bells
 from foedus.domain.errors import ConfigError, NotFoundError
 from foedus.domain.names import check_tensor_name
+from foedus.domain.plain import Json
 from foedus.domain.plan import ModelManifest, ModelTensor
 from foedus.domain.run import RunSpec, RunStatus, move, parse_spec
-from foedus.domain.tree import Json, State, dtypes
+from foedus.domain.tree import State, dtypes
 from foedus.store.artifacts import Artifacts
 from foedus.store.tables import blobs, events, runs
 from foedus.store.unit_of_work import Store

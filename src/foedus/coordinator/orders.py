@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, update
 
+from foedus.domain.plain import Json
 from foedus.domain.round import PhaseOrder, Receipt
-from foedus.domain.tree import Json
 from foedus.store.tables import assignments, client_states, datasets, nodes, phases
 
 ONGOING = ("open", "closing")

@@ -34,9 +34,10 @@ from foedus.coordinator.orders import (
     unanswered,
 )
 from foedus.coordinator.readiness import needed, ready
+from foedus.domain.plain import Json
 from foedus.domain.round import PhaseOrder, PhaseRecord
 from foedus.domain.run import RunStatus
-from foedus.domain.tree import Json, State
+from foedus.domain.tree import State
 from foedus.engine.driver import Progress
 from foedus.schedules.schedule import Ask, Event, WakeAt
 from foedus.store.artifacts import Artifacts, hash_file

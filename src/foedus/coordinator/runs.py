@@ -17,9 +17,9 @@ from foedus.coordinator.live import RUN, RunRow, find_run, move_run, name_blob, 
 from foedus.coordinator.orders import ONGOING
 from foedus.coordinator.readiness import statuses, waiting_for
 from foedus.domain.errors import IntegrityError, NotFoundError
+from foedus.domain.plain import Json
 from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
 from foedus.domain.run import ENDED, RunStatus, parse_spec
-from foedus.domain.tree import Json
 from foedus.store.artifacts import Artifacts, hash_file
 from foedus.store.tables import assignments, blobs, phases, rounds, runs
 from foedus.strategies.catalogue import build

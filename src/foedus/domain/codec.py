@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from foedus.domain.errors import IntegrityError, TooLargeError
-from foedus.domain.tree import Json, Parts, State, Tensors, TensorSpec, dtypes, flatten, specs, to_bytes
+from foedus.domain.plain import Json
+from foedus.domain.tree import Parts, State, Tensors, TensorSpec, dtypes, flatten, specs, to_bytes
 
 HEADER_LIMIT = 8 << 20
 TENSORS_LIMIT = 20_000

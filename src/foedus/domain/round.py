@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from foedus.domain.tree import Json, Parts, TensorSpec
+from foedus.domain.plain import Json
+from foedus.domain.tree import Parts, TensorSpec
 
 FOLD_BLOCK = 10
 """Contributions that are summed together first. Cut from the sorted asked cohort; who is absent leaves a hole."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from foedus.domain.plain import Json
+
 names_of_dtypes = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -29,7 +31,6 @@ dtypes = {name: dtype for dtype, name in names_of_dtypes.items()}
 
 Tensors = Mapping[str, Tensor]
 Parts = Mapping[str, Tensors]
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from foedus import __version__
 from foedus.domain.codec import encode_tensors
 from foedus.domain.errors import ConflictError, StorageError
 from foedus.domain.names import NAME
+from foedus.domain.plain import Json
 from foedus.domain.round import RoundRecord
 from foedus.domain.run import RunSpec
-from foedus.domain.tree import Json, Tensors
+from foedus.domain.tree import Tensors
 from foedus.engine.json_text import to_json
 from foedus.engine.report import Report, curves_png, report_html
 

@@ -16,8 +16,9 @@ import torch
 
 from foedus.domain.codec import decode, encode
 from foedus.domain.errors import FoedusError, RunFailedError
+from foedus.domain.plain import Json
 from foedus.domain.round import Broadcast, Metrics, PhaseOrder, Receipt
-from foedus.domain.tree import Json, State
+from foedus.domain.tree import State
 from foedus.engine.executors import fold_block
 from foedus.engine.kernels import ClientSource, Kernel, Outcome, PhaseWork
 from foedus.engine.memory import Arena, Packed
