@@ -27,7 +27,7 @@ from foedus.node.owner import approve, init, join, list_plans
 from foedus.wire.http import Retry
 from foedus.wire.messages import RunView
 
-WAIT = 60.0
+WAIT = 120.0
 
 
 def free_port() -> int:

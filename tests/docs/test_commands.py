@@ -43,7 +43,7 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_of_the_document_runs(document: Path, clone: Path) -> None:
     log = clone / "log"
@@ -57,7 +57,7 @@ def test_every_command_of_the_document_runs(document: Path, clone: Path) -> None
             ["bash", "-c", _script(document)], cwd=clone, env=env, stdout=file, stderr=file, start_new_session=True
         )
         try:
-            code = shell.wait(280)
+            code = shell.wait(580)
         finally:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 _signal_group(shell.pid, number)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(300)]
 
 
 def _demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -31,7 +31,7 @@ def _alive(processes: list[psutil.Process]) -> list[str]:
 
 def test_the_demo_as_data(tmp_path: Path) -> None:
     process = _demo(tmp_path, "--json", "--rounds", "12")
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
     envelope = json.loads(out)
     assert (envelope["schema_version"], envelope["status"], envelope["exit_code"]) == (1, "ok", 0)
