@@ -23,6 +23,7 @@ from foedus.coordinator.http import ReplyCrashPoints, add_error_handlers
 from foedus.coordinator.live import Live
 from foedus.coordinator.metrics import render
 from foedus.coordinator.openapi import describe
+from foedus.coordinator.protocol import BoundedHttp
 from foedus.coordinator.settings import Settings
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.errors import ConflictError, StorageError
@@ -73,7 +74,13 @@ def create_app(parts: Context) -> FastAPI:
         parts.live.bells.close()
         supervisor.stop()
 
-    app = FastAPI(title="foedus coordinator", version=foedus.__version__, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="foedus coordinator",
+        version=foedus.__version__,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.context = parts
     add_error_handlers(app)
     app.add_middleware(ReplyCrashPoints)
@@ -141,6 +148,7 @@ def serve(parts: Context, started: Callable[[str], None]) -> None:
     settings = replace(settings, port=listener.getsockname()[1])
     config = uvicorn.Config(
         create_app(replace(parts, settings=settings)),
+        http=BoundedHttp,
         log_config=None,
         access_log=False,
         server_header=False,

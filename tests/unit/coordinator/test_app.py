@@ -34,7 +34,7 @@ serve(opened.context, lambda url: print(url, opened.admin.token if opened.admin 
 
 
 @contextmanager
-def _process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Door]]:
+def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Door]]:
     """A coordinator in a process of its own."""
     command = [sys.executable, "-c", SERVE, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -60,7 +60,7 @@ def _stopped(process: subprocess.Popen[str], number: signal.Signals) -> bool:
 
 
 def test_a_signal_ends_it_though_polls_wait_and_the_folder_goes_on(tmp_path: Path) -> None:
-    with _process(tmp_path) as (process, door):
+    with served(tmp_path) as (process, door):
         token, node = door.token, door.enrol("clinic-a")
         _hello(door, node)
         poll = json.dumps({"boot": BOOT, "wait": 60}).encode()
@@ -75,7 +75,7 @@ def test_a_signal_ends_it_though_polls_wait_and_the_folder_goes_on(tmp_path: Pat
         assert _stopped(process, signal.SIGTERM)
         waiting.join(20)
         assert replies == [200]
-    with _process(tmp_path) as (process, door):
+    with served(tmp_path) as (process, door):
         assert door.token == "-"
         assert [view["name"] for view in door.ask("GET", "/nodes", token=token).json()["nodes"]] == ["clinic-a"]
         assert _stopped(process, signal.SIGINT)
