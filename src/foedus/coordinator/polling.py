@@ -18,6 +18,9 @@ from foedus.wire.messages import Assignment, PlanOffer, Work
 AT_ONCE = 4
 """Assignments that one poll brings at most."""
 
+PLANS_AT_ONCE, ENDED_AT_ONCE = 20, 1000
+"""Plans, and ended runs, that one poll brings at most."""
+
 SEEN = 15.0
 """Seconds for which a node counts as seen without being noted again."""
 
@@ -144,7 +147,7 @@ def _offers(tx: Connection, node: str) -> tuple[PlanOffer, ...]:
         for row in rows
         if any(set(spec_of(row).data.tags) <= have for have in tags)
     }
-    return tuple(offers.values())
+    return tuple(offers.values())[:PLANS_AT_ONCE]
 
 
 def _ended(tx: Connection, node: str, after: float) -> list[tuple[str, float]]:
@@ -154,5 +157,7 @@ def _ended(tx: Connection, node: str, after: float) -> list[tuple[str, float]]:
         .join(assignments, assignments.c.run_id == runs.c.id)
         .where(assignments.c.node_id == node, runs.c.status.in_(sorted(ENDED)), runs.c.updated_at >= after)
         .distinct()
+        .order_by(runs.c.updated_at.desc())
+        .limit(ENDED_AT_ONCE)
     )
     return [(row.id, row.updated_at) for row in tx.execute(query)]

@@ -73,7 +73,7 @@ def read_bundle(path: Path) -> PlanBundle:
 
 
 def parse_bundle(content: bytes) -> PlanBundle:
-    """The bundle from :meth:`PlanBundle.to_bytes`; everything in it is checked.
+    """The bundle from :meth:`PlanBundle.to_bytes`; everything in it is checked, so that a digest has one bundle.
 
     Raises:
         PlanError: ``plan_malformed``.
@@ -89,9 +89,18 @@ def parse_bundle(content: bytes) -> PlanBundle:
         raise PlanError("plan_malformed", "The plan's bytes are not a plan bundle.", type(error).__name__) from error
     if len(files) > FILES_LIMIT or sum(map(len, files.values())) > BUNDLE_LIMIT:
         raise _too_large()
-    if not isinstance(entry, str) or entry not in files or not all(map(_legal, files)):
+    if not isinstance(entry, str) or entry != _entry(files) or not all(map(_legal, files)):
         raise PlanError("plan_malformed", "The plan's bundle names files that a plan may not have.")
-    return PlanBundle(files, entry)
+    bundle = PlanBundle(files, entry)
+    if bundle.to_bytes() != content:
+        raise PlanError("plan_malformed", "The plan's bundle is not written in the one way that there is.")
+    return bundle
+
+
+def _entry(files: Mapping[str, bytes]) -> str:
+    """The file that runs: the only one but for what may lie beside it, or plan.py. The digest binds it thereby."""
+    own = sorted(set(files) - set(BESIDE))
+    return own[0] if len(own) == 1 else "plan.py" if "plan.py" in files else ""
 
 
 def _left_out(name: str) -> bool:

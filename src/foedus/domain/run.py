@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from foedus.domain.errors import ConfigError, ConflictError
+from foedus.domain.names import NAME
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -63,9 +64,11 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=2**53)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+Text = Annotated[str, Field(max_length=4096)]
 
 
 class StrategyTable(BaseModel):
@@ -73,7 +76,7 @@ class StrategyTable(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    name: str
+    name: Text
 
     @property
     def options(self) -> dict[str, Any]:
@@ -105,7 +108,7 @@ class PartitionTable(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    name: str
+    name: Text
     clients: PositiveInt
 
     @property
@@ -117,9 +120,9 @@ class PartitionTable(BaseModel):
 class DataTable(Table):
     """The data: in simulation ``name``, ``folder``, ``held_out`` and ``partition`` count; live, only ``tags``."""
 
-    name: str
-    tags: tuple[str, ...] = ()
-    folder: str | None = None
+    name: Text
+    tags: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+    folder: Text | None = None
     held_out: Share | None = None
     partition: PartitionTable
 
@@ -150,10 +153,10 @@ class ScheduleTable(Table):
 class RunSpec(Table):
     """run.toml, resolved: every key with its value."""
 
-    plan: str
+    plan: Text
     rounds: PositiveInt
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    name: str | None = None
+    name: Name | None = None
     strategy: StrategyTable
     cohort: CohortTable
     data: DataTable

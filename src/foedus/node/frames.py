@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from foedus.domain.errors import IntegrityError
-from foedus.wire.messages import Assignment, Count, Finite, Message, Name
+from foedus.wire.messages import Assignment, Count, Finite, Line, Message, Name
 
 LIMIT = 4 << 20
 """The largest frame, in bytes."""
@@ -67,7 +67,7 @@ class Failed(Message):
 
     kind: Literal["failed"] = "failed"
     code: Name
-    reason: Annotated[str, StringConstraints(max_length=500)]
+    reason: Annotated[Line, StringConstraints(max_length=500)]
     detail: Annotated[str, StringConstraints(max_length=10_000)] = ""
 
 

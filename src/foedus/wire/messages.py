@@ -40,9 +40,13 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]{
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,4}_[0-9a-z]{1,40}$")]
 Secret = Annotated[str, StringConstraints(min_length=16, max_length=200)]
-Text = Annotated[str, StringConstraints(max_length=2000)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Line = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]
+"""Text that people see: a terminal has nothing to obey in it, and it cannot pass for another line."""
+
+Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Lease = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Tag = Name
 
 
@@ -104,7 +108,7 @@ class PlanApproval(Message):
 
     digest: Digest
     state: Literal["pending", "approved", "rejected"]
-    note: Annotated[str, StringConstraints(max_length=500)] = ""
+    note: Annotated[Line, StringConstraints(max_length=500)] = ""
 
 
 class JoinNode(Message):
@@ -127,7 +131,7 @@ class Hello(Message):
 
     boot: Annotated[str, StringConstraints(min_length=8, max_length=64)]
     protocol: int = PROTOCOL
-    version: Annotated[str, StringConstraints(max_length=64)]
+    version: Annotated[Line, StringConstraints(max_length=64)]
     datasets: Annotated[tuple[DatasetView, ...], Field(max_length=1000)] = ()
     approvals: Annotated[tuple[PlanApproval, ...], Field(max_length=1000)] = ()
 
@@ -136,7 +140,7 @@ class Welcome(Message):
     """The coordinator knows the node; ``wait`` is the longest poll that it grants, in seconds."""
 
     node: Id
-    wait: float
+    wait: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 
 
 class Poll(Message):
@@ -152,8 +156,8 @@ class PlanOffer(Message):
     run: Id
     digest: Digest
     blob: Digest
-    name: Annotated[str, StringConstraints(max_length=200)]
-    author: Annotated[str, StringConstraints(max_length=200)]
+    name: Annotated[Line, StringConstraints(max_length=200)]
+    author: Annotated[Line, StringConstraints(max_length=200)]
 
 
 class Assignment(Message):
@@ -165,28 +169,28 @@ class Assignment(Message):
 
     id: Id
     token: Count
-    lease: float
+    lease: Lease
     run: Id
     round: Count
-    phase: Annotated[str, StringConstraints(max_length=64)]
+    phase: Name
     attempt: Count
     client: Name
-    seed: Count
-    strategy: Annotated[str, StringConstraints(max_length=64)]
+    seed: Seed
+    strategy: Name
     options: dict[str, Any]
     test_ratio: Annotated[float, Field(ge=0, lt=1)]
     plan: Digest
     plan_blob: Digest
-    broadcast: dict[Name, Digest]
+    broadcast: Annotated[dict[Name, Digest], Field(max_length=32)]
     state: Digest | None = None
 
 
 class Work(Message):
     """What a poll brings: assignments to do, plans to decide on, runs that have ended (their workers may go)."""
 
-    assignments: tuple[Assignment, ...] = ()
-    plans: tuple[PlanOffer, ...] = ()
-    ended: tuple[Id, ...] = ()
+    assignments: Annotated[tuple[Assignment, ...], Field(max_length=100)] = ()
+    plans: Annotated[tuple[PlanOffer, ...], Field(max_length=100)] = ()
+    ended: Annotated[tuple[Id, ...], Field(max_length=1000)] = ()
 
 
 class Renew(Message):
@@ -198,7 +202,7 @@ class Renew(Message):
 class Renewed(Message):
     """The lease holds for ``lease`` more seconds."""
 
-    lease: float
+    lease: Lease
 
 
 class Contribute(Message):
@@ -206,10 +210,10 @@ class Contribute(Message):
 
     token: Count
     update: Digest | None
-    weights: dict[Name, Finite]
-    metrics: dict[Name, Finite]
+    weights: Annotated[dict[Name, Finite], Field(max_length=100)]
+    metrics: Annotated[dict[Name, Finite], Field(max_length=1000)]
     state: Digest | None
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=True)]
 
 
 class Fail(Message):
@@ -217,7 +221,7 @@ class Fail(Message):
 
     token: Count
     code: Name
-    reason: Text
+    reason: Line
 
 
 class Accepted(Message):

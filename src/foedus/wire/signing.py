@@ -47,7 +47,7 @@ HEADER_LIMITS = {
     "upload-offset": 20,
 }
 PATH, QUERY = re.compile(r"/[^?#]{0,4095}"), re.compile(r"[^#]{0,4095}")
-NONCE = re.compile(r"[0-9a-f]{32}")
+NONCE, KEY = re.compile(r"[0-9a-f]{32}"), re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 EMPTY = hashlib.sha256(b"").digest()
 
@@ -95,13 +95,13 @@ def public_key(private: bytes) -> str:
 
 
 def parse_public_key(text: str) -> Ed25519PublicKey:
-    """The key that ``text`` is the base64 of.
+    """The key that ``text`` is the base64 of, written in the one canonical way: a revoked key has no other name.
 
     Raises:
         AccessError: ``key_malformed``.
     """
     try:
-        return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
+        return Ed25519PublicKey.from_public_bytes(base64.b64decode(text if KEY.fullmatch(text) else "", validate=True))
     except (ValueError, binascii.Error) as error:
         raise AccessError("key_malformed", "The public key is not 32 bytes in base64.", type(error).__name__) from error
 

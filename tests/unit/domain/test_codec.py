@@ -67,9 +67,12 @@ def test_a_file_is_read_by_range(tmp_path: Path) -> None:
         assert sorted(file) == ["a", "w"]
 
 
-def _file(table: object, body: bytes = b"", length: int | None = None) -> bytes:
-    header = json.dumps(table).encode()
+def _raw(header: bytes, body: bytes = b"", length: int | None = None) -> bytes:
     return (len(header) if length is None else length).to_bytes(8, "little") + header + body
+
+
+def _file(table: object, body: bytes = b"", length: int | None = None) -> bytes:
+    return _raw(json.dumps(table).encode(), body, length)
 
 
 def _row(shape: object = (1,), offsets: object = (0, 4), dtype: object = "F32") -> dict[str, object]:
@@ -96,6 +99,7 @@ BAD = {
     "offsets that go back": _file({"w": _row(offsets=[4, 0])}, b"\0" * 4),
     "data that is no table": _file({"__metadata__": {"foedus": "[1]"}}),
     "metadata that is no text": _file({"__metadata__": {"foedus": 5}}),
+    "a tensor that stands twice": _raw(b'{"w": %s, "w": %s}' % ((json.dumps(_row()).encode(),) * 2), b"\0" * 4),
     "deep nesting": _file({}, length=60_000)[:8] + b"[" * 60_000,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,38 @@ def test_a_malformed_bundle_is_refused(content: bytes) -> None:
     with pytest.raises(PlanError) as refusal:
         parse_bundle(content)
     assert refusal.value.code == "plan_malformed"
+
+
+def _canonical(files: dict[str, str], entry: str) -> bytes:
+    return json.dumps({"entry": entry, "files": files}, separators=(",", ":"), sort_keys=True).encode()
+
+
+def test_the_entry_follows_from_the_files_so_that_a_digest_runs_one_file() -> None:
+    other = base64.b64encode(b"y = 2").decode()
+    both = {"other.py": other, "plan.py": CODE}
+    assert parse_bundle(_canonical(both, "plan.py")).entry == "plan.py"
+    assert parse_bundle(_canonical({"lock": other, "net.py": CODE}, "net.py")).entry == "net.py"
+    for files, entry in (
+        (both, "other.py"),
+        ({"lock": other, "net.py": CODE}, "lock"),
+        ({"a.py": CODE, "b.py": CODE}, "a.py"),
+    ):
+        with pytest.raises(PlanError) as refusal:
+            parse_bundle(_canonical(files, entry))
+        assert refusal.value.code == "plan_malformed"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text + b" ",
+        lambda text: text.replace(b'"files":{', b'"files":{"plan.py":"",'),
+        lambda text: text.replace(b'"entry":"plan.py",', b"")[:-1] + b',"entry":"plan.py"}',
+    ],
+    ids=["whitespace", "a name that stands twice", "another order"],
+)
+def test_a_bundle_is_written_in_one_way(change: Callable[[bytes], bytes]) -> None:
+    content = _canonical({"plan.py": CODE}, "plan.py")
+    assert parse_bundle(content).entry == "plan.py"
+    with pytest.raises(PlanError):
+        parse_bundle(change(content))

@@ -282,7 +282,7 @@ def test_a_node_that_has_no_id_yet_signs_under_its_public_key() -> None:
     assert verify(Verifier(lambda key_id: key_id, Nonces(), 0), head, BODY, NOW).key_id == public_key(key)
 
 
-@pytest.mark.parametrize("text", ["", "AAAA", "é" * 44, "!" * 44])
+@pytest.mark.parametrize("text", ["", "AAAA", "é" * 44, "!" * 44, public_key(bytes(32))[:-2] + "l="])
 def test_a_malformed_public_key_is_refused(text: str) -> None:
     with pytest.raises(AccessError) as caught:
         parse_public_key(text)
