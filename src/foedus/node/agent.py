@@ -18,8 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import foedus
-from foedus.domain.errors import AccessError, ConflictError, FoedusError, NotFoundError, UsageError
-from foedus.domain.plan import parse_bundle
+from foedus.domain.errors import (
+    AccessError,
+    ConflictError,
+    FoedusError,
+    NotFoundError,
+    PlanError,
+    TooLargeError,
+    UsageError,
+)
+from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
 from foedus.node.blobs import Cache
 from foedus.node.checkpoint import States
 from foedus.node.duty import Held, Tools, perform
@@ -36,6 +44,12 @@ TICK = 0.25
 
 TIDY = 30.0
 """Seconds between two looks at idle work processes."""
+
+UNDECIDED = 100
+"""Plans that wait for the owner's decision at most; more are not kept until some are decided."""
+
+HELD = 100
+"""Assignments in hand at most."""
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +155,7 @@ class Agent:
                     self._boot = secrets.token_hex(16)
                 await self._link.pause(error, failures)
                 continue
-            if not news and self._wait and time.monotonic() - asked < TICK:
+            if not news and self._settings.poll_wait and time.monotonic() - asked < TICK:
                 await asyncio.sleep(2 * TICK)
 
     async def watch(self) -> None:
@@ -222,12 +236,17 @@ class Agent:
         if (held := self._held.get(assignment.id)) is not None:
             held.assignment, held.renew_at = assignment, renew_at
             return
+        if len(self._held) >= HELD:
+            return
         self._held[assignment.id] = new = Held(assignment, renew_at)
         self._queue.put_nowait(new)
 
     async def _consider(self, offer: PlanOffer) -> bool:
         """Keep a new plan for the owner to read, and say that the decision is pending; whether it could be kept."""
         if new := self._vault.plan_state(offer.digest) is None:
+            if self._vault.undecided() >= UNDECIDED:
+                _log.debug("plan %s waits: %d others wait for a decision", offer.digest[:12], UNDECIDED)
+                return False
             self._pool.warm()
             try:
                 await self._keep(offer)
@@ -238,12 +257,13 @@ class Agent:
         return new
 
     async def _keep(self, offer: PlanOffer) -> None:
-        path = await self._tools.cache.fetch(self._link, offer.blob, self._moved)
-        state, note, content = "pending", "", path.read_bytes()
+        state, note, content = "pending", "", b""
         try:
+            path = await self._tools.cache.fetch(self._link, offer.blob, self._moved, limit=2 * BUNDLE_LIMIT)
+            content = path.read_bytes()
             if parse_bundle(content).digest != offer.digest:
                 state, note = "rejected", "The files offered are not those of this digest."
-        except FoedusError as error:
+        except (PlanError, TooLargeError) as error:
             state, note = "rejected", error.what
         if state == "pending":
             write_durably(self._vault.bundle_path(offer.digest), content, "plan")

@@ -33,10 +33,13 @@ class Cache:
         self._folder, self._room, self._limit = folder, room, limit
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    async def fetch(self, link: Link, digest: str, moved: Moved, needed: Collection[str] = ()) -> Path:
+    async def fetch(
+        self, link: Link, digest: str, moved: Moved, needed: Collection[str] = (), limit: int | None = None
+    ) -> Path:
         """The file of a blob, downloaded if it is not here; waits for the coordinator as long as it takes.
 
-        ``moved`` is called when bytes arrive; ``needed`` are other blobs that may not make room for this one.
+        ``moved`` is called when bytes arrive; ``needed`` are other blobs that may not make room for this one;
+        ``limit`` is the largest that it may be, where that is less than usual.
 
         Raises:
             IntegrityError: ``blob_corrupt``. TooLargeError: ``blob_too_large``. NotFoundError: as the coordinator says.
@@ -44,11 +47,18 @@ class Cache:
         if not DIGEST.fullmatch(digest):
             raise IntegrityError("digest_malformed", "A blob's name is not a SHA-256.")
         path = self._folder / digest
+        most = self._limit if limit is None else min(limit, self._limit)
         if path.is_file():
+            if path.stat().st_size > most:
+                raise _too_large(most)
             path.touch()
             return path
         part = self._folder / f"{digest}.part"
-        await link.retried(lambda: _receive(link, digest, part, self._limit, moved))
+        try:
+            await link.retried(lambda: _receive(link, digest, part, most, moved))
+        except TooLargeError:
+            part.unlink(missing_ok=True)
+            raise
         if await asyncio.to_thread(sha256_of, part) != digest:
             part.unlink()
             raise IntegrityError("blob_corrupt", "The bytes received are not the blob's.", "", "It is fetched again.")
@@ -143,7 +153,7 @@ async def _receive(link: Link, digest: str, part: Path, limit: int, moved: Moved
                 async for chunk in response.aiter_raw():
                     at += len(chunk)
                     if at > limit:
-                        raise TooLargeError("blob_too_large", f"The blob is over {limit} bytes.")
+                        raise _too_large(limit)
                     file.write(chunk)
                     moved()
     except FoedusError as error:
@@ -153,3 +163,7 @@ async def _receive(link: Link, digest: str, part: Path, limit: int, moved: Moved
         if await asyncio.to_thread(sha256_of, part) != digest:
             part.unlink()
             await _receive(link, digest, part, limit, moved)
+
+
+def _too_large(limit: int) -> TooLargeError:
+    return TooLargeError("blob_too_large", f"The blob is over {limit} bytes.")

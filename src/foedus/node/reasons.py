@@ -37,6 +37,7 @@ SENTENCES = {
     "plan_not_approved": "The node's owner has not approved this plan.",
     "prepare_failed": "The plan's prepare() failed.",
     "prepare_refused": "The plan's prepare() did not return inputs and targets.",
+    "run_changed": "The assignment asks for another plan or other options than its run has.",
     "update_not_finite": "Training diverged: the update has NaN or infinity.",
     "work_crashed": "The work process ended before its work was done.",
     "work_failed": "The work failed inside the node.",

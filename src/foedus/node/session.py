@@ -52,6 +52,9 @@ def spec_of(assignment: Assignment) -> RunSpec:
 class Session:
     """One run on one node. The plan is imported and the model built once; a client's data are prepared once.
 
+    It serves the assignments that name what it was made of, and no others: what the owner has approved since, or no
+    longer, is looked up by the agent under the plan that an assignment names.
+
     Raises:
         IntegrityError: ``plan_digest`` where the bundle is not the plan that the assignment names.
         PlanError, ConfigError: where plan or strategy cannot be used.
@@ -67,6 +70,7 @@ class Session:
         self._objective = EagerObjective(plan, assignment.seed)
         self._plan = plan
         self._data: dict[tuple[str, str], ClientData] = {}
+        self._made_of = _made_of(assignment)
 
     def work(self, order: Order, stepped: Callable[[], None]) -> Done:
         """Do one ask; write update and new state; call ``stepped`` after each step.
@@ -75,6 +79,8 @@ class Session:
             ClientWorkError, DataError, PlanError, IntegrityError, OSError: where it fails.
         """
         ask = order.assignment
+        if _made_of(ask) != self._made_of:
+            raise IntegrityError("run_changed", "The assignment's plan or options are not those of its run.")
         phase = _told(self._phase(ask), stepped)
         task = ClientTask(phase, self._objective, Broadcast({part: _read(p) for part, p in order.parts.items()}))
         state = State() if order.state is None else _read_state(order.state)
@@ -105,6 +111,10 @@ class Session:
                 return phase
             at += 1
         raise ClientWorkError("phase_unknown", f"The strategy {ask.strategy} has no phase {ask.phase!r:.80}.")
+
+
+def _made_of(ask: Assignment) -> tuple[object, ...]:
+    return ask.plan, ask.run, ask.seed, ask.strategy, ask.options, ask.test_ratio
 
 
 def _told(phase: Phase, stepped: Callable[[], None]) -> Phase:

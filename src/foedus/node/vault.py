@@ -167,6 +167,12 @@ class Vault:
         with self.reading() as db:
             return db.execute(select(tables.plans.c.state).where(tables.plans.c.digest == digest)).scalar()
 
+    def undecided(self) -> int:
+        """How many plans were offered of which the owner has decided nothing."""
+        with self.reading() as db:
+            waiting = select(func.count()).select_from(tables.plans).where(tables.plans.c.decided_at.is_(None))
+            return db.execute(waiting).scalar_one()
+
     def audit(self, limit: int = 1000) -> tuple[AuditEntry, ...]:
         """The newest lines of the audit log, oldest first."""
         with self.reading() as db:
@@ -174,9 +180,10 @@ class Vault:
         return tuple(AuditEntry(row.at, row.event, row.subject, row.detail) for row in reversed(rows))
 
     def told(self) -> tuple[tuple[DatasetView, ...], tuple[PlanApproval, ...]]:
-        """What the coordinator may know: datasets without their paths, and the owner's decisions."""
+        """What the coordinator may know: datasets without their paths, and the owner's decisions, approvals first."""
         views = [DatasetView(client=each.client, tags=each.tags, examples=each.examples) for each in self.datasets()]
-        decided = [PlanApproval.model_validate(_told(plan)) for plan in self.plans()[:TOLD_LIMIT]]
+        plans = sorted(self.plans(), key=lambda plan: plan.state != "approved")
+        decided = [PlanApproval.model_validate(_told(plan)) for plan in plans[:TOLD_LIMIT]]
         return tuple(views), tuple(sorted(decided, key=lambda plan: plan.digest))
 
     def joined(self, node: str, coordinator: str) -> None:
