@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
 import click
 
-from foedus.cli.output import emit, json_option
+from foedus.cli.output import emit, json_option, log_to_stderr
 from foedus.coordinator.app import open_coordinator, serve
 from foedus.coordinator.settings import read_settings
 from foedus.wire.messages import Token
@@ -30,7 +29,7 @@ def command(
 
     The first start prints an admin's API token, this once.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = read_settings(folder, host, port, tls_cert, tls_key)
     opened = open_coordinator(settings)
 

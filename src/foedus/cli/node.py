@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 
 from foedus.cli.lazy import LazyGroup
 from foedus.cli.options import home_option, secret_from_environment
-from foedus.cli.output import emit, json_option, table
+from foedus.cli.output import emit, json_option, log_to_stderr, table
 from foedus.domain.errors import UsageError
 from foedus.node import owner
 from foedus.node.agent import run_agent
@@ -61,7 +60,7 @@ def join(coordinator: str, token: str | None, home: Path) -> None:
 @json_option
 def start(home: Path) -> None:
     """Work for runs whose plans the owner approved, until Ctrl-C. It only dials out."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr("%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     run_agent(home)
 

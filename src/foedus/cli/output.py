@@ -5,6 +5,7 @@ The envelope is ``{schema_version, status, exit_code, data | error}``. Errors ar
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -63,6 +64,21 @@ def plain(text: str) -> str:
 def say(message: str) -> None:
     """A line for people, on stderr."""
     click.echo(plain(message), err=True)
+
+
+class PlainFormatter(logging.Formatter):
+    """A log's lines for a terminal, without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return plain(super().format(record))
+
+
+def log_to_stderr(line: str) -> None:
+    """Have what this process logs on stderr, each record in the format ``line``: peers have a say in many."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter(line))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def colour() -> bool | None:

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from foedus.cli.output import say, size
+from foedus.cli.output import plain, say, size
 from foedus.domain.round import RoundRecord
 from foedus.domain.tree import Tensors
 from foedus.engine.observers import Observer
@@ -100,7 +101,7 @@ class LiveProgress:
         last = self._records[-1]
         names = list(_metrics(last))
         for header in ("round", "clients", *names, "down", "up"):
-            table.add_column(header, justify="right")
+            table.add_column(Text(plain(header)), justify="right")
         for record in self._records:
             metrics = _metrics(record)
             values = [f"{metrics[name]:.4f}" if name in metrics else "" for name in names]

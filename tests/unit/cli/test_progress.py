@@ -47,3 +47,14 @@ def test_the_table_has_the_last_rounds_and_the_time_left() -> None:
     assert lines[0].split() == ["round", "clients", "train/loss", "down", "up"]
     assert [line.split()[0] for line in lines[1:-1]] == [f"{number}/100" for number in range(11, 31)]
     assert lines[-1].strip() == "time left 2 min"
+
+
+def test_a_coordinator_s_metric_names_do_nothing_to_the_terminal() -> None:
+    observer = LiveProgress(2)
+    observer.live = Still()
+    receipt = Receipt("a", {"examples": 1.0}, {"[/red]\x1b[2J": 0.5})
+    phase = PhaseRecord("train", ("a",), (receipt,), {"[/red]\x1b[2J": 0.5})
+    observer.round(RoundRecord(1, (phase,), "0" * 64, 2.0))
+    console = Console(file=io.StringIO(), width=100)
+    console.print(observer.table())
+    assert "train/[/red]?[2J" in console.file.getvalue()
