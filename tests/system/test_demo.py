@@ -30,13 +30,13 @@ def _alive(processes: list[psutil.Process]) -> list[str]:
 
 
 def test_the_demo_as_data(tmp_path: Path) -> None:
-    process = _demo(tmp_path, "--json", "--rounds", "12")
+    process = _demo(tmp_path, "--json")
     out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
     envelope = json.loads(out)
     assert (envelope["schema_version"], envelope["status"], envelope["exit_code"]) == (1, "ok", 0)
     data = envelope["data"]
-    assert data["rounds"] == 12
+    assert data["rounds"] == 20
     comparison = data["comparison"]
     alone = [value for name, value in comparison.items() if name.endswith("alone")]
     assert len(alone) == 4
@@ -44,7 +44,7 @@ def test_the_demo_as_data(tmp_path: Path) -> None:
     folder = tmp_path / data["folder"]
     for name in ("run.toml", "rounds.jsonl", "summary.json", "model.safetensors", "environment.json", "log.jsonl"):
         assert (folder / name).stat().st_size > 0, name
-    assert len((folder / "rounds.jsonl").read_text().splitlines()) == 12
+    assert len((folder / "rounds.jsonl").read_text().splitlines()) == 20
     assert "<svg" in (folder / "report.html").read_text()
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert all(f"owner of {owner}" in err for owner in ("north", "east", "south", "west"))
@@ -76,3 +76,5 @@ def test_a_killed_demo_leaves_no_process_either(tmp_path: Path) -> None:
     time.sleep(0.5)
     assert _alive(children) == []
     process.stderr.close()
+    assert process.stdout is not None
+    process.stdout.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,6 +145,11 @@ def _words(summary: Mapping[str, Json], path: Path) -> str:
         f"run's folder  {path}",
         f"plot          {path / CURVES} (and {path / REPORT})",
         f"took          {summary['seconds']} s",
-        "\nNext: foedus new hello && foedus simulate hello/run.toml",
+        f"\nNext: {_to_the_path()}foedus new hello && foedus simulate hello/run.toml",
     ]
     return "\n".join(lines)
+
+
+def _to_the_path() -> str:
+    """What has to be typed first where the shell would not find ``foedus``."""
+    return "" if shutil.which("foedus") else f". {Path(sys.executable).parent / 'activate'} && "

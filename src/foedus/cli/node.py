@@ -36,7 +36,10 @@ def command() -> None:
 def init(name: str, home: Path) -> None:
     """Make a node called NAME: a home and a key, which never leaves it."""
     made = owner.init(home, name)
-    emit(_identity(made, home), f"node {made.name} in {home}\nNext: foedus node join --coordinator URL --token TOKEN")
+    emit(
+        _identity(made, home),
+        f"node {made.name} in {home}\nNext: foedus node join --home {home} --coordinator URL --token TOKEN",
+    )
 
 
 @command.command("join")
@@ -51,7 +54,9 @@ def join(coordinator: str, token: str | None, home: Path) -> None:
         raise UsageError("token_missing", "There is no join token.", "", "Give --token, or set FOEDUS_JOIN_TOKEN.")
     made = owner.join(home, coordinator, secret)
     lines = [f"node {made.name} has joined {made.coordinator} as {made.node}"]
-    lines.append("Next: foedus node data add FILE --name NAME --tags TAG, then foedus node start")
+    lines.append(
+        f"Next: foedus node data add FILE --name NAME --tags TAG --home {home}, then foedus node start --home {home}"
+    )
     emit(_identity(made, home), "\n".join(lines))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from foedus.cli.options import examples, out_option, parse_overrides, run_argument, set_option
-from foedus.cli.output import emit, json_option
+from foedus.cli.output import emit, json_option, say
 from foedus.cli.progress import progress
 from foedus.cli.results import Outcome, close_folder, last_words, recorded, run_name
 from foedus.engine.choice import EXECUTORS, KERNELS, Engine
@@ -43,6 +43,7 @@ def command(
     with recorded(folder, prepared.spec, name):
         with progress(prepared.spec.rounds) as observer:
             result = simulate(prepared, Engine(kernel, executor, workers), [folder, observer])
+        say(result.choice.reason)
         choice = asdict(result.choice)
         folder.environment(choice)
         facts = {name: choice[name] for name in ("kernel", "executor", "workers")}

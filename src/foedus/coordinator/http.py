@@ -72,8 +72,10 @@ async def person(request: Request) -> Person:
         AccessError: ``token_missing``, ``token_refused``.
     """
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not 16 <= len(secret) <= 200:
+    if scheme.lower() != "bearer" or not secret:
         raise AccessError("token_missing", "The request has no API token.", "", "Set FOEDUS_TOKEN, or give --token.")
+    if not 16 <= len(secret) <= 200:
+        raise AccessError("token_refused", "That is no API token.", "They begin with fdp_.", "Set FOEDUS_TOKEN to one.")
     parts = context(request)
 
     def look() -> Person:

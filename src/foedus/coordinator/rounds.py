@@ -35,7 +35,7 @@ from foedus.coordinator.orders import (
 )
 from foedus.coordinator.readiness import needed, ready
 from foedus.domain.plain import Json
-from foedus.domain.round import PhaseOrder, PhaseRecord
+from foedus.domain.round import PhaseOrder, PhaseRecord, Receipt
 from foedus.domain.run import RunStatus
 from foedus.domain.tree import State
 from foedus.engine.driver import Progress
@@ -162,12 +162,15 @@ class LivePort:
             done = frozenset(row.client for row in assigned(tx, self._run, order) if row.status == "done")
         return self._end_phase(order, done, untested=True)
 
-    def abandon(self, order: PhaseOrder, reason: str) -> None:
+    def abandon(self, order: PhaseOrder, reason: str) -> tuple[str, ...]:
         """Give the attempt up; who still works for it is told so when it contributes."""
+        with self._live.store.reading() as tx:
+            receipts = [Receipt(**row.receipt) for row in assigned(tx, self._run, order) if row.receipt is not None]
         with self._writing("abandon_phase") as (tx, run):
             tx.execute(update(phases).where(*matches(phases, run.id, order)).values(status="abandoned", reason=reason))
             close_assignments(tx, run.id, order)
             tell(tx, run.id, "phase_abandoned", {**place_of(order), "reason": reason}, time.time())
+        return tuple(f"{receipt.client}: {receipt.failure}" for receipt in receipts if receipt.failure)
 
     def end_round(self, state: State) -> State:
         """Store the round's record; the model's blob stays."""

@@ -40,7 +40,8 @@ def read_columns(path: Path) -> Columns:
     try:
         columns = reader(path)
     except NOT_A_DATASET as error:
-        raise _unreadable(path, f"{type(error).__name__}.") from error
+        why = "There is no such file." if isinstance(error, FileNotFoundError) else f"{type(error).__name__}."
+        raise _unreadable(path, why) from error
     for name, column in columns.items():
         if column.dtype not in names_of_dtypes:
             allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in names_of_dtypes)
@@ -109,7 +110,7 @@ def _not_numeric(path: Path, why: str) -> DataError:
         "dataset_not_numeric",
         f"The file {path.name} is not a table of numbers.",
         f"{why[:1].upper()}{why[1:]}.",
-        "Encode text as numbers first.",
+        "Separate cells by commas, give every row as many as the header, and encode text as numbers.",
     )
 
 

@@ -164,13 +164,13 @@ class RunSpec(Table):
     schedule: ScheduleTable = ScheduleTable()
 
 
-def parse_spec(table: Mapping[str, Any]) -> RunSpec:
+def parse_spec(table: Mapping[str, Any], where: str = "run.toml") -> RunSpec:
     """The validated run.
 
     Raises:
         ConfigError: ``config_refused``, with every wrong key, what is allowed there, and the nearest right name.
     """
-    return validate(RunSpec, table, "run.toml")
+    return validate(RunSpec, table, where)
 
 
 def validate(model: type[Model], table: Mapping[str, Any], where: str) -> Model:

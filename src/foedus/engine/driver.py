@@ -20,6 +20,9 @@ from foedus.strategies.strategy import Done, Phase, Strategy, round_of
 ATTEMPTS = 3
 """How often a phase is tried before the run fails."""
 
+SAID, TOLD = 3, 400
+"""How many clients' failures the run's own failure repeats, and how many letters of each."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -57,8 +60,8 @@ class Port(Protocol):
     def untested(self, order: PhaseOrder, phase: Phase, state: State, reason: str) -> State:
         """Close an optional phase to which too few answered."""
 
-    def abandon(self, order: PhaseOrder, reason: str) -> None:
-        """Give up this attempt of a phase; nothing of it counts."""
+    def abandon(self, order: PhaseOrder, reason: str) -> tuple[str, ...]:
+        """Give up this attempt of a phase; nothing of it counts. Returns what the clients that failed said."""
 
     def end_round(self, state: State) -> State:
         """Store the round's record; returns the state at the beginning of the next round."""
@@ -88,17 +91,23 @@ def drive(strategy: Strategy, rounds: int, seed: int, port: Port) -> State:
         elif phase.optional:
             state, attempt, first = port.untested(order, phase, state, verdict.reason), 0, 0
         else:
-            port.abandon(order, verdict.reason)
+            said = port.abandon(order, verdict.reason)
             attempt = order.attempt + 1
             if attempt - first >= ATTEMPTS:
-                raise QuorumError(
-                    "too_few_contributions",
-                    f"Round {order.round} was abandoned {attempt - first} times.",
-                    f"The last time, {verdict.reason}.",
-                    "See `foedus run show` for what each client said; lower `cohort.minimum` or mend the clients.",
-                )
+                raise _too_few(order, attempt - first, verdict.reason, said)
         order = None
     return state
+
+
+def _too_few(order: PhaseOrder, times: int, reason: str, said: tuple[str, ...]) -> QuorumError:
+    told = [f"{text[:TOLD]}…" if len(text) > TOLD else text for text in said[:SAID]]
+    more = f" and {len(said) - SAID} more failed" if len(said) > SAID else ""
+    return QuorumError(
+        "too_few_contributions",
+        f"The phase {order.phase} of round {order.round} was abandoned {times} times.",
+        " ".join([f"The last time, {reason}.", *told]) + more,
+        "Mend what the clients said, or lower `cohort.minimum`." if said else "See to the clients that are away.",
+    )
 
 
 def _collect(phase: Phase, order: PhaseOrder, port: Port) -> Close | Abandon:

@@ -37,11 +37,12 @@ class Prepared:
 
 
 def prepare(path: Path, overrides: Mapping[str, str] | None = None) -> Prepared:
-    """Read run.toml, apply ``a.b=c`` overrides, import the plan and compute the initial parameters from the seed.
+    """Read run.toml (or a folder's), apply ``a.b=c`` overrides, import the plan, compute the initial parameters.
 
     Raises:
         ConfigError, PlanError: where anything is wrong, before anything runs.
     """
+    path = path / "run.toml" if path.is_dir() else path
     return prepare_spec(read_spec(path, overrides or {}), path.parent)
 
 
@@ -65,7 +66,7 @@ def read_spec(path: Path, overrides: Mapping[str, str]) -> RunSpec:
     table = read_toml(path)
     for key, text in overrides.items():
         _set(table, key, text)
-    spec = parse_spec(table)
+    spec = parse_spec(table, path.name)
     check_options(spec.strategy.name, spec.strategy.options)
     return spec
 

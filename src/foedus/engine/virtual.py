@@ -84,8 +84,9 @@ class VirtualPort:
         self._record(replace(record, outcome="untested"))
         return closed
 
-    def abandon(self, order: PhaseOrder, reason: str) -> None:
+    def abandon(self, order: PhaseOrder, reason: str) -> tuple[str, ...]:
         """Forget this attempt."""
+        return tuple(f"{receipt.client}: {receipt.failure}" for receipt in self._receipts if receipt.failure)
 
     def end_round(self, state: State) -> State:
         """Record the round and tell the observers."""

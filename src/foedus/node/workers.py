@@ -110,8 +110,11 @@ class Worker:
         if self.process.stdin is not None:
             self.process.stdin.close()
         await self.process.wait()
-        await asyncio.wait([self.printing], timeout=1.0)
-        self.printing.cancel()
+        assert self.process.stdout is not None
+        last = [self.printing, asyncio.create_task(_drained(self.process.stdout))]
+        await asyncio.wait(last, timeout=1.0)
+        for task in last:
+            task.cancel()
 
 
 class Pool:
@@ -195,6 +198,13 @@ class Pool:
         )
         assert process.stderr is not None
         return Worker(process, asyncio.create_task(_keep_prints(process.stderr, self._log)))
+
+
+async def _drained(stream: asyncio.StreamReader) -> None:
+    """Read what is left: a pipe is closed at its end, and one that is not read does not come to it."""
+    with contextlib.suppress(OSError):
+        while await stream.read(1 << 16):
+            pass
 
 
 async def _keep_prints(stream: asyncio.StreamReader, path: Path) -> None:

@@ -165,8 +165,8 @@ def check_url(url: str) -> str:
         ConfigError: ``url_malformed``.
         AccessError: ``tls_required`` for ``http://`` anywhere but on this machine.
 
-    >>> check_url("http://127.0.0.1:8750/")
-    'http://127.0.0.1:8750'
+    >>> check_url("http://127.0.0.1:8470/")
+    'http://127.0.0.1:8470'
     """
     try:
         parts = urlsplit(url)
@@ -179,7 +179,7 @@ def check_url(url: str) -> str:
             "url_malformed",
             f"{url[:200]!a} is not the URL of a coordinator.",
             "It is a scheme, a host and perhaps a port and path; a password or query does not belong in it.",
-            "Write it like https://coordinator.example.org or http://127.0.0.1:8750.",
+            "Write it like https://coordinator.example.org or http://127.0.0.1:8470.",
         )
     if parts.scheme == "http" and not is_loopback(host):
         raise AccessError(

@@ -227,7 +227,9 @@ def test_too_few_contributions_fail_the_run_with_the_reason_and_it_may_be_resume
         for client in CLIENTS:
             supervised.fail(supervised.take(client))
     until(lambda: supervised.show(run).status == "failed")
-    assert supervised.show(run).reason.startswith("too_few_contributions: Round 1 was abandoned 3 times.")
+    assert supervised.show(run).reason.startswith(
+        "too_few_contributions: The phase train of round 1 was abandoned 3 times."
+    )
     assert "0 of 3 contributed" in supervised.show(run).reason
     resume(supervised, run)
     supervised.play(run, CLIENTS)

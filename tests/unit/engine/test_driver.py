@@ -124,8 +124,9 @@ class MemoryPort:
         self._store(new, record)
         return new
 
-    def abandon(self, order: PhaseOrder, reason: str) -> None:
+    def abandon(self, order: PhaseOrder, reason: str) -> tuple[str, ...]:
         self.disk.order = None
+        return tuple(f"{client}: it broke" for client in order.clients)
 
     def end_round(self, state: State) -> State:
         self._spend()
@@ -177,6 +178,7 @@ def test_a_phase_below_its_minimum_is_tried_three_times_and_then_the_run_fails_w
         drive(_strategy(), 2, 1, MemoryPort(disk, failing))
     assert refusal.value.code == "too_few_contributions"
     assert "0 of 3 contributed" in str(refusal.value)
+    assert str(refusal.value).count("it broke") == 3
     assert [order.attempt for order, _ in disk.asked] == [0, 1, 2]
     assert disk.state.tensors["model"]["w"].item() == 0
 
