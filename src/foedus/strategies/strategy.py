@@ -109,8 +109,8 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
         return (train, test) if spec.test.ratio > 0 and due else (train,)
 
     def phase(state: State) -> Phase | Done:
-        todo, at = phases(round_of(state)), _integer(state, "phase")
-        return todo[at] if at < len(todo) else Done()
+        planned, at = phases(round_of(state)), _integer(state, "phase")
+        return planned[at] if at < len(planned) else Done()
 
     def close(state: State, aggregate: Aggregate, receipts: Sequence[Receipt]) -> State:
         at = _integer(state, "phase")
