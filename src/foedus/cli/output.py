@@ -117,11 +117,6 @@ def debugging() -> bool:
     return os.environ.get("FOEDUS_DEBUG", "") not in {"", "0"}
 
 
-def interactive() -> bool:
-    """Whether somebody sits at a terminal and can be asked."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns of text under headers.
 

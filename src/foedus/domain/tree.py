@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -59,28 +59,9 @@ class Slice:
     stop: int
 
 
-def map_tensors(function: Callable[..., Tensor], first: Tensors, *others: Tensors) -> dict[str, Tensor]:
-    """Apply ``function`` name by name; the names of ``first`` rule.
-
-    >>> map_tensors(torch.add, {"w": torch.ones(2)}, {"w": torch.ones(2)})
-    {'w': tensor([2., 2.])}
-    """
-    return {name: function(tensor, *(other[name] for other in others)) for name, tensor in first.items()}
-
-
 def clone(tensors: Tensors) -> dict[str, Tensor]:
     """A copy that the caller may write to."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
-def subtract(first: Tensors, second: Tensors) -> dict[str, Tensor]:
-    """``first - second``, name by name."""
-    return map_tensors(torch.sub, first, second)
-
-
-def zeros_like(tensors: Tensors) -> dict[str, Tensor]:
-    """Zeros of the same shapes and dtypes."""
-    return map_tensors(torch.zeros_like, tensors)
 
 
 def size_in_bytes(tensors: Tensors) -> int:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foedus.domain.tree import flatten, model_digest, slices, subtract
+from foedus.domain.tree import flatten, model_digest, slices
 
 
 def test_the_model_digest_is_the_one_that_is_documented() -> None:
@@ -48,6 +48,7 @@ def test_slices_cover_every_element_once(sizes: list[int], limit: int) -> None:
     assert all(count == 1 for counts in seen.values() for count in counts)
 
 
-def test_flatten_and_subtract() -> None:
-    difference = subtract({"w": torch.ones(2)}, {"w": torch.full((2,), 3.0)})
-    assert torch.equal(flatten({"parameters": difference})["parameters/w"], torch.full((2,), -2.0))
+def test_flatten_names_the_part_of_each_tensor() -> None:
+    flat = flatten({"parameters": {"w": torch.ones(2)}, "buffers": {"n": torch.tensor(3)}})
+    assert sorted(flat) == ["buffers/n", "parameters/w"]
+    assert flat["buffers/n"].item() == 3
