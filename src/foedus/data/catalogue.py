@@ -18,7 +18,8 @@ from foedus.data.dataset import Columns, check_columns
 from foedus.data.partition import partition
 from foedus.domain.errors import ConfigError, DataError
 from foedus.domain.rng import generator
-from foedus.domain.run import RunSpec, nearest
+from foedus.domain.run import RunSpec
+from foedus.domain.table import nearest
 
 LABEL = "label"
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from foedus.domain.errors import ConfigError, DataError
 from foedus.domain.rng import derive
-from foedus.domain.run import PartitionTable, Rate, Table, nearest, validate
+from foedus.domain.run import PartitionTable
+from foedus.domain.table import Rate, Table, nearest, validate
 
 REDRAWS = 1000
 

@@ -15,7 +15,7 @@ import torch
 from foedus.domain.errors import ConfigError
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast, PhaseOrder
-from foedus.domain.run import nearest
+from foedus.domain.table import nearest
 from foedus.domain.tree import State, size_in_bytes
 from foedus.engine.executors import Executor, InlineExecutor
 from foedus.engine.graph import GraphKernel

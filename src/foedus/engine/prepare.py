@@ -15,7 +15,8 @@ import torch
 
 from foedus.domain.errors import ConfigError
 from foedus.domain.plan import ModelManifest, PlanBundle, read_bundle
-from foedus.domain.run import RunSpec, parse_spec, read_toml
+from foedus.domain.run import RunSpec, parse_spec
+from foedus.domain.table import read_toml
 from foedus.domain.tree import Tensors, clone
 from foedus.local.loader import load_plan
 from foedus.local.plan import TrainingPlan, build_model, manifest_of, tensors_of

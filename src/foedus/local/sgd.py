@@ -20,7 +20,7 @@ from foedus.data.batching import batches
 from foedus.data.dataset import ClientData
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast
-from foedus.domain.run import Table
+from foedus.domain.table import Table
 from foedus.domain.tree import State
 from foedus.local.work import Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
 from foedus.optim.optimizer import Amount, Decay, Rate, sgd

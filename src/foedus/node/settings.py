@@ -10,7 +10,7 @@ from typing import Annotated
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field
 
-from foedus.domain.run import validate
+from foedus.domain.table import validate
 
 HOME = "FOEDUS_NODE_HOME"
 PREFIX = "FOEDUS_NODE_"

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from foedus.domain.run import Table
+from foedus.domain.table import Table
 from foedus.domain.tree import Parts, Tensors
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

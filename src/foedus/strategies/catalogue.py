@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foedus.domain.errors import ConfigError
-from foedus.domain.run import Table, nearest, validate
+from foedus.domain.table import Table, nearest, validate
 from foedus.strategies.fedavg import FedAvgOptions, fedavg
 from foedus.strategies.strategy import RunContext, Strategy
 

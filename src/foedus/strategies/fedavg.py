@@ -12,7 +12,7 @@ from typing import Any
 
 from foedus.aggregation.mean import weighted_mean
 from foedus.domain.round import Aggregate, PartSpec, Schema
-from foedus.domain.run import Table
+from foedus.domain.table import Table
 from foedus.domain.tree import State, Tensors, TensorSpec, clone, dtypes
 from foedus.local.sgd import LocalOptions, local_sgd
 from foedus.optim.optimizer import ServerOptions, server_optimizer

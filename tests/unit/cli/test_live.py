@@ -10,7 +10,8 @@ import pytest
 
 from foedus.cli.live import close_live, record_of
 from foedus.domain.errors import RunFailedError
-from foedus.domain.run import parse_spec, read_toml
+from foedus.domain.run import parse_spec
+from foedus.domain.table import read_toml
 from foedus.engine.choice import Engine
 from foedus.engine.folder import RunFolder
 from foedus.engine.prepare import prepare

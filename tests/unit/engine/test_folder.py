@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from foedus.domain.errors import ConflictError, StorageError
 from foedus.domain.round import PhaseRecord, Receipt, RoundRecord
-from foedus.domain.run import RunSpec, parse_spec, read_toml
+from foedus.domain.run import RunSpec, parse_spec
+from foedus.domain.table import read_toml
 from foedus.engine.folder import FILES, RunFolder, choose_folder
 from foedus.engine.report import Report
 
