@@ -23,7 +23,6 @@ from foedus.cli.local_federation import LocalFederation, local_federation
 from foedus.cli.new import scaffold
 from foedus.cli.output import emit, json_option, say, table
 from foedus.cli.progress import progress
-from foedus.cli.results import recorded
 from foedus.cli.run_submit import submission_of
 from foedus.client import runs
 from foedus.data.catalogue import federate
@@ -31,6 +30,7 @@ from foedus.domain.errors import RunFailedError
 from foedus.domain.plain import Json
 from foedus.engine.folder import CURVES, MODEL, REPORT, RunFolder, choose_folder
 from foedus.engine.prepare import Prepared, prepare
+from foedus.engine.results import recorded
 from foedus.engine.simulate import measure_held_out
 from foedus.node import owner
 from foedus.node.vault import PlanEntry

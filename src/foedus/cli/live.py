@@ -10,7 +10,6 @@ from typing import Any
 
 from foedus.cli.output import say
 from foedus.cli.progress import progress
-from foedus.cli.results import Outcome, close_folder, recorded
 from foedus.client import runs
 from foedus.client.http import Connection
 from foedus.data.catalogue import federate
@@ -23,6 +22,7 @@ from foedus.domain.tree import Tensors
 from foedus.engine.folder import MODEL, RunFolder, choose_folder
 from foedus.engine.observers import Observer
 from foedus.engine.prepare import Prepared
+from foedus.engine.results import Outcome, close_folder, recorded
 from foedus.engine.simulate import measure_held_out
 from foedus.wire.messages import PhaseView, RoundView, RunView
 

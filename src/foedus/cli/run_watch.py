@@ -10,9 +10,9 @@ from foedus.cli.connection import connected
 from foedus.cli.live import watch
 from foedus.cli.options import out_option
 from foedus.cli.output import emit, json_option, say
-from foedus.cli.results import last_words
 from foedus.client.http import Connection
 from foedus.engine.prepare import Prepared
+from foedus.engine.results import last_words
 
 
 @click.command("watch")

@@ -11,10 +11,10 @@ import click
 from foedus.cli.options import examples, out_option, parse_overrides, run_argument, set_option
 from foedus.cli.output import emit, json_option, say
 from foedus.cli.progress import progress
-from foedus.cli.results import Outcome, close_folder, last_words, recorded, run_name
 from foedus.engine.choice import EXECUTORS, KERNELS, Engine
 from foedus.engine.folder import RunFolder, choose_folder
 from foedus.engine.prepare import prepare
+from foedus.engine.results import Outcome, close_folder, last_words, recorded, run_name
 from foedus.engine.simulate import simulate
 
 
