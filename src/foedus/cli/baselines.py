@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 import torch
 
-from foedus.data.catalogue import Federation, federate
+from foedus.data.catalogue import federate
 from foedus.data.dataset import Columns
+from foedus.data.population import Federation
 from foedus.domain.run import CohortTable
 from foedus.engine.choice import Engine
 from foedus.engine.prepare import Prepared, prepare_spec

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,37 +15,13 @@ from torch import Tensor
 
 from foedus.data.dataset import Columns, check_columns
 from foedus.data.partition import partition
+from foedus.data.population import Federation, divided, take
 from foedus.domain.errors import ConfigError, DataError
 from foedus.domain.rng import generator
 from foedus.domain.run import RunSpec
 from foedus.domain.table import nearest
 
 LABEL = "label"
-
-
-@dataclass(frozen=True)
-class Parts(Mapping[str, Columns]):
-    """Clients by name; a client's columns are gathered when they are asked for."""
-
-    columns: Columns
-    index: Mapping[str, Tensor]
-
-    def __getitem__(self, name: str) -> Columns:
-        return take(self.columns, self.index[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.index)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-
-@dataclass(frozen=True)
-class Federation:
-    """The clients' columns by name, and the held-out columns."""
-
-    clients: Mapping[str, Columns]
-    held_out: Columns | None
 
 
 def federate(spec: RunSpec, base: Path) -> Federation:
@@ -66,7 +41,7 @@ def federate(spec: RunSpec, base: Path) -> Federation:
             f"It has {len(columns[LABEL])} examples, and `held_out` is {spec.data.held_out}.",
             "Raise `held_out`, or leave it out.",
         )
-    return Federation(Parts(rest, partition(rest[LABEL], spec.data.partition, spec.seed)), kept)
+    return Federation(divided(rest, partition(rest[LABEL], spec.data.partition, spec.seed)), kept)
 
 
 def load(name: str, folder: Path | None) -> Columns:
@@ -91,11 +66,6 @@ def held_out(columns: Columns, share: float, seed: int) -> tuple[Columns, Column
     order = torch.randperm(count, generator=generator(seed, 0, "", "held_out"))
     kept = int(share * count)
     return take(columns, order[kept:].sort().values), take(columns, order[:kept].sort().values)
-
-
-def take(columns: Columns, index: Tensor) -> Columns:
-    """The rows at ``index`` ``[k]``."""
-    return {name: column[index] for name, column in columns.items()}
 
 
 def _digits(folder: Path | None) -> Columns:

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from foedus.data.population import Division, division_of
 from foedus.domain.errors import ConfigError, DataError
 from foedus.domain.rng import derive
 from foedus.domain.run import PartitionTable
@@ -41,7 +42,7 @@ class ShardsOptions(Table):
     shards_per_client: Annotated[int, Field(ge=1)] = 2
 
 
-def partition(labels: Tensor, table: PartitionTable, seed: int) -> dict[str, Tensor]:
+def partition(labels: Tensor, table: PartitionTable, seed: int) -> Division:
     """Client names ``c0000`` … with the sorted indices of their examples, ``[n_k]``; every example has one client.
 
     Raises:
@@ -60,7 +61,7 @@ def partition(labels: Tensor, table: PartitionTable, seed: int) -> dict[str, Ten
         raise _too_thin(f"{table.clients} clients share {len(labels)} examples")
     generator = np.random.Generator(np.random.PCG64(derive(seed, 0, "", "partition")))
     groups = known.divide(labels.numpy(), table.clients, options, generator)
-    return {f"c{at:04d}": torch.from_numpy(np.sort(group)) for at, group in enumerate(groups)}
+    return division_of([torch.from_numpy(group) for group in groups])
 
 
 def iid(labels: Any, clients: int, options: IidOptions, generator: np.random.Generator) -> Groups:

@@ -100,12 +100,16 @@ class PartitionTable(BaseModel):
 
 
 class DataTable(Table):
-    """The data: in simulation ``name``, ``folder``, ``held_out`` and ``partition`` count; live, only ``tags``."""
+    """The data: live, only ``tags`` count; in simulation everything else.
+
+    ``cache``: MiB of prepared clients that each process of a simulation keeps at most.
+    """
 
     name: Text
     tags: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
     folder: Text | None = None
     held_out: Share | None = None
+    cache: PositiveInt = 1024
     partition: PartitionTable
 
     @model_validator(mode="before")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,6 +37,9 @@ WORKERS_SECONDS = 1.0
 
 STEP_SECONDS = 2e-4
 """A guess at a local step, where timing one in this process would rule out forking it."""
+
+INHERITED = 10_000
+"""Of more clients than this none is prepared before the workers are forked; each worker prepares its own."""
 
 SAMPLED = 16
 """Clients that are looked at before round 1."""
@@ -70,10 +73,8 @@ class Effort:
     seconds: float
 
 
-def choose(
-    engine: Engine, prepared: Prepared, source: ClientSource, clients: tuple[str, ...]
-) -> tuple[Executor, Choice]:
-    """The executor for a run, its workers started, and what was chosen.
+def choose(engine: Engine, prepared: Prepared, source: ClientSource, clients: Sequence[str]) -> tuple[Executor, Choice]:
+    """The executor for a run on the clients of these sorted names, its workers started, and what was chosen.
 
     Raises:
         ConfigError: ``kernel_unknown``, ``executor_unknown``, ``workers_refused``, ``executor_unavailable``.
@@ -106,7 +107,7 @@ def _check(what: str, name: str, known: Iterable[str]) -> None:
         )
 
 
-def _case(prepared: Prepared, source: ClientSource, clients: tuple[str, ...]) -> Case | None:
+def _case(prepared: Prepared, source: ClientSource, clients: Sequence[str]) -> Case | None:
     """The first training phase and the first clients with examples; none where nobody has any."""
     state = prepared.strategy.init(prepared.model)
     phase = prepared.strategy.phase(state)
@@ -180,12 +181,12 @@ def _workers(engine: Engine, effort: Effort, cohort: int) -> tuple[int, str]:
 
 
 def _started(
-    kernel: Kernel, prepared: Prepared, source: ClientSource, clients: tuple[str, ...], count: int
+    kernel: Kernel, prepared: Prepared, source: ClientSource, clients: Sequence[str], count: int
 ) -> WorkersExecutor:
-    """Workers that inherit the phases and, where a run asks most clients, every client's prepared data."""
+    """Workers that inherit the phases and, where a run asks most of few clients, every client's prepared data."""
     spec = prepared.spec
     asked = spec.rounds * (spec.cohort.size or len(clients))
-    for client in clients if asked >= len(clients) else ():
+    for client in clients if asked >= len(clients) <= INHERITED else ():
         source(client)
     executor = WorkersExecutor(kernel, source, count, _phases(prepared))
     executor.start(2 * size_in_bytes(prepared.model))

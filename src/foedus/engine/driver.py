@@ -7,6 +7,7 @@ and the events that were recorded, and the schedule, being pure, comes to the sa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,8 +40,8 @@ class Port(Protocol):
     def load(self) -> Progress:
         """Where the run is."""
 
-    def population(self) -> tuple[str, ...]:
-        """The names of the clients that may be asked now; waits until there are enough."""
+    def population(self) -> Sequence[str]:
+        """The sorted names of the clients that may be asked now; waits until there are enough."""
 
     def open(self, order: PhaseOrder, phase: Phase, state: State) -> None:
         """Store the order of a phase; from now on :meth:`load` gives it back until it is closed or abandoned."""

@@ -15,7 +15,7 @@ def plan_phase(phase: Phase, state: State, population: Sequence[str], seed: int,
     """Whom this phase asks, of the sorted names in ``population``; another ``attempt`` asks anew."""
     number = round_of(state)
     purpose = f"select {phase.name}" + (f" {attempt}" if attempt else "")
-    clients = phase.selector(tuple(sorted(population)), generator(seed, number, "", purpose))
+    clients = phase.selector(population, generator(seed, number, "", purpose))
     return PhaseOrder(number, phase.name, tuple(sorted(clients)), attempt)
 
 

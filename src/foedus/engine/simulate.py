@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from foedus.data.catalogue import Federation, federate
+from foedus.data.catalogue import federate
 from foedus.data.dataset import ClientData, prepare_client
+from foedus.data.population import Federation
 from foedus.domain.round import RoundRecord
 from foedus.domain.tree import Tensors, model_digest
 from foedus.engine.choice import Choice, Engine, choose
@@ -35,27 +37,48 @@ class Result:
         return model_digest(self.model)
 
 
+MIB = 2**20
+OVERHEAD = 4096
+"""Bytes that a client's prepared data take beside those of its tensors, about."""
+
+
 @dataclass
 class Clients:
-    """The simulated clients' data, prepared by the plan when it is first asked for."""
+    """The simulated clients' data, prepared by the plan when it is asked for.
+
+    Those asked for last are kept, up to ``[data] cache`` MiB, so that memory stays flat whatever the population.
+    """
 
     prepared: Prepared
     federation: Federation
-    ready: dict[str, ClientData] = field(default_factory=dict)
+    ready: OrderedDict[str, ClientData] = field(default_factory=OrderedDict)
+    held: int = 0
 
     def __call__(self, name: str) -> ClientData:
         """One client's prepared data."""
-        if name not in self.ready:
-            spec = self.prepared.spec
-            columns = self.federation.clients[name]
-            self.ready[name] = prepare_client(name, columns, self.prepared.plan.prepare, spec.test.ratio, spec.seed)
-        return self.ready[name]
+        if name in self.ready:
+            self.ready.move_to_end(name)
+            return self.ready[name]
+        spec = self.prepared.spec
+        data = prepare_client(
+            name, self.federation.clients[name], self.prepared.plan.prepare, spec.test.ratio, spec.seed
+        )
+        self.ready[name] = data
+        self.held += size_of(data)
+        while self.held > spec.data.cache * MIB and len(self.ready) > 1:
+            self.held -= size_of(self.ready.popitem(last=False)[1])
+        return data
+
+
+def size_of(data: ClientData) -> int:
+    """The bytes that a client's prepared data take, about."""
+    return OVERHEAD + sum(part.inputs.nbytes + part.targets.nbytes for part in (data.train, data.test))
 
 
 def client_data(prepared: Prepared) -> dict[str, ClientData]:
     """Every simulated client's prepared data, by name."""
     clients = Clients(prepared, federate(prepared.spec, prepared.base))
-    return {name: clients(name) for name in sorted(clients.federation.clients)}
+    return {name: clients(name) for name in clients.federation.names}
 
 
 def simulate(prepared: Prepared, engine: Engine, observers: Sequence[Observer] = ()) -> Result:
@@ -74,9 +97,8 @@ def simulate_on(
     """As :func:`simulate`, on clients and a held-out part that were loaded."""
     began = time.monotonic()
     clients = Clients(prepared, federation)
-    names = tuple(sorted(federation.clients))
-    executor, choice = choose(engine, prepared, clients, names)
-    port = VirtualPort(prepared, names, executor, observers)
+    executor, choice = choose(engine, prepared, clients, federation.names)
+    port = VirtualPort(prepared, federation.names, executor, observers)
     try:
         state = drive(prepared.strategy, prepared.spec.rounds, prepared.spec.seed, port)
     finally:

@@ -24,7 +24,7 @@ class VirtualPort:
     """Holds a simulated run in memory. Every client answers at virtual time 0, in the order of names."""
 
     def __init__(
-        self, prepared: Prepared, population: tuple[str, ...], executor: Executor, observers: Sequence[Observer]
+        self, prepared: Prepared, population: Sequence[str], executor: Executor, observers: Sequence[Observer]
     ) -> None:
         self.records: list[RoundRecord] = []
         self._prepared = prepared
@@ -39,7 +39,7 @@ class VirtualPort:
         """The beginning."""
         return Progress(self._prepared.strategy.init(self._prepared.model))
 
-    def population(self) -> tuple[str, ...]:
+    def population(self) -> Sequence[str]:
         """Every client of the partition."""
         return self._population
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -22,8 +24,36 @@ def test_a_cohort_is_distinct_sorted_and_of_the_size_asked() -> None:
     assert list(cohort) == sorted(cohort)
 
 
-def test_it_does_not_depend_on_the_order_of_the_population() -> None:
-    assert _chosen(CohortTable(size=4), 1) == _chosen(CohortTable(size=4), 1, tuple(reversed(NAMES)))
+class Counted(Sequence[str]):
+    """A large population that counts how many of its names were made."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.made = count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, at: int) -> str:  # type: ignore[override]
+        self.made += 1
+        return f"c{at:09d}"
+
+
+@pytest.mark.parametrize("size", [1, 100, 6000])
+def test_of_a_large_population_only_the_names_asked_for_are_made(size: int) -> None:
+    many = Counted(10**8 if size < 6000 else 12_001)
+    cohort = uniform(CohortTable(size=size))(many, torch.Generator().manual_seed(3))
+    assert len(set(cohort)) == len(cohort) == size == many.made
+    assert list(cohort) == sorted(cohort)
+    assert cohort == uniform(CohortTable(size=size))(many, torch.Generator().manual_seed(3))
+
+
+def test_a_draw_from_many_is_uniform() -> None:
+    many, count = Counted(20_000), [0] * 20
+    for seed in range(40):
+        for name in uniform(CohortTable(size=500))(many, torch.Generator().manual_seed(seed)):
+            count[int(name[1:]) // 1000] += 1
+    assert sum(count) == 20_000
+    assert all(850 < found < 1150 for found in count)
 
 
 def test_a_fraction_is_rounded_and_at_least_one() -> None:
