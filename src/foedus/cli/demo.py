@@ -29,6 +29,7 @@ from foedus.data.catalogue import federate
 from foedus.domain.errors import RunFailedError
 from foedus.domain.plain import Json
 from foedus.engine.folder import CURVES, MODEL, REPORT, RunFolder, choose_folder
+from foedus.engine.picture import curves_png
 from foedus.engine.prepare import Prepared, prepare
 from foedus.engine.results import recorded
 from foedus.engine.simulate import measure_held_out
@@ -124,6 +125,7 @@ class _Demo:
         rows = [(labels.get(name, "all data in one place"), metrics[MEASURE]) for name, metrics in others.items()]
         folder.environment({"kernel": "eager", "executor": "nodes", "run": view.id})
         summary = close_live(folder, spec, view, held_out, [("federated", held_out[MEASURE]), *rows])
+        (self.path / CURVES).write_bytes(curves_png(folder.history.rows))
         return {**summary, "approvals": {name: plan.digest for name, plan in plans.items()}}
 
 

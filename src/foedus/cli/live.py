@@ -68,7 +68,7 @@ def close_live(
     Raises:
         RunFailedError: ``run_failed``, ``run_cancelled``.
     """
-    seconds = sum(record.seconds for record in folder.records)
+    seconds = sum(row.seconds for row in folder.history.rows)
     facts = {"id": view.id, **FACTS}
     summary = close_folder(
         folder, spec, Outcome(view.name, view.status, view.model_digest, seconds, held_out, facts, comparison)

@@ -46,7 +46,7 @@ def command(
         say(result.choice.reason)
         choice = asdict(result.choice)
         folder.environment(choice)
-        facts = {name: choice[name] for name in ("kernel", "executor", "workers")}
+        facts = {name: choice[name] for name in ("kernel", "executor", "workers", "reason")}
         outcome = Outcome(name, "completed", result.model_digest, result.seconds, result.held_out, facts)
         summary = close_folder(folder, prepared.spec, outcome)
     emit(summary, last_words(summary, folder.path))

@@ -25,12 +25,13 @@ from foedus.domain.plain import Json
 from foedus.domain.round import RoundRecord
 from foedus.domain.run import RunSpec
 from foedus.domain.tree import Tensors
+from foedus.engine.history import History
 from foedus.engine.json_text import to_json
-from foedus.engine.report import Report, curves_png, report_html
+from foedus.engine.report import Report, report_html
 
 RUN, ROUNDS, SUMMARY, MODEL = "run.toml", "rounds.jsonl", "summary.json", "model.safetensors"
 ENVIRONMENT, LOG, REPORT, CURVES = "environment.json", "log.jsonl", "report.html", "curves.png"
-FILES = (RUN, ROUNDS, SUMMARY, MODEL, ENVIRONMENT, LOG, REPORT, CURVES)
+FILES = (RUN, ROUNDS, SUMMARY, MODEL, ENVIRONMENT, LOG, REPORT)
 MARKS = (ENVIRONMENT, ROUNDS)
 """A folder that has both was a run's; its files may be replaced."""
 
@@ -69,7 +70,7 @@ def _clear(folder: Path) -> None:
             "What is in it would be mixed with the run's files.",
             "Name a folder that is empty, or is not there yet.",
         )
-    for name in FILES:
+    for name in (*FILES, CURVES):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -84,7 +85,7 @@ class RunFolder:
 
     def __init__(self, path: Path, spec: RunSpec) -> None:
         self.path = path
-        self.records: list[RoundRecord] = []
+        self.history = History()
         self._write(RUN, tomli_w.dumps(_without_none(spec.model_dump(mode="json"))).encode())
         self._write(ROUNDS, b"")
         self.environment({})
@@ -96,7 +97,7 @@ class RunFolder:
 
     def round(self, record: RoundRecord) -> None:
         """Append a round's record."""
-        self.records.append(record)
+        self.history.add(record)
         self._append(ROUNDS, {**asdict(record), "metrics": record.metrics})
         failures = {r.client: r.failure for phase in record.phases for r in phase.receipts if r.failure}
         self.log("round", round=record.round, model=record.model, seconds=record.seconds, failures=dict(failures))
@@ -108,7 +109,6 @@ class RunFolder:
     def end(self, summary: Mapping[str, Json], report: Report | None) -> None:
         """Write the summary and, where there is something to show, the report; the run is over."""
         if report is not None:
-            self._write(CURVES, curves_png(report))
             self._write(REPORT, report_html(report).encode())
         self._write(SUMMARY, _document(summary))
         self.log(str(summary["status"]))

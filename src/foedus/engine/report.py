@@ -1,211 +1,178 @@
-"""A run's report: one self-contained page with curves, and the same curves as a picture.
-
-Plots are matplotlib's; in the page they are inline SVG whose ink follows the reader's light or dark scheme.
-"""
+"""A run's report: one self-contained page with curves, what clients differed by, bytes, times, and who dropped out."""
 
 from __future__ import annotations
 
 import importlib.resources
-import io
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from string import Template
-from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from foedus.domain.round import RoundRecord
+from foedus.engine.charts import COLOURS, Series, bar_chart, histogram, line_chart
+from foedus.engine.history import NAMED, History, RoundRow
+from foedus.engine.metrics import ranked
 
-from foedus.domain.round import PhaseRecord, RoundRecord
-
-INK, GRID = "#010203", "#040506"
-"""Colours that stand for the page's own; :func:`_svg` replaces them."""
-
-COLOURS = {"train": "#e0872b", "test": "#2f83cc", "up": "#2f83cc", "down": "#e0872b"}
-OTHER = "#5aa469"
+COLOUR_OF = {"test": COLOURS[0], "train": COLOURS[1], "central": COLOURS[2]}
+OTHER = COLOURS[4]
 CLIENTS_SHOWN = 40
-STYLE: dict[Any, Any] = {
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "foedus",
-}
-PICTURE: dict[Any, Any] = {**STYLE, "grid.color": "#e3e6ea"}
-INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-PAGE: dict[Any, Any] = {**STYLE, "grid.color": GRID, **dict.fromkeys(INKED, INK)}
+"""Clients that have a bar or a row of their own; more are shown as a distribution, or counted."""
+
+ROUNDS_SHOWN = 500
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows. ``comparison`` has a label and the value of ``measure``, where models were compared."""
+    """What a report shows. ``comparison`` has a label and the value of ``measure``, where models were compared.
+
+    ``notes`` are sentences under the facts: which kernel and executor ran and why, why a run stopped early.
+    """
 
     title: str
     subtitle: str
     facts: Mapping[str, str]
-    records: Sequence[RoundRecord]
+    history: History
     comparison: Sequence[tuple[str, float]] = ()
     measure: str = "accuracy"
+    notes: Sequence[str] = ()
 
 
 def report_html(report: Report) -> str:
     """The page. It refers to nothing outside itself, and every text in it is escaped."""
-    template = importlib.resources.files("foedus.engine").joinpath("report.html").read_text(encoding="utf-8")
-    with mpl.rc_context(PAGE):
-        figures = "".join(
-            f"<figure><figcaption>{escape(caption)}</figcaption>{_svg(figure, number)}</figure>"
-            for number, (caption, figure) in enumerate(_figures(report))
-        )
-    return Template(template).substitute(
-        title=escape(report.title),
-        subtitle=escape(report.subtitle),
-        facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in report.facts.items()),
-        comparison=_comparison(report),
-        figures=figures,
-        rounds=_rounds(report.records),
-    )
-
-
-def curves_png(report: Report) -> bytes:
-    """The metrics' curves beside one another, as a PNG on white, 150 dots per inch."""
-    names = _metric_names(report.records)
-    with mpl.rc_context(PICTURE):
-        figure = Figure(figsize=(4.6 * max(len(names), 1), 3.2), layout="constrained")
-        for at, name in enumerate(names):
-            axes = figure.add_subplot(1, len(names), at + 1)
-            _curve(axes, report.records, name)
-            axes.set_title(name)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    return content.getvalue()
-
-
-def _figures(report: Report) -> Iterable[tuple[str, Figure]]:
-    if report.comparison:
-        yield f"{report.measure} on the held-out part", _bars(report.comparison)
-    for name in _metric_names(report.records):
-        figure, axes = _panel()
-        _curve(axes, report.records, name)
-        yield f"{name} per round", figure
-    if report.records:
-        yield "Bytes per round", _bytes(report.records)
-    for phase in report.records[-1].phases if report.records else ():
-        for name in sorted({name for receipt in phase.receipts for name in receipt.metrics}):
-            yield f"{phase.phase}/{name} per client, last round", _bars(_per_client(phase, name))
-
-
-def _metric_names(records: Sequence[RoundRecord]) -> list[str]:
-    found = {name for record in records for phase in record.phases for name in phase.metrics}
-    return sorted(found, key=lambda name: (name != "loss", name))
-
-
-def _panel(height: float = 3.0) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.2, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    return figure, axes
-
-
-def _curve(axes: Axes, records: Sequence[RoundRecord], name: str) -> None:
-    for phase in sorted({phase.phase for record in records for phase in record.phases}, reverse=True):
-        key = f"{phase}/{name}"
-        measured = [record for record in records if key in record.metrics]
-        if measured:
-            values = [record.metrics[key] for record in measured]
-            marker = "o" if len(values) <= 30 else ""
-            rounds = [record.round for record in measured]
-            axes.plot(rounds, values, color=COLOURS.get(phase, OTHER), label=phase, marker=marker, markersize=3.5)
-    _round_axis(axes)
-
-
-def _bytes(records: Sequence[RoundRecord]) -> Figure:
-    figure, axes = _panel()
-    rounds = [record.round for record in records]
-    sums = {
-        "down": [sum(phase.bytes_down for phase in record.phases) / 1e6 for record in records],
-        "up": [sum(phase.bytes_up for phase in record.phases) / 1e6 for record in records],
+    rows, last = report.history.rows, report.history.last
+    sections = {
+        "Comparison": _comparison(report),
+        "Curves": _grid(_curves(rows)),
+        "Clients": _clients(report.history) + _grid(_last_round(last)) if last else "",
+        "Who dropped out": _dropped(report.history) if rows else "",
+        "Bytes and time": _grid(_costs(rows)) if rows else "",
+        "Rounds": _rounds(rows),
     }
-    for label, values in sums.items():
-        axes.plot(rounds, values, color=COLOURS[label], label=label)
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("MB")
-    _round_axis(axes)
-    return figure
+    body = "".join(f"<h2>{title}</h2>{section}" for title, section in sections.items() if section)
+    notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in report.notes)
+    return page(report.title, report.subtitle, f"{facts_list(report.facts)}{notes}{body}")
 
 
-def _round_axis(axes: Axes) -> None:
-    axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
+def page(title: str, subtitle: str, body: str) -> str:
+    """A whole page around ``body``, which is HTML; the two texts are escaped here."""
+    template = importlib.resources.files("foedus.engine").joinpath("report.html").read_text(encoding="utf-8")
+    return Template(template).substitute(title=escape(title), subtitle=escape(subtitle), body=body)
 
 
-def _bars(rows: Sequence[tuple[str, float]]) -> Figure:
-    shown = list(rows[:CLIENTS_SHOWN])
-    figure, axes = _panel(0.6 + 0.3 * max(len(shown), 2))
-    bars = axes.barh([label for label, _ in shown], [value for _, value in shown], color=COLOURS["test"], height=0.65)
-    axes.bar_label(bars, fmt="{:.3g}", padding=3, fontsize=9)
-    axes.margins(x=0.18)
-    axes.invert_yaxis()
-    if len(rows) > len(shown):
-        axes.set_xlabel(f"the first {len(shown)} of {len(rows)}, by name")
-    return figure
+def facts_list(facts: Mapping[str, str]) -> str:
+    """Short facts as cards."""
+    cards = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
+    return f"<dl>{cards}</dl>"
 
 
-def _per_client(phase: PhaseRecord, name: str) -> list[tuple[str, float]]:
-    return [(receipt.client, receipt.metrics[name]) for receipt in phase.receipts if name in receipt.metrics]
+def html_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose cells are escaped, which scrolls sideways where the screen is narrow."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in headers)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _svg(figure: Figure, number: int) -> str:
-    """The figure as an SVG element with ids of its own, inked with the page's colours."""
-    content = io.StringIO()
-    figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = content.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{number}-", text)
-    return text.replace(INK, "currentColor").replace(GRID, "var(--line)")
+def figure(caption: str, chart: str) -> str:
+    """A chart under its caption."""
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{chart}</figure>"
+
+
+def curves_by_metric(rows: Sequence[RoundRow]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Metric → where it was measured (``train``, ``test``, ``central``) → points ``(round, value)``."""
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for key in ranked({key for row in rows for key in row.metrics}):
+        where, _, metric = key.rpartition("/")
+        points = [(float(row.round), row.metrics[key]) for row in rows if key in row.metrics]
+        curves.setdefault(metric, {})[where] = points
+    return curves
+
+
+def _grid(figures: Iterable[str]) -> str:
+    content = "".join(figures)
+    return f'<div class="figures">{content}</div>' if content else ""
+
+
+def _curves(rows: Sequence[RoundRow]) -> Iterator[str]:
+    for metric, places in curves_by_metric(rows).items():
+        lines = []
+        for where, points in places.items():
+            key = f"{where}/{metric}"
+            band = [(float(row.round), *row.bands[key]) for row in rows if key in row.bands]
+            lines.append(Series(where, points, COLOUR_OF.get(where, OTHER), band))
+        banded = " (shaded: the middle 80 % of clients)" if any(line.band for line in lines) else ""
+        yield figure(f"{metric} per round{banded}", line_chart(lines))
+
+
+def _clients(history: History) -> str:
+    """How many clients took part, in a sentence."""
+    asked = [row.asked for row in history.rows]
+    each = f"{min(asked)}" if min(asked) == max(asked) else f"{min(asked)} to {max(asked)}"
+    count = len(history.clients)
+    ever = f"{count}" if count <= NAMED else f"More than {NAMED}"
+    return f'<p class="soft">{ever} clients took part; a round asked {each} of them.</p>'
+
+
+def _last_round(record: RoundRecord) -> Iterator[str]:
+    for phase in record.phases:
+        counted = [receipt for receipt in phase.receipts if not receipt.failure]
+        columns = {"examples": [(receipt.client, receipt.weights.get("examples", 0.0)) for receipt in counted]}
+        for name in ranked({name for receipt in counted for name in receipt.metrics}):
+            columns[name] = [(receipt.client, receipt.metrics[name]) for receipt in counted if name in receipt.metrics]
+        for name, rows in columns.items():
+            if rows:
+                yield _spread(f"{phase.phase}/{name}", rows, COLOUR_OF.get(phase.phase, OTHER))
+
+
+def _spread(name: str, rows: Sequence[tuple[str, float]], colour: str) -> str:
+    """Bars where there are few clients, else a histogram."""
+    caption = f"{name} per client, last round"
+    if len(rows) <= CLIENTS_SHOWN:
+        return figure(caption, bar_chart(rows, colour))
+    values = sorted(value for _, value in rows)
+    low, middle, high = values[0], statistics.median(values), values[-1]
+    said = f"{len(rows)} clients: least {low:.4g}, median {middle:.4g}, most {high:.4g}"
+    return figure(caption, f'{histogram(values, name, colour)}<p class="soft">{said}</p>')
+
+
+def _dropped(history: History) -> str:
+    """Each client that failed: how often, when last, and what it said then."""
+    if not history.dropouts:
+        return "<p>Nobody: every client that was asked contributed.</p>"
+    worst = sorted(history.dropouts.items(), key=lambda item: (-item[1].times, item[0]))
+    rows = [[name, str(d.times), f"{d.round}, {d.phase}", d.reason] for name, d in worst[:CLIENTS_SHOWN]]
+    more = f"<p>… and {len(worst) - CLIENTS_SHOWN} more clients.</p>" if len(worst) > CLIENTS_SHOWN else ""
+    return html_table(["client", "times", "last (round, phase)", "what it said then"], rows) + more
+
+
+def _costs(rows: Sequence[RoundRow]) -> Iterator[str]:
+    down = [(float(row.round), row.bytes_down / 1e6) for row in rows]
+    up = [(float(row.round), row.bytes_up / 1e6) for row in rows]
+    lines = [Series("to clients", down, COLOURS[1]), Series("from clients", up, COLOURS[0])]
+    yield figure("bytes per round", line_chart(lines, y_label="MB", zero=True))
+    wall = [(float(row.round), row.seconds) for row in rows]
+    worked = [(float(row.round), row.client_seconds) for row in rows]
+    lines = [Series("wall", wall, COLOURS[4]), Series("clients' work, added up", worked, COLOURS[5])]
+    yield figure("seconds per round", line_chart(lines, y_label="s", zero=True))
 
 
 def _comparison(report: Report) -> str:
     if not report.comparison:
         return ""
     rows = [[label, f"{value:.4f}"] for label, value in report.comparison]
-    return f"<h2>Comparison</h2>{_table(['model', report.measure], rows)}"
+    bars = figure(f"{report.measure} on the held-out part", bar_chart(report.comparison, COLOUR_OF["central"]))
+    return html_table(["model", report.measure], rows) + _grid([bars])
 
 
-def _rounds(records: Sequence[RoundRecord]) -> str:
-    names = sorted({name for record in records for name in record.metrics})
+def _rounds(rows: Sequence[RoundRow]) -> str:
+    names = ranked({name for row in rows for name in row.metrics})
     headers = ["round", *names, "clients", "failed", "down (kB)", "up (kB)", "seconds"]
-    return _table(headers, [_row(record, names) for record in records])
+    shown = rows[-ROUNDS_SHOWN:]
+    told = f"<p>The last {ROUNDS_SHOWN} of {len(rows)}.</p>" if len(rows) > len(shown) else ""
+    return told + html_table(headers, [_cells(row, names) for row in shown])
 
 
-def _row(record: RoundRecord, names: Sequence[str]) -> list[str]:
-    first = record.phases[0].receipts if record.phases else ()
-    failed = sum(bool(receipt.failure) for phase in record.phases for receipt in phase.receipts)
-    down = sum(phase.bytes_down for phase in record.phases) / 1000
-    up = sum(phase.bytes_up for phase in record.phases) / 1000
-    values = [f"{record.metrics[name]:.4f}" if name in record.metrics else "" for name in names]
-    return [
-        str(record.round),
-        *values,
-        str(len(first)),
-        str(failed),
-        f"{down:.1f}",
-        f"{up:.1f}",
-        f"{record.seconds:.2f}",
-    ]
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in headers)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def _cells(row: RoundRow, names: Sequence[str]) -> list[str]:
+    values = [f"{row.metrics[name]:.4f}" if name in row.metrics else "" for name in names]
+    traffic = [f"{row.bytes_down / 1000:.1f}", f"{row.bytes_up / 1000:.1f}"]
+    return [str(row.round), *values, f"{row.contributed}/{row.asked}", str(row.failed), *traffic, f"{row.seconds:.2f}"]

@@ -10,9 +10,9 @@ from pathlib import Path
 from foedus.domain.errors import FoedusError
 from foedus.domain.names import NAME
 from foedus.domain.plain import Json
-from foedus.domain.round import RoundRecord
 from foedus.domain.run import RunSpec
-from foedus.engine.folder import RunFolder
+from foedus.engine.folder import REPORT, RunFolder
+from foedus.engine.history import History
 from foedus.engine.report import Report
 
 
@@ -38,7 +38,7 @@ def run_name(spec: RunSpec, run_toml: Path) -> str:
 def close_folder(folder: RunFolder, spec: RunSpec, outcome: Outcome) -> dict[str, Json]:
     """Write a run's summary and report; returns the summary."""
     summary = _summary(folder, outcome)
-    folder.end(summary, _report(spec, folder.records, outcome) if folder.records else None)
+    folder.end(summary, _report(spec, folder.history, outcome) if folder.history.rows else None)
     return summary
 
 
@@ -50,8 +50,8 @@ def recorded(folder: RunFolder, spec: RunSpec, name: str) -> Iterator[None]:
     except BaseException as error:
         status = "failed" if isinstance(error, Exception) else "interrupted"
         code = error.code if isinstance(error, FoedusError) else "internal" if status == "failed" else status
-        seconds = sum(record.seconds for record in folder.records)
-        digest = folder.records[-1].model if folder.records else ""
+        seconds = sum(row.seconds for row in folder.history.rows)
+        digest = folder.history.rows[-1].model if folder.history.rows else ""
         close_folder(folder, spec, Outcome(name, status, digest, seconds, facts={"error": code}))
         raise
 
@@ -65,18 +65,18 @@ def last_words(summary: Mapping[str, Json], folder: Path) -> str:
             f"{summary['status']}, rounds {summary['rounds']}: {shown}",
             f"model   {summary['model_digest']}",
             f"folder  {folder}",
-            f"report  {folder / 'report.html'}",
+            f"report  {folder / REPORT}",
         ]
     )
 
 
 def _summary(folder: RunFolder, outcome: Outcome) -> dict[str, Json]:
-    last = folder.records[-1].metrics if folder.records else {}
+    last = folder.history.rows[-1].metrics if folder.history.rows else {}
     held_out = {f"held_out/{name}": value for name, value in outcome.held_out.items()}
     return {
         "run": outcome.run,
         "status": outcome.status,
-        "rounds": len(folder.records),
+        "rounds": len(folder.history.rows),
         "metrics": {**last, **held_out},
         "model_digest": outcome.model_digest,
         "seconds": round(outcome.seconds, 3),
@@ -86,16 +86,23 @@ def _summary(folder: RunFolder, outcome: Outcome) -> dict[str, Json]:
     }
 
 
-def _report(spec: RunSpec, records: Sequence[RoundRecord], outcome: Outcome) -> Report:
+def _report(spec: RunSpec, history: History, outcome: Outcome) -> Report:
     held_out = {f"held-out {name}": f"{value:.4f}" for name, value in outcome.held_out.items()}
     facts = {
         "status": outcome.status,
-        "rounds": str(len(records)),
+        "rounds": str(len(history.rows)),
         "strategy": spec.strategy.name,
-        "clients": str(len(records[-1].phases[0].asked)),
+        "clients": str(history.rows[-1].asked),
         **held_out,
         "seconds": f"{outcome.seconds:.1f}",
         "model": outcome.model_digest[:16],
     }
     subtitle = f"{spec.strategy.name} on {spec.data.name}, seed {spec.seed}"
-    return Report(outcome.run, subtitle, facts, records, outcome.comparison)
+    return Report(outcome.run, subtitle, facts, history, outcome.comparison, notes=_notes(outcome))
+
+
+def _notes(outcome: Outcome) -> list[str]:
+    """How the run was computed, and why so."""
+    facts = outcome.facts
+    how = f"Computed by kernel {facts['kernel']} with executor {facts['executor']}." if "kernel" in facts else ""
+    return [text for text in (how, str(facts.get("reason", ""))) if text]

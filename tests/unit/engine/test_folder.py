@@ -97,7 +97,7 @@ def test_a_whole_run_leaves_these_files_and_no_others(tmp_path: Path, spec: RunS
     folder.environment({"kernel": "eager", "reason": "asked for"})
     folder.round(record(1))
     folder.finished({"w": torch.ones(1)})
-    folder.end({"status": "completed"}, Report("digits", "", {}, folder.records))
+    folder.end({"status": "completed"}, Report("digits", "", {}, folder.history))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["kernel"] == "eager"

@@ -7,7 +7,9 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 from foedus.domain.round import PhaseRecord, Receipt, RoundRecord
-from foedus.engine.report import CLIENTS_SHOWN, GRID, INK, Report, curves_png, report_html
+from foedus.engine.history import History
+from foedus.engine.picture import curves_png
+from foedus.engine.report import CLIENTS_SHOWN, ROUNDS_SHOWN, Report, report_html
 
 EVIL = '<script>alert("x")</script>'
 
@@ -23,7 +25,12 @@ def record(number: int, clients: int = 3) -> RoundRecord:
 
 
 REPORT = Report(
-    "digits", "fedavg", {"rounds": "3"}, [record(n) for n in (1, 2, 3)], [("federated", 0.9), ("alone", 0.5)]
+    "digits",
+    "fedavg",
+    {"rounds": "3"},
+    History(record(n) for n in (1, 2, 3)),
+    [("federated", 0.9), ("alone", 0.5)],
+    notes=["kernel eager: as asked"],
 )
 
 
@@ -64,7 +71,9 @@ def test_references_inside_the_page_lead_somewhere_and_ids_are_unique() -> None:
 def test_every_text_is_escaped() -> None:
     client = Receipt(EVIL, {"examples": 1.0}, {EVIL: 0.5})
     phase = PhaseRecord(EVIL, (EVIL,), (client,), {EVIL: 0.5})
-    page = report_html(Report(EVIL, EVIL, {EVIL: EVIL}, [RoundRecord(1, (phase,), "", 0.1)], [(EVIL, 0.5)], EVIL))
+    failed = PhaseRecord("test", (EVIL,), (Receipt(EVIL, {}, {}, failure=EVIL),), {})
+    history = History([RoundRecord(1, (phase, failed), "", 0.1)])
+    page = report_html(Report(EVIL, EVIL, {EVIL: EVIL}, history, [(EVIL, 0.5)], EVIL, [EVIL]))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
@@ -73,9 +82,8 @@ def test_the_page_follows_the_reader_s_scheme() -> None:
     page = report_html(REPORT)
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
-    assert INK not in page
-    assert GRID not in page
     assert "currentColor" in page
+    assert "var(--line)" in page
 
 
 def test_the_page_shows_curves_clients_rounds_and_comparison() -> None:
@@ -83,33 +91,68 @@ def test_the_page_shows_curves_clients_rounds_and_comparison() -> None:
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     assert captions == [
         "accuracy on the held-out part",
-        "loss per round",
         "accuracy per round",
-        "Bytes per round",
+        "loss per round",
+        "train/examples per client, last round",
         "train/accuracy per client, last round",
         "train/loss per client, last round",
+        "test/examples per client, last round",
         "test/accuracy per client, last round",
         "test/loss per client, last round",
+        "bytes per round",
+        "seconds per round",
     ]
     rounds = page[page.index("<h2>Rounds</h2>") :]
     assert rounds.count("<tr>") == 1 + 3
     assert "0.9000" in page[page.index("<h2>Comparison</h2>") : page.index("<h2>Curves</h2>")]
+    assert "kernel eager: as asked" in page
+    assert "3 clients took part; a round asked 3 of them." in page
+    assert "Nobody: every client that was asked contributed." in page
 
 
-def test_of_many_clients_the_first_are_shown_and_it_says_so() -> None:
-    page = report_html(replace(REPORT, records=[record(1, 1000)]))
-    assert f"the first {CLIENTS_SHOWN} of 1000" in page
-    assert "c0039" in page
-    assert "c0040" not in page
+def test_who_dropped_out_is_named_with_the_reason_and_how_often() -> None:
+    def failing(number: int, client: str, reason: str) -> RoundRecord:
+        receipts = (Receipt(client, {}, {}, failure=reason), Receipt("well", {"examples": 1.0}, {"loss": 1.0}))
+        return RoundRecord(number, (PhaseRecord("train", (client, "well"), receipts, {"loss": 1.0}),), "", 0.1)
+
+    history = History([failing(1, "a", "late"), failing(2, "b", "lost"), failing(3, "b", "update_not_finite: NaN")])
+    page = report_html(replace(REPORT, history=history))
+    section = page[page.index("<h2>Who dropped out</h2>") : page.index("<h2>Bytes and time</h2>")]
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", section)[1:]]
+    assert rows == [["b", "2", "3, train", "update_not_finite: NaN"], ["a", "1", "1, train", "late"]]
+
+
+def test_many_clients_are_shown_as_a_distribution() -> None:
+    page = report_html(replace(REPORT, history=History([record(1, CLIENTS_SHOWN + 1)])))
+    assert "41 clients: least 5, median 5, most 5" in page
+    assert "c0000" not in page
+    assert "c0000" in report_html(replace(REPORT, history=History([record(1, CLIENTS_SHOWN)])))
+
+
+def test_of_ten_clients_and_more_the_middle_is_shaded() -> None:
+    assert "the middle 80 % of clients" not in report_html(
+        replace(REPORT, history=History([record(1, 9), record(2, 9)]))
+    )
+    page = report_html(replace(REPORT, history=History([record(1, 10), record(2, 10)])))
+    assert page.count("the middle 80 % of clients") == 2
+    assert page.count("<polygon") == 4
+
+
+def test_of_many_rounds_the_last_are_listed_and_all_are_drawn() -> None:
+    page = report_html(replace(REPORT, history=History(record(n) for n in range(1, 2001))))
+    assert f"The last {ROUNDS_SHOWN} of 2000." in page
+    assert page[page.index("<h2>Rounds</h2>") :].count("<tr>") == 1 + ROUNDS_SHOWN
+    assert len(page) < 1_000_000
 
 
 def test_the_same_run_gives_the_same_page_and_picture() -> None:
     assert report_html(REPORT) == report_html(REPORT)
-    assert curves_png(REPORT) == curves_png(REPORT)
-    assert curves_png(REPORT).startswith(b"\x89PNG")
+    rows = REPORT.history.rows
+    assert curves_png(rows) == curves_png(rows)
+    assert curves_png(rows).startswith(b"\x89PNG")
 
 
 def test_a_run_without_metrics_has_a_report() -> None:
-    bare = RoundRecord(1, (PhaseRecord("train", (), (), {}),), "", 0.1)
-    assert "<h2>Rounds</h2>" in report_html(replace(REPORT, records=[bare], comparison=()))
-    assert curves_png(replace(REPORT, records=[bare]))
+    bare = History([RoundRecord(1, (PhaseRecord("train", (), (), {}),), "", 0.1)])
+    assert "<h2>Rounds</h2>" in report_html(replace(REPORT, history=bare, comparison=()))
+    assert curves_png(bare.rows)
