@@ -55,7 +55,7 @@ def command(rounds: int, out: Path | None) -> None:
     Ctrl-C stops it cleanly. Nothing listens beyond loopback, and nothing is downloaded.
     """
     began = time.monotonic()
-    path = choose_folder(out, "demo", datetime.now(UTC))
+    path = choose_folder(out, "demo", datetime.now(UTC), force=True)
     place = path / "federation"
     shutil.rmtree(place, ignore_errors=True)
     with local_federation(place) as federation:

@@ -46,7 +46,7 @@ def watch(connection: Connection, run: str, out: Path | None, prepared: Prepared
     """
     view = runs.show(connection, run)
     spec = parse_spec(view.spec)
-    folder = RunFolder(choose_folder(out, view.name, datetime.now(UTC)), spec)
+    folder = RunFolder(choose_folder(out, view.name, datetime.now(UTC), force=True), spec)
     folder.environment({**FACTS, "run": run, "coordinator": connection.url})
     with recorded(folder, spec, view.name):
         with progress(spec.rounds) as observer:

@@ -32,14 +32,21 @@ from foedus.engine.simulate import simulate
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: one per core).")
 @set_option
 @out_option
+@click.option("--force", is_flag=True, help="Replace the run that --out holds.")
 @json_option
 def command(
-    run_toml: Path, kernel: str, executor: str, workers: int | None, overrides: tuple[str, ...], out: Path | None
+    run_toml: Path,
+    kernel: str,
+    executor: str,
+    workers: int | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    force: bool,
 ) -> None:
     """Run RUN.toml with simulated clients; the result is in runs/NAME-TIME, or in --out."""
     prepared = prepare(run_toml, parse_overrides(overrides))
     name = run_name(prepared.spec, run_toml)
-    folder = RunFolder(choose_folder(out, name, datetime.now(UTC)), prepared.spec)
+    folder = RunFolder(choose_folder(out, name, datetime.now(UTC), force=force), prepared.spec, prepared.bundle)
     with recorded(folder, prepared.spec, name):
         with progress(prepared.spec.rounds) as observer:
             result = simulate(prepared, Engine(kernel, executor, workers), [folder, observer])

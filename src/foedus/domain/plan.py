@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -89,12 +89,29 @@ def parse_bundle(content: bytes) -> PlanBundle:
         raise PlanError("plan_malformed", "The plan's bytes are not a plan bundle.", type(error).__name__) from error
     if len(files) > FILES_LIMIT or sum(map(len, files.values())) > BUNDLE_LIMIT:
         raise _too_large()
-    if not isinstance(entry, str) or entry != _entry(files) or not all(map(_legal, files)):
+    if not isinstance(entry, str) or entry != _entry(files):
         raise PlanError("plan_malformed", "The plan's bundle names files that a plan may not have.")
+    check_names(files)
     bundle = PlanBundle(files, entry)
     if bundle.to_bytes() != content:
         raise PlanError("plan_malformed", "The plan's bundle is not written in the one way that there is.")
     return bundle
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names of files that must not become paths.
+
+    Raises:
+        PlanError: ``plan_malformed``.
+    """
+    for name in names:
+        if not _legal(name):
+            raise PlanError(
+                "plan_malformed",
+                f"The plan has a file that is called {name!r:.80}.",
+                "Names in a plan are made of letters, digits, `_`, `.` and `-`, and begin with none of the last two.",
+                "Rename it, or move it out of the plan's folder.",
+            )
 
 
 def _entry(files: Mapping[str, bytes]) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from foedus.cli import simulate as module
+from foedus.domain.plan import read_bundle
 from foedus.engine.choice import Engine
-from foedus.engine.folder import FILES
+from foedus.engine.folder import FILES, PLAN
 from foedus.engine.prepare import prepare
 from foedus.engine.simulate import simulate
 
@@ -34,21 +35,26 @@ def test_its_folder_is_whole(run, here: Path, digits: Path) -> None:
     folder = here / data["folder"]
     assert folder.parent == here / "runs"
     assert folder.name.startswith("digits-")
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, PLAN])
+    assert (folder / "plan" / "plan.py").read_bytes() == (digits / "plan.py").read_bytes()
+    assert json.loads((folder / "environment.json").read_text())["plan"] == read_bundle(digits / "plan.py").digest
     assert json.loads((folder / "summary.json").read_text())["model_digest"] == data["model_digest"]
     assert json.loads((folder / "environment.json").read_text())["kernel"] == data["kernel"]
 
 
 def test_a_run_can_be_run_again_from_its_folder(run, here: Path, digits: Path) -> None:
     first = run("simulate", digits / "run.toml", "--set", "rounds=1", "--out", "one", "--json").envelope["data"]
-    (here / "one" / "plan.py").write_bytes((digits / "plan.py").read_bytes())
     second = run("simulate", "one/run.toml", "--out", "two", "--json").envelope["data"]
     assert first["model_digest"] == second["model_digest"]
 
 
-def test_an_earlier_run_is_replaced(run, here: Path, digits: Path) -> None:
-    for rounds in (2, 1):
-        assert run("simulate", digits / "run.toml", "--set", f"rounds={rounds}", "--out", "one").code == 0
+def test_an_earlier_run_is_replaced_only_by_force(run, here: Path, digits: Path) -> None:
+    assert run("simulate", digits / "run.toml", "--set", "rounds=2", "--out", "one").code == 0
+    refused = run("simulate", digits / "run.toml", "--set", "rounds=1", "--out", "one", "--json")
+    assert (refused.code, refused.envelope["error"]["code"]) == (7, "run_exists")
+    assert "--resume" in refused.envelope["error"]["fix"]
+    assert len((here / "one" / "rounds.jsonl").read_text().splitlines()) == 2
+    assert run("simulate", digits / "run.toml", "--set", "rounds=1", "--out", "one", "--force").code == 0
     assert len((here / "one" / "rounds.jsonl").read_text().splitlines()) == 1
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from foedus.domain.errors import ConflictError, StorageError
+from foedus.domain.errors import ConflictError, PlanError, StorageError
+from foedus.domain.plan import PlanBundle, read_bundle
 from foedus.domain.round import PhaseRecord, Receipt, RoundRecord
 from foedus.domain.run import RunSpec, parse_spec
 from foedus.domain.table import read_toml
@@ -53,11 +54,43 @@ def test_a_folder_that_is_not_a_run_s_is_refused(tmp_path: Path, name: str) -> N
     assert (tmp_path / name).read_text() == "precious"
 
 
-def test_of_an_earlier_run_only_its_files_are_removed(tmp_path: Path, spec: RunSpec) -> None:
-    RunFolder(tmp_path, spec).finished({"w": torch.ones(2)})
+def test_of_an_earlier_run_only_its_files_are_removed_and_by_force_alone(tmp_path: Path, spec: RunSpec) -> None:
+    RunFolder(tmp_path, spec, PlanBundle({"plan.py": b""}, "plan.py")).finished({"w": torch.ones(2)})
     (tmp_path / "notes.txt").write_text("mine")
-    choose_folder(tmp_path, "digits", NOW)
+    with pytest.raises(ConflictError) as refused:
+        choose_folder(tmp_path, "digits", NOW)
+    assert refused.value.code == "run_exists"
+    assert (tmp_path / "model.safetensors").exists()
+    choose_folder(tmp_path, "digits", NOW, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_a_run_is_in_is_left_alone(tmp_path: Path, spec: RunSpec) -> None:
+    folder = RunFolder(tmp_path, spec)
+    for attempt in (lambda: choose_folder(tmp_path, "digits", NOW, force=True), lambda: RunFolder(tmp_path, spec)):
+        with pytest.raises(ConflictError) as refused:
+            attempt()
+        assert refused.value.code == "run_in_progress"
+    folder.end({"status": "completed"}, None)
+    assert choose_folder(tmp_path, "digits", NOW, force=True) == tmp_path
+
+
+@pytest.mark.parametrize("name", ["../plan.py", "/plan.py", ".plan.py", "a/../../plan.py", "a//b.py", "my plan.py", ""])
+def test_a_plan_s_file_never_leaves_the_folder(tmp_path: Path, spec: RunSpec, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(PlanError) as refused:
+        RunFolder(tmp_path / "run", spec, PlanBundle({name: b"x", "plan.py": b""}, "plan.py"))
+    assert refused.value.code == "plan_malformed"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_plan_that_is_a_folder_is_kept_whole(tmp_path: Path, spec: RunSpec) -> None:
+    bundle = PlanBundle(
+        {"plan.py": b"from . import parts\n", "parts/net.py": b"\xff\x00", "parts/__init__.py": b""}, "plan.py"
+    )
+    RunFolder(tmp_path, spec, bundle)
+    assert tomllib.loads((tmp_path / "run.toml").read_text())["plan"] == "plan"
+    assert read_bundle(tmp_path / "plan") == bundle
 
 
 def test_a_file_in_its_place_is_a_storage_error(tmp_path: Path) -> None:
@@ -79,9 +112,12 @@ def test_rounds_are_appended_as_they_come(tmp_path: Path, spec: RunSpec) -> None
     assert log[1]["failures"] == {"b": "gone: away"}
 
 
-def test_run_toml_is_the_run_as_resolved(tmp_path: Path, spec: RunSpec) -> None:
-    RunFolder(tmp_path, spec)
-    assert parse_spec(tomllib.loads((tmp_path / "run.toml").read_text())) == spec
+def test_run_toml_is_the_run_as_resolved_and_the_plan_is_beside_it(tmp_path: Path, spec: RunSpec) -> None:
+    bundle = read_bundle(Path("examples/digits/plan.py"))
+    RunFolder(tmp_path, spec, bundle)
+    kept = parse_spec(tomllib.loads((tmp_path / "run.toml").read_text()))
+    assert kept == spec.model_copy(update={"plan": "plan/plan.py"})
+    assert read_bundle(tmp_path / kept.plan).digest == bundle.digest
 
 
 def test_the_model_is_plain_safetensors(tmp_path: Path, spec: RunSpec) -> None:
