@@ -15,7 +15,10 @@ def to_json(value: Any, indent: int | None = None) -> str:
     '{"loss":null,"rounds":[1,2]}'
     """
     separators = (",", ":") if indent is None else (",", ": ")
-    return json.dumps(_finite(value), indent=indent, separators=separators, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, separators=separators, allow_nan=False)
+    except (ValueError, TypeError):  # something in it is not finite, or a mapping that is no dict
+        return json.dumps(_finite(value), indent=indent, separators=separators, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
