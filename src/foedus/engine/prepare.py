@@ -49,8 +49,12 @@ def prepare(path: Path, overrides: Mapping[str, str] | None = None) -> Prepared:
 
 def prepare_spec(spec: RunSpec, base: Path) -> Prepared:
     """As :func:`prepare`, for a run that was read; ``base`` is the folder that its paths are relative to."""
+    return prepare_bundle(spec, base, read_bundle(base / spec.plan))
+
+
+def prepare_bundle(spec: RunSpec, base: Path, bundle: PlanBundle) -> Prepared:
+    """As :func:`prepare_spec`, for a plan whose files were read."""
     torch.set_num_threads(1)
-    bundle = read_bundle(base / spec.plan)
     plan = load_plan(bundle)
     module = build_model(plan, spec.seed)
     manifest = manifest_of(plan, module)
