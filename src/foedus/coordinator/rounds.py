@@ -42,7 +42,7 @@ from foedus.engine.driver import Progress
 from foedus.schedules.schedule import Ask, Event, WakeAt
 from foedus.store.artifacts import Artifacts, hash_file
 from foedus.store.tables import phase_events, phases, rounds, runs
-from foedus.strategies.strategy import Phase, next_round, round_of
+from foedus.strategies.strategy import Phase, round_of
 
 ACTIVE = frozenset({RunStatus.WAITING, RunStatus.RUNNING})
 RECHECK = 30.0
@@ -180,9 +180,9 @@ class LivePort:
             here = (phases.c.run_id == run.id, phases.c.round == number, phases.c.status == "closed")
             rows = tx.execute(select(phases).where(*here).order_by(phases.c.opened_at)).all()
         digest = digest_of_model(self._live.artifacts.path(run.parts[MODEL]))
-        after, now = next_round(State({}, run.data)), time.time()
-        records = [row.record for row in rows]
+        now, records = time.time(), [row.record for row in rows]
         metrics = {f"{r['phase']}/{name}": value for r in records for name, value in r["metrics"].items()}
+        after = self._live.strategy(run).end(State({}, run.data), metrics)
         summary = {"round": number, "model": digest, "seconds": max(0.0, now - rows[0].opened_at), "metrics": metrics}
         with self._writing("commit_round") as (tx, run):
             row = {"run_id": run.id, "round": number, "model_digest": digest, "model_blob": run.parts[MODEL]}

@@ -117,14 +117,19 @@ class PhaseRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What happened in a round (1-based), phase by phase; ``model`` is the digest of the model after it."""
+    """What happened in a round (1-based), phase by phase; ``model`` is the digest of the model after it.
+
+    ``central``: loss and metrics of that model on the held-out part, in the rounds in which it was measured.
+    """
 
     round: int
     phases: tuple[PhaseRecord, ...]
     model: str
     seconds: float
+    central: Metrics = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Every phase's metrics under ``phase/metric``, as ``train/loss``."""
-        return {f"{phase.phase}/{name}": value for phase in self.phases for name, value in phase.metrics.items()}
+        """Every phase's metrics under ``phase/metric``, as ``train/loss``; the held-out part's as ``central/loss``."""
+        phases = {f"{phase.phase}/{name}": value for phase in self.phases for name, value in phase.metrics.items()}
+        return phases | {f"central/{name}": value for name, value in self.central.items()}

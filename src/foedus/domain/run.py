@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from foedus.domain.errors import ConflictError
+from foedus.domain.stop import StopTable
 from foedus.domain.table import Name, PositiveInt, Share, Table, Text, validate
+from foedus.domain.track import TrackTable
 
 
 class RunStatus(StrEnum):
@@ -121,12 +123,16 @@ class DataTable(Table):
 
 
 class TestTable(Table):
-    """The test phase: the share of each client's examples that is kept for testing; ``every`` so many rounds."""
+    """The test phase: the share of each client's examples that is kept for testing; ``every`` so many rounds.
+
+    ``central_every`` so many rounds a simulation measures the model on the held-out part as well (0: only at the end).
+    """
 
     __test__ = False
 
     ratio: Annotated[float, Field(ge=0, lt=1)] = 0.2
     every: PositiveInt = 1
+    central_every: Annotated[int, Field(ge=0, le=2**53)] = 0
 
 
 class ScheduleTable(Table):
@@ -148,6 +154,8 @@ class RunSpec(Table):
     data: DataTable
     test: TestTable = TestTable()
     schedule: ScheduleTable = ScheduleTable()
+    stop: StopTable | None = None
+    track: TrackTable = TrackTable()
 
 
 def parse_spec(table: Mapping[str, Any], where: str = "run.toml") -> RunSpec:

@@ -16,6 +16,7 @@ from foedus.domain.round import PhaseOrder
 from foedus.domain.tree import State
 from foedus.engine.round import plan_phase
 from foedus.schedules.schedule import Abandon, Ask, Close, Command, Event, WakeAt
+from foedus.strategies.stopping import stopped
 from foedus.strategies.strategy import Done, Phase, Strategy, round_of
 
 ATTEMPTS = 3
@@ -69,7 +70,7 @@ class Port(Protocol):
 
 
 def drive(strategy: Strategy, rounds: int, seed: int, port: Port) -> State:
-    """Run the rounds that are left; returns the final state.
+    """Run the rounds that are left, or fewer where the strategy stops early; returns the final state.
 
     Raises:
         QuorumError: ``too_few_contributions`` after a phase was abandoned three times in a row (a run that is taken up
@@ -78,7 +79,7 @@ def drive(strategy: Strategy, rounds: int, seed: int, port: Port) -> State:
     progress = port.load()
     state, order, attempt = progress.state, progress.order, progress.attempt
     first = order.attempt if order else attempt
-    while round_of(state) <= rounds:
+    while round_of(state) <= rounds and not stopped(state):
         phase = strategy.phase(state)
         if isinstance(phase, Done):
             state = port.end_round(state)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from foedus.data.catalogue import federate
-from foedus.data.dataset import ClientData, prepare_client
+from foedus.data.dataset import ClientData, Columns, Examples, prepare_client
 from foedus.data.population import Federation
+from foedus.domain.errors import ConfigError
 from foedus.domain.round import RoundRecord
 from foedus.domain.tree import Tensors, model_digest
 from foedus.engine.choice import Choice, Engine, choose
@@ -98,7 +99,8 @@ def simulate_on(
     began = time.monotonic()
     clients = Clients(prepared, federation)
     executor, choice = choose(engine, prepared, clients, federation.names)
-    port = VirtualPort(prepared, federation.names, executor, observers)
+    held_out = HeldOut(prepared, federation.held_out)
+    port = VirtualPort(prepared, federation.names, executor, observers, held_out.in_round)
     try:
         state = drive(prepared.strategy, prepared.spec.rounds, prepared.spec.seed, port)
     finally:
@@ -106,13 +108,39 @@ def simulate_on(
     model = state.tensors["model"]
     for observer in observers:
         observer.finished(model)
-    held_out = measure_held_out(prepared, federation, model)
-    return Result(model, tuple(port.records), held_out, time.monotonic() - began, choice)
+    return Result(model, tuple(port.records), held_out.measure(model), time.monotonic() - began, choice)
 
 
 def measure_held_out(prepared: Prepared, federation: Federation, model: Tensors) -> dict[str, float]:
     """Loss and metrics of a model on the part that belongs to no client; empty where there is none."""
-    if federation.held_out is None:
-        return {}
-    data = prepare_client("held_out", federation.held_out, prepared.plan.prepare, 0.0, prepared.spec.seed)
-    return measure(EagerObjective(prepared.plan, prepared.spec.seed), model, data.train)
+    return HeldOut(prepared, federation.held_out).measure(model)
+
+
+class HeldOut:
+    """The part that belongs to no client: prepared by the plan once, when it is first measured."""
+
+    def __init__(self, prepared: Prepared, columns: Columns | None) -> None:
+        if columns is None and prepared.spec.test.central_every:
+            raise ConfigError(
+                "central_refused",
+                "`test.central_every` is set, and the run has no held-out part.",
+                "It says how often the model is measured on that part.",
+                "Set `data.held_out`, as 0.2, or leave `test.central_every` out.",
+            )
+        self._prepared = prepared
+        self._columns = columns
+        self._examples: Examples | None = None
+
+    def measure(self, model: Tensors) -> dict[str, float]:
+        """Loss and metrics of a model, in large batches; empty where there is no such part."""
+        if self._columns is None:
+            return {}
+        plan, seed = self._prepared.plan, self._prepared.spec.seed
+        if self._examples is None:
+            self._examples = prepare_client("held_out", self._columns, plan.prepare, 0.0, seed).train
+        return measure(EagerObjective(plan, seed), model, self._examples)
+
+    def in_round(self, number: int, model: Tensors) -> dict[str, float]:
+        """As :meth:`measure`, every ``[test] central_every`` rounds."""
+        every = self._prepared.spec.test.central_every
+        return self.measure(model) if every and number % every == 0 else {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from foedus.aggregation.aggregator import Sums
 from foedus.domain.round import Aggregate, Broadcast, PhaseOrder, PhaseRecord, Receipt, RoundRecord
-from foedus.domain.tree import State, model_digest, size_in_bytes
+from foedus.domain.tree import State, Tensors, model_digest, size_in_bytes
 from foedus.engine.driver import Progress
 from foedus.engine.executors import Executor
 from foedus.engine.kernels import PhaseWork
@@ -17,20 +17,29 @@ from foedus.engine.observers import Observer
 from foedus.engine.prepare import Prepared
 from foedus.engine.round import close_phase
 from foedus.schedules.schedule import Event, Failed, Reported, Tick
-from foedus.strategies.strategy import Phase, next_round, round_of
+from foedus.strategies.strategy import Phase, round_of
+
+Central = Callable[[int, Tensors], Mapping[str, float]]
+"""``(round, model) →`` loss and metrics on the held-out part, or nothing where that round does not measure them."""
 
 
 class VirtualPort:
     """Holds a simulated run in memory. Every client answers at virtual time 0, in the order of names."""
 
     def __init__(
-        self, prepared: Prepared, population: Sequence[str], executor: Executor, observers: Sequence[Observer]
+        self,
+        prepared: Prepared,
+        population: Sequence[str],
+        executor: Executor,
+        observers: Sequence[Observer],
+        central: Central,
     ) -> None:
         self.records: list[RoundRecord] = []
         self._prepared = prepared
         self._population = population
         self._executor = executor
         self._observers = observers
+        self._central = central
         self._states: dict[str, State] = {}
         self._phases: list[PhaseRecord] = []
         self._began = time.monotonic()
@@ -90,14 +99,15 @@ class VirtualPort:
 
     def end_round(self, state: State) -> State:
         """Record the round and tell the observers."""
+        number, model = round_of(state), state.tensors["model"]
+        central = self._central(number, model)
         now = time.monotonic()
-        digest = model_digest(state.tensors["model"])
-        record = RoundRecord(round_of(state), tuple(self._phases), digest, now - self._began)
+        record = RoundRecord(number, tuple(self._phases), model_digest(model), now - self._began, central)
         self.records.append(record)
         self._phases, self._began = [], now
         for observer in self._observers:
             observer.round(record)
-        return next_round(state)
+        return self._prepared.strategy.end(state, record.metrics)
 
     def _record(self, record: PhaseRecord) -> None:
         down = sum(size_in_bytes(part) for part in self._work.broadcast.tensors.values()) * len(record.asked)

@@ -20,6 +20,7 @@ from foedus.local.work import WorkBuilder
 from foedus.schedules.schedule import Schedule
 from foedus.schedules.selectors import Selector, uniform
 from foedus.schedules.synchronous import synchronous
+from foedus.strategies.stopping import End, ending
 from foedus.transforms.transform import Transform, identity
 
 TRAIN, TEST = "train", "test"
@@ -53,6 +54,7 @@ class Done:
 class Strategy:
     """``init(model) → state``; ``phase(state) → Phase | Done``; ``close(state, aggregate, receipts) → state``.
 
+    ``end(state, metrics) → state`` at the beginning of the next round, which may say that the run stops early.
     ``sliced``: ``close`` acts on each element alone, so that it may be called slice by slice, with the same bits.
     """
 
@@ -60,6 +62,7 @@ class Strategy:
     init: Callable[[Tensors], State]
     phase: Callable[[State], Phase | Done]
     close: Callable[[State, Aggregate, Sequence[Receipt]], State]
+    end: End
     sliced: bool
 
 
@@ -121,17 +124,12 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
         state = recipe.init(model)
         return replace(state, data={**state.data, "round": 1, "phase": 0})
 
-    return Strategy(recipe.name, init, phase, close, sliced=True)
+    return Strategy(recipe.name, init, phase, close, ending(spec, context.manifest.metrics), sliced=True)
 
 
 def round_of(state: State) -> int:
     """The round that a state is in, 1-based."""
     return _integer(state, "round")
-
-
-def next_round(state: State) -> State:
-    """The state at the beginning of the next round."""
-    return replace(state, data={**state.data, "round": round_of(state) + 1, "phase": 0})
 
 
 def _integer(state: State, key: str) -> int:

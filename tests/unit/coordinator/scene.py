@@ -27,7 +27,8 @@ from foedus.store.artifacts import Artifacts
 from foedus.store.tables import nodes
 from foedus.store.unit_of_work import Store
 from foedus.strategies.catalogue import build
-from foedus.strategies.strategy import TRAIN, RunContext, next_round
+from foedus.strategies.stopping import next_round
+from foedus.strategies.strategy import TRAIN, RunContext
 from foedus.wire.messages import (
     Assignment,
     Contribute,

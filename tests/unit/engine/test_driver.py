@@ -14,14 +14,15 @@ from foedus.aggregation.mean import merge, weighted_mean
 from foedus.domain.errors import QuorumError
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt, Schema
 from foedus.domain.run import CohortTable
-from foedus.domain.tree import State
+from foedus.domain.tree import State, Tensors
 from foedus.engine.driver import Progress, drive
 from foedus.engine.round import close_phase
 from foedus.local.evaluate import evaluation
 from foedus.schedules.schedule import Event, Failed, Reported, Tick
 from foedus.schedules.selectors import uniform
 from foedus.schedules.synchronous import synchronous
-from foedus.strategies.strategy import Done, Phase, Strategy, next_round, round_of
+from foedus.strategies.stopping import next_round
+from foedus.strategies.strategy import Done, Phase, Strategy, round_of
 from foedus.transforms.transform import identity
 
 
@@ -41,7 +42,10 @@ def _strategy(minimum: int | None = None) -> Strategy:
         model = state.tensors["model"]["w"] + (aggregate.count if at == 0 else 0)
         return State({"model": {"w": model}}, {**state.data, "phase": at + 1})
 
-    return Strategy("count", lambda model: State({"model": model}, {"round": 1, "phase": 0}), phase, close, sliced=True)
+    def init(model: Tensors) -> State:
+        return State({"model": model}, {"round": 1, "phase": 0})
+
+    return Strategy("count", init, phase, close, lambda state, metrics: next_round(state), sliced=True)
 
 
 @dataclass

@@ -15,7 +15,8 @@ from foedus.domain.round import Aggregate, PartSpec, Schema
 from foedus.domain.tree import Parts, State, TensorSpec
 from foedus.local.sgd import LocalOptions, local_sgd
 from foedus.strategies.catalogue import CATALOGUE, build
-from foedus.strategies.strategy import Done, Phase, Recipe, RunContext, compose, next_round
+from foedus.strategies.stopping import next_round
+from foedus.strategies.strategy import Done, Phase, Recipe, RunContext, compose
 from tests.plans import BATCHNORM, SERVERS, prepared, spec
 
 
