@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from foedus.domain.errors import ConflictError
 from foedus.domain.stop import StopTable
 from foedus.domain.table import Name, PositiveInt, Share, Table, Text, validate
+from foedus.domain.timing import ScheduleTable, SynchronousTable, TimeTable
 from foedus.domain.track import TrackTable
 
 
@@ -73,17 +74,21 @@ class CohortTable(Table):
 
     ``minimum`` contributions are needed to close a round (default: half of those asked, rounded up). ``population``
     is how many clients a live run waits for before round 1 (default: ``size``, or 1 with ``fraction``).
+    ``over_selection`` asks so many times ``size``, and the phase closes when ``size`` reported (Bonawitz et al. 2019).
     """
 
     size: PositiveInt | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     minimum: PositiveInt | None = None
     population: PositiveInt | None = None
+    over_selection: Annotated[float, Field(ge=1, le=100)] = 1.0
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.size is None) == (self.fraction is None):
             raise ValueError("give exactly one of `size` and `fraction`")
+        if self.over_selection > 1 and self.size is None:
+            raise ValueError("`over_selection` needs `size`, the number at which a phase closes")
         return self
 
 
@@ -135,13 +140,6 @@ class TestTable(Table):
     central_every: Annotated[int, Field(ge=0, le=2**53)] = 0
 
 
-class ScheduleTable(Table):
-    """When a phase closes: when all answered, or ``deadline`` seconds after it was opened."""
-
-    name: Literal["synchronous"] = "synchronous"
-    deadline: Annotated[float, Field(gt=0, le=604800)] = 600.0
-
-
 class RunSpec(Table):
     """run.toml, resolved: every key with its value."""
 
@@ -153,9 +151,18 @@ class RunSpec(Table):
     cohort: CohortTable
     data: DataTable
     test: TestTable = TestTable()
-    schedule: ScheduleTable = ScheduleTable()
+    schedule: ScheduleTable = SynchronousTable()
+    time: TimeTable | None = None
     stop: StopTable | None = None
     track: TrackTable = TrackTable()
+
+    @model_validator(mode="after")
+    def _schedule_and_cohort(self) -> Self:
+        if self.schedule.name != "synchronous" and self.cohort.size is None:
+            raise ValueError(f"the schedule `{self.schedule.name}` needs `cohort.size`, and not a fraction")
+        if self.schedule.name != "synchronous" and self.cohort.over_selection > 1:
+            raise ValueError(f"`cohort.over_selection` has no meaning under the schedule `{self.schedule.name}`")
+        return self
 
 
 def parse_spec(table: Mapping[str, Any], where: str = "run.toml") -> RunSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,11 @@ class Table(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+
+NUMBER = "number"
+"""Tags a plain number where a table may stand in its place."""
+
+_QUOTED = re.compile(r"'([^']*)'")
 
 PositiveInt = Annotated[int, Field(ge=1, le=2**53)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -67,14 +73,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _complaint(model: type[BaseModel], problem: Any) -> str:
-    path = [str(step) for step in problem["loc"]]
+    path, tables = _walk(model, [str(step) for step in problem["loc"]])
     key = ".".join(path) or "(top)"
     if problem["type"] == "extra_forbidden":
-        fields = _fields(model, path[:-1])
-        return f"`{key}` is not a key; allowed: {', '.join(sorted(fields))}.{nearest(path[-1], fields)}"
+        fields = {name for table in tables for name in table.model_fields}
+        return f"`{key}` is not a key; allowed: {', '.join(sorted(fields))}{_or(path[-1], fields)}"
+    if problem["type"] == "union_tag_invalid":
+        name, known = problem["ctx"]["tag"], _QUOTED.findall(problem["ctx"]["expected_tags"])
+        there_are = ", ".join(sorted(set(known) - {NUMBER}))
+        return f"`{key}.name`: there is no {_short(name)}; there are: {there_are}{_or(name, known)}"
     got = "" if problem["type"] == "missing" else f" (got {_short(problem.get('input'))})"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = "this is not one of its tables" if problem["type"] == "union_tag_not_found" else problem["msg"]
+    message = message.removeprefix("Value error, ")
     return f"`{key}`: {message[:1].lower()}{message[1:]}{got}"
+
+
+def _or(word: str, known: Iterable[str]) -> str:
+    near = nearest(word, known)
+    return f".{near}" if near else ""
 
 
 def _short(value: object) -> str:
@@ -82,12 +98,29 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _fields(model: type[BaseModel], path: list[str]) -> set[str]:
-    for step in path:
-        field = model.model_fields.get(step)
-        candidates = [field.annotation, *get_args(field.annotation)] if field else []
-        inner = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not inner:
-            return set()
-        model = inner[0]
-    return set(model.model_fields)
+def _walk(model: type[BaseModel], location: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys on the way to a problem, without the names by which pydantic tells tables apart, and the last tables."""
+    path, tables, inner = list[str](), [model], [model]
+    for step in location:
+        fields = [table.model_fields[step] for table in inner if step in table.model_fields]
+        named = [table for table in inner if _named(table) == step]
+        if not fields and (named or (inner and step == NUMBER)):
+            inner = named
+            continue
+        path.append(step)
+        tables, inner = inner, [table for field in fields for table in _tables(field.annotation)]
+    return path, tables
+
+
+def _named(table: type[BaseModel]) -> str:
+    """The one name that a table may have; empty where it may have any."""
+    field = table.model_fields.get("name")
+    names = get_args(field.annotation) if field else ()
+    return names[0] if len(names) == 1 and isinstance(names[0], str) else ""
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """The tables that an annotation allows."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [table for inner in get_args(annotation) for table in _tables(inner)]

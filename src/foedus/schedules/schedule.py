@@ -9,10 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reported:
-    """A client's contribution was accepted, ``at`` seconds after the phase was opened."""
+    """A client's contribution was accepted, ``at`` seconds after the phase was opened.
+
+    ``staleness``: how many versions the model is further than the one that the client began with.
+    """
 
     client: str
     at: float
+    staleness: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,15 @@ class Tick:
     at: float
 
 
-Event = Reported | Failed | Tick
+@dataclass(frozen=True)
+class Asked:
+    """What a :class:`Draw` came to: these were asked; fewer than wanted where too few were idle."""
+
+    clients: tuple[str, ...]
+    at: float
+
+
+Event = Reported | Failed | Tick | Asked
 
 
 @dataclass(frozen=True)
@@ -42,16 +54,31 @@ class Ask:
 
 @dataclass(frozen=True)
 class WakeAt:
-    """Send a :class:`Tick` at ``at`` seconds after the phase was opened."""
+    """Send a :class:`Tick` at ``at`` seconds after the phase was opened, when all else of that instant was told.
+
+    There is one alarm: the last one that was set.
+    """
 
     at: float
 
 
 @dataclass(frozen=True)
+class Draw:
+    """Ask so many clients that are idle; ``number`` counts the draws of a phase, from 0."""
+
+    count: int
+    number: int
+
+
+@dataclass(frozen=True)
 class Close:
-    """Close the phase over these clients' contributions, in the order of their names."""
+    """Close the phase over these clients' contributions, in the order of their names.
+
+    ``factors``: what staleness leaves of each one's update, in the same order; none means all of it.
+    """
 
     clients: tuple[str, ...]
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,12 +88,20 @@ class Abandon:
     reason: str
 
 
-Command = Ask | WakeAt | Close | Abandon
+Command = Ask | Draw | WakeAt | Close | Abandon
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """``init(clients) → (state, commands)``; ``advance(state, event) → (state, commands)``."""
+    """``init(clients) → (state, commands)``; ``advance(state, event) → (state, commands)``.
+
+    ``clients`` are the cohort that the phase asks. A schedule that ``draws`` asks by :class:`Draw` instead; where it
+    ``carries``, asks that are out when a phase closes go on in the next one, and ``clients`` are those that are out.
+    ``everyone(asked, last)``: whether all of so many clients are counted for sure if the last reports at ``last``.
+    """
 
     init: Callable[[tuple[str, ...]], tuple[Any, tuple[Command, ...]]]
     advance: Callable[[Any, Event], tuple[Any, tuple[Command, ...]]]
+    draws: bool = False
+    carries: bool = False
+    everyone: Callable[[int, float], bool] = lambda asked, last: False

@@ -1,23 +1,44 @@
-"""Whom a phase asks: so many clients, or a fraction of them, uniformly without replacement (McMahan et al. 2017)."""
+"""Whom a phase asks: so many clients, or a fraction of them, uniformly without replacement (McMahan et al. 2017).
+
+Drawers are for schedules that ask again and again: they choose among the clients that are idle.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from foedus.domain.errors import QuorumError
 from foedus.domain.run import CohortTable
+from foedus.domain.timing import Drawing
 
 Selector = Callable[[Sequence[str], torch.Generator], tuple[str, ...]]
 """``(the sorted names of the population, generator) → the names chosen, sorted``."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a drawer is asked: ``count`` clients that are not ``busy``; ``after`` is the one that was asked last."""
+
+    count: int
+    busy: Collection[str]
+    after: str
+    generator: torch.Generator
+
+
+Drawer = Callable[[Sequence[str], Request], tuple[str, ...]]
+"""``(the sorted names of the population, request) → the names chosen``, fewer where too few are idle."""
 
 SHUFFLED = 10_000
 """A population up to this size is shuffled whole; of a larger one only as many are drawn as are asked."""
 
 
 def uniform(cohort: CohortTable) -> Selector:
-    """``size`` clients, or ``max(1, round(fraction · K))`` of K.
+    """``size`` clients, or ``max(1, round(fraction · K))`` of K; with over-selection so many times more, up to K.
 
     Raises (when called):
         QuorumError: ``population_too_small``.
@@ -35,9 +56,41 @@ def uniform(cohort: CohortTable) -> Selector:
                 "A round cannot ask more clients than there are.",
                 "Lower `cohort.size`, or bring more clients.",
             )
+        # 10 · 1.1 is a little more than 11 in floating point, and 11 clients are meant.
+        size = min(len(population), math.ceil(round(size * cohort.over_selection, 6)))
         return tuple(population[at] for at in sorted(_draw(len(population), size, generator)))
 
     return select
+
+
+def random(population: Sequence[str], request: Request) -> tuple[str, ...]:
+    """Uniformly among the idle, in the order of names; where nobody is busy, those that :func:`uniform` chooses.
+
+    >>> random(("a", "b", "c"), Request(2, {"c"}, "", torch.Generator().manual_seed(0)))
+    ('a', 'b')
+    """
+    drawn = _draw(len(population), min(len(population), request.count + len(request.busy)), request.generator)
+    idle = [name for name in (population[at] for at in drawn) if name not in request.busy]
+    return tuple(sorted(idle[: request.count]))
+
+
+def round_robin(population: Sequence[str], request: Request) -> tuple[str, ...]:
+    """The idle that come next after the one asked last, in the order of names, and around; in that order.
+
+    >>> round_robin(("a", "b", "c"), Request(2, {"c"}, "b", torch.Generator()))
+    ('a', 'b')
+    """
+    start, chosen = bisect_right(population, request.after), list[str]()
+    for step in range(len(population)):
+        name = population[(start + step) % len(population)]
+        if name not in request.busy:
+            chosen.append(name)
+        if len(chosen) == request.count:
+            break
+    return tuple(chosen)
+
+
+DRAWERS: Mapping[Drawing, Drawer] = {"random": random, "round_robin": round_robin}
 
 
 def _draw(count: int, size: int, generator: torch.Generator) -> list[int]:

@@ -1,7 +1,8 @@
-"""The synchronous schedule: ask the cohort at once, close when all answered or at the deadline.
+"""The synchronous schedule: ask the cohort at once, close when enough answered or at the deadline.
 
-At the deadline the phase closes if the minimum of contributions is there, and is abandoned otherwise (Bonawitz et al.,
-Towards Federated Learning at Scale, MLSys 2019, section 2.2, https://arxiv.org/abs/1902.01046).
+Enough is everybody, or ``goal`` contributions where more were asked than are wanted (over-selection). At the deadline
+the phase closes if the minimum of contributions is there, and is abandoned otherwise (Bonawitz et al., Towards
+Federated Learning at Scale, MLSys 2019, section 2.2, https://arxiv.org/abs/1902.01046).
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ class Waiting:
     failed: frozenset[str] = frozenset()
 
 
-def synchronous(minimum: int | None, deadline: float) -> Schedule:
+def synchronous(minimum: int | None, deadline: float, goal: int | None = None) -> Schedule:
     """Close over those who reported, at the latest ``deadline`` seconds after the phase was opened.
 
-    ``minimum`` contributions are needed; none given means half of those asked, rounded up.
+    ``minimum`` contributions are needed; none given means half of those wanted, rounded up: of ``goal``, or of those
+    asked where there is no goal or fewer than that were asked.
     """
 
     def init(clients: tuple[str, ...]) -> tuple[Waiting, tuple[Command, ...]]:
@@ -34,12 +36,16 @@ def synchronous(minimum: int | None, deadline: float) -> Schedule:
             state = replace(state, reported=state.reported | {event.client})
         elif isinstance(event, Failed) and event.client in state.asked - state.reported:
             state = replace(state, failed=state.failed | {event.client})
-        all_answered = state.reported | state.failed == state.asked
-        if not all_answered and event.at < deadline:
+        wanted = len(state.asked) if goal is None else min(goal, len(state.asked))
+        answered = len(state.reported) + len(state.failed)
+        if answered < len(state.asked) and len(state.reported) < wanted and event.at < deadline:
             return state, ()
-        needed = minimum if minimum is not None else (len(state.asked) + 1) // 2
-        if len(state.reported) >= min(needed, len(state.asked)) and state.reported:
+        needed = minimum if minimum is not None else (wanted + 1) // 2
+        if len(state.reported) >= min(needed, wanted) and state.reported:
             return state, (Close(tuple(sorted(state.reported))),)
         return state, (Abandon(f"{len(state.reported)} of {len(state.asked)} contributed; {needed} are needed"),)
 
-    return Schedule(init, advance)
+    def everyone(asked: int, last: float) -> bool:
+        return (goal is None or asked <= goal) and last < deadline
+
+    return Schedule(init, advance, everyone=everyone)

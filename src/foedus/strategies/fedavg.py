@@ -47,7 +47,8 @@ def fedavg(options: FedAvgOptions, context: RunContext) -> Strategy:
     schema = _schema(context)
     kinds = {part: {n: dtypes[t.dtype] for n, t in spec.tensors.items()} for part, spec in schema.parts.items()}
     aggregator = weighted_mean(dict.fromkeys(schema.parts, "examples"), kinds)
-    return compose(Recipe("fedavg", local_sgd(options.local), schema, aggregator, init, step), context)
+    recipe = Recipe("fedavg", local_sgd(options.local), schema, aggregator, init, step, epochs=options.local.epochs)
+    return compose(recipe, context)
 
 
 def _schema(context: RunContext) -> Schema:

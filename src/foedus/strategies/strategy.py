@@ -14,12 +14,13 @@ from foedus.domain.errors import ConfigError
 from foedus.domain.plan import ModelManifest
 from foedus.domain.round import Aggregate, Receipt, Schema
 from foedus.domain.run import RunSpec
+from foedus.domain.timing import SynchronousTable
 from foedus.domain.tree import State, Tensors
 from foedus.local.evaluate import evaluation
 from foedus.local.work import WorkBuilder
+from foedus.schedules.named import schedule_of
 from foedus.schedules.schedule import Schedule
-from foedus.schedules.selectors import Selector, uniform
-from foedus.schedules.synchronous import synchronous
+from foedus.schedules.selectors import Drawer, Selector, uniform
 from foedus.strategies.stopping import End, ending
 from foedus.transforms.transform import Transform, identity
 
@@ -30,8 +31,9 @@ TRAIN, TEST = "train", "test"
 class Phase:
     """One exchange with clients: what they do, what comes back, how it is combined, whom to ask and when to close.
 
-    ``broadcast`` names the parts of the state that go down. A phase that does not need an answer to go on
-    (``optional``) is recorded as untested where too few answer.
+    ``broadcast`` names the parts of the state that go down; the work goes ``epochs`` times over a client's examples. A
+    phase whose schedule draws has a ``drawer``, which chooses among the idle clients. A phase that does not need an
+    answer to go on (``optional``) is recorded as untested where too few answer.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Phase:
     schedule: Schedule
     broadcast: tuple[str, ...] = ("model",)
     optional: bool = False
+    epochs: int = 1
+    drawer: Drawer | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Recipe:
     init: Callable[[Tensors], State]
     step: Callable[[State, Aggregate], State]
     transform: Transform | None = None
+    epochs: int = 1
 
 
 def compose(recipe: Recipe, context: RunContext) -> Strategy:
@@ -101,11 +106,13 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
     weights = {part.weight for part in recipe.schema.parts.values()}
     if not weights <= set(recipe.schema.weights):
         raise ConfigError("strategy_unsound", f"Parts are weighted by {sorted(weights)}, which no client sends.")
-    selector, schedule = uniform(spec.cohort), synchronous(spec.cohort.minimum, spec.schedule.deadline)
+    selector, (schedule, drawer) = uniform(spec.cohort), schedule_of(spec.schedule, spec.cohort)
     transform = recipe.transform or identity()
     train = Phase(TRAIN, recipe.work, recipe.schema, recipe.aggregator, transform, selector, schedule)
+    train = replace(train, drawer=drawer, epochs=recipe.epochs)
+    at_once = schedule if drawer is None else schedule_of(SynchronousTable(), spec.cohort)[0]
     test_schema = Schema({}, ("examples",), tuple(context.manifest.metrics))
-    test = Phase(TEST, evaluation, test_schema, recipe.aggregator, identity(), selector, schedule, optional=True)
+    test = Phase(TEST, evaluation, test_schema, recipe.aggregator, identity(), selector, at_once, optional=True)
 
     def phases(round_number: int) -> tuple[Phase, ...]:
         due = round_number % spec.test.every == 0 or round_number == spec.rounds

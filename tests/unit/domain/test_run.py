@@ -30,7 +30,7 @@ def test_a_good_run_keeps_its_values_and_gets_defaults() -> None:
 
 BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown key": ({"round": 3}, ["`round`", "Did you mean `rounds`?"]),
-    "unknown inner key": ({"cohort": {"sise": 4}}, ["`cohort.sise`", "fraction, minimum, population, size", "`size`"]),
+    "unknown inner key": ({"cohort": {"sise": 4}}, ["`cohort.sise`", "fraction, minimum, over_selection, population, size", "`size`"]),
     "text for a number": ({"rounds": "twenty"}, ["`rounds`", "integer", "'twenty'"]),
     "boolean for a number": ({"rounds": True}, ["`rounds`", "True"]),
     "text for a share": ({"test": {"ratio": "0.2"}}, ["`test.ratio`", "'0.2'"]),

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from foedus.domain.errors import QuorumError
 from foedus.domain.run import CohortTable
-from foedus.schedules.selectors import uniform
+from foedus.schedules.selectors import Request, random, round_robin, uniform
 
 NAMES = tuple(f"c{at:04d}" for at in range(10))
 
@@ -74,3 +76,38 @@ def test_a_cohort_larger_than_the_population_is_refused() -> None:
     with pytest.raises(QuorumError) as refusal:
         _chosen(CohortTable(size=11), 1)
     assert refusal.value.code == "population_too_small"
+
+
+def test_over_selection_asks_so_many_times_more_up_to_everybody() -> None:
+    assert len(_chosen(CohortTable(size=4, over_selection=1.3), 1)) == 6
+    assert len(_chosen(CohortTable(size=9, over_selection=1.3), 1)) == 10
+
+
+def test_ten_times_one_point_one_is_eleven() -> None:
+    names = tuple(f"c{at:04}" for at in range(50))
+    assert len(uniform(CohortTable(size=10, over_selection=1.1))(names, torch.Generator().manual_seed(0))) == 11
+
+
+def test_drawing_at_random_with_nobody_busy_is_what_the_synchronous_cohort_is() -> None:
+    for count in (10, 20_000):
+        names = tuple(f"c{at:05}" for at in range(count))
+        request = Request(4, (), "", torch.Generator().manual_seed(3))
+        assert random(names, request) == uniform(CohortTable(size=4))(names, torch.Generator().manual_seed(3))
+
+
+@given(st.sets(st.sampled_from("abcdefgh")), st.integers(1, 9), st.sampled_from("\0adhz"), st.integers(0, 99))
+def test_drawers_choose_distinct_idle_clients_as_many_as_there_are(
+    busy: set[str], count: int, after: str, seed: int
+) -> None:
+    for drawer in (random, round_robin):
+        chosen = drawer(tuple("abcdefgh"), Request(count, busy, after, torch.Generator().manual_seed(seed)))
+        assert len(set(chosen)) == len(chosen) == min(count, 8 - len(busy))
+        assert not set(chosen) & busy
+
+
+def test_round_robin_comes_to_everybody_in_turn() -> None:
+    after, turns = "", ""
+    for _ in range(7):
+        (after,) = round_robin(tuple("abc"), Request(1, (), after, torch.Generator()))
+        turns += after
+    assert turns == "abcabca"

@@ -63,3 +63,32 @@ def test_the_verdict_does_not_depend_on_who_answers_first(order: list[str], fail
     last = _feed(2, "abcde", events)[-1]
     good = tuple(sorted(set("abcde") - failing))
     assert last == Close(good) if len(good) >= 2 else isinstance(last, Abandon)
+
+
+def _over_selected(events: list[Event]) -> list[Command]:
+    schedule = synchronous(None, 10.0, goal=3)
+    state: Any
+    state, commands = schedule.init(tuple("abcde"))
+    said = list(commands)
+    for event in events:
+        state, commands = schedule.advance(state, event)
+        said += commands
+    return said[2:]
+
+
+def test_over_selection_closes_when_as_many_reported_as_were_wanted() -> None:
+    events: list[Event] = [Reported("e", 1.0), Failed("b", 1.0), Reported("a", 2.0), Reported("d", 3.0)]
+    assert _over_selected(events[:-1]) == []
+    assert _over_selected(events) == [Close(("a", "d", "e"))]
+
+
+def test_over_selection_needs_half_of_those_wanted_at_the_deadline() -> None:
+    assert isinstance(_over_selected([Reported("a", 1.0), Tick(10.0)])[0], Abandon)
+    assert _over_selected([Reported("a", 1.0), Reported("b", 1.0), Tick(10.0)]) == [Close(("a", "b"))]
+
+
+def test_it_knows_when_everybody_will_be_counted() -> None:
+    assert synchronous(None, 10.0).everyone(5, 9.9)
+    assert not synchronous(None, 10.0).everyone(5, 10.0)
+    assert synchronous(None, 10.0, goal=5).everyone(5, 9.9)
+    assert not synchronous(None, 10.0, goal=4).everyone(5, 9.9)

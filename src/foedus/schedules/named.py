@@ -1,0 +1,26 @@
+"""The schedule that [schedule] of run.toml names, and whom it draws."""
+
+from __future__ import annotations
+
+from foedus.domain.run import CohortTable
+from foedus.domain.timing import BufferedTable, CyclicTable, ScheduleTable, SynchronousTable, TimedTable
+from foedus.schedules.buffered import buffered
+from foedus.schedules.cyclic import cyclic
+from foedus.schedules.schedule import Schedule
+from foedus.schedules.selectors import DRAWERS, Drawer
+from foedus.schedules.synchronous import synchronous
+from foedus.schedules.timed import timed
+
+
+def schedule_of(table: ScheduleTable, cohort: CohortTable) -> tuple[Schedule, Drawer | None]:
+    """The schedule of training phases; the drawer is none where it asks a cohort that is chosen before."""
+    concurrency = cohort.size or 0
+    match table:
+        case SynchronousTable():
+            return synchronous(cohort.minimum, table.deadline, cohort.size), None
+        case BufferedTable():
+            return buffered(table, concurrency), DRAWERS[table.selector]
+        case TimedTable():
+            return timed(table, concurrency), DRAWERS[table.selector]
+        case CyclicTable():
+            return cyclic(table.deadline), DRAWERS[table.selector]
