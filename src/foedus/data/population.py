@@ -145,10 +145,14 @@ class Generated:
 
 @dataclass(frozen=True)
 class Federation:
-    """The clients' columns by name, and the held-out columns, which belong to nobody."""
+    """The clients' columns by name, and the held-out columns, which belong to nobody.
+
+    ``described``: run.toml alone says what they are, so that another machine can load them for itself.
+    """
 
     clients: Mapping[str, Columns]
     held_out: Columns | None = None
+    described: bool = False
 
     @cached_property
     def names(self) -> Sequence[str]:
