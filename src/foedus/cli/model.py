@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from foedus.cli.connection import connected
-from foedus.cli.output import emit, json_option, size, table
+from foedus.cli.output import emit, json_option, table
 from foedus.client import runs
 from foedus.client.http import Connection
+from foedus.domain.text import size
 
 
 @click.group("model")

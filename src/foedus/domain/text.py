@@ -1,0 +1,28 @@
+"""Sizes and times as people read them."""
+
+from __future__ import annotations
+
+
+def size(count: int) -> str:
+    """Bytes as people read them.
+
+    >>> size(999), size(2_400_000)
+    ('999 B', '2.4 MB')
+    """
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> duration(90), duration(600), duration(20_000)
+    ('90 s', '10 min', '5.6 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
