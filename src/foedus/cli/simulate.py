@@ -13,6 +13,7 @@ from foedus.cli.output import emit, json_option, say
 from foedus.cli.progress import progress
 from foedus.engine.choice import EXECUTORS, KERNELS, Engine
 from foedus.engine.folder import RunFolder, choose_folder
+from foedus.engine.keeping import Keeping
 from foedus.engine.prepare import prepare
 from foedus.engine.results import Outcome, close_folder, last_words, recorded, run_name
 from foedus.engine.simulate import simulate
@@ -49,10 +50,10 @@ def command(
     folder = RunFolder(choose_folder(out, name, datetime.now(UTC), force=force), prepared.spec, prepared.bundle)
     with recorded(folder, prepared.spec, name):
         with progress(prepared.spec.rounds) as observer:
-            result = simulate(prepared, Engine(kernel, executor, workers), [folder, observer])
+            keeping = Keeping(folder, prepared.spec.checkpoint)
+            result = simulate(prepared, Engine(kernel, executor, workers), [folder, observer], keeping)
         say(result.choice.reason)
         choice = asdict(result.choice)
-        folder.environment(choice)
         facts = {name: choice[name] for name in ("kernel", "executor", "workers", "reason")}
         outcome = Outcome(name, "completed", result.model_digest, result.seconds, result.held_out, facts)
         summary = close_folder(folder, prepared.spec, outcome)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from foedus.domain.checkpoint import CheckpointTable
 from foedus.domain.errors import ConflictError
 from foedus.domain.stop import StopTable
 from foedus.domain.table import Name, PositiveInt, Share, Table, Text, validate
@@ -151,6 +152,7 @@ class RunSpec(Table):
     cohort: CohortTable
     data: DataTable
     test: TestTable = TestTable()
+    checkpoint: CheckpointTable = CheckpointTable()
     schedule: ScheduleTable = SynchronousTable()
     time: TimeTable | None = None
     stop: StopTable | None = None

@@ -15,7 +15,7 @@ import shutil
 import sys
 import weakref
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from foedus.domain.run import RunSpec
 from foedus.domain.tree import Tensors
 from foedus.engine.history import History
 from foedus.engine.json_text import to_json
+from foedus.engine.records import plain
 from foedus.engine.report import Report, report_html
 
 RUN, ROUNDS, SUMMARY, MODEL = "run.toml", "rounds.jsonl", "summary.json", "model.safetensors"
@@ -163,7 +164,7 @@ class RunFolder:
     def round(self, record: RoundRecord) -> None:
         """Append a round's record."""
         self.history.add(record)
-        self._advance(record.round, self._append(ROUNDS, {**asdict(record), "metrics": record.metrics}))
+        self._advance(record.round, self._append(ROUNDS, {**plain(record), "metrics": record.metrics}))
         failures = {r.client: r.failure for phase in record.phases for r in phase.receipts if r.failure}
         self.log("round", round=record.round, model=record.model, seconds=record.seconds, failures=dict(failures))
 

@@ -76,7 +76,7 @@ class History:
 def row_of(record: RoundRecord) -> RoundRow:
     """A record in short. The clients counted are those of the first phase; failures are those of every phase."""
     receipts = [receipt for phase in record.phases for receipt in phase.receipts]
-    first = record.phases[0] if record.phases else None
+    first = next((phase for phase in record.phases if phase.outcome != "abandoned"), None)
     return RoundRow(
         round=record.round,
         metrics=record.metrics,

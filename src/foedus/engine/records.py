@@ -1,10 +1,12 @@
-"""rounds.jsonl, read back: a run's records as they were written, one round at a time."""
+"""A run's records as rounds.jsonl has them: written, and read back one round at a time."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,36 @@ LINE_LIMIT = 256 << 20
 NUMBERS = ("metrics", "weights", "central")
 """Tables of numbers, in which ``null`` stands for what is not finite."""
 
+RECENT = 20_000
+"""Receipts that :class:`Recent` keeps: some ten megabytes."""
+
 _adapter = TypeAdapter(RoundRecord)
+
+
+class Recent:
+    """The last records of a run: as many as have ``limit`` receipts among them, and never fewer than one."""
+
+    def __init__(self, limit: int = RECENT) -> None:
+        self.records = deque[RoundRecord]()
+        self._limit, self._receipts = limit, 0
+
+    def add(self, record: RoundRecord) -> None:
+        """Take in a record, and let go of the oldest where there are too many receipts."""
+        self.records.append(record)
+        self._receipts += _receipts(record)
+        while self._receipts > self._limit and len(self.records) > 1:
+            self._receipts -= _receipts(self.records.popleft())
+
+
+def _receipts(record: RoundRecord) -> int:
+    return 1 + sum(len(phase.receipts) for phase in record.phases)
+
+
+def plain(record: Any) -> Any:
+    """A record as dicts, lists and values; ``dataclasses.asdict`` copies every value, and takes six times as long."""
+    if is_dataclass(record):
+        return {name: plain(value) for name, value in vars(record).items()}
+    return [plain(value) for value in record] if isinstance(record, tuple) else record
 
 
 def read_records(path: Path, size: int | None = None) -> Iterator[RoundRecord]:

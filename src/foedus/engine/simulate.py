@@ -17,6 +17,7 @@ from foedus.engine.choice import Choice, Engine, choose
 from foedus.engine.driver import drive
 from foedus.engine.observers import Observer
 from foedus.engine.prepare import Prepared
+from foedus.engine.snapshot import Keeper
 from foedus.engine.virtual import VirtualPort
 from foedus.local.evaluate import measure
 from foedus.local.objective import EagerObjective
@@ -24,7 +25,10 @@ from foedus.local.objective import EagerObjective
 
 @dataclass(frozen=True)
 class Result:
-    """What a simulation came to. ``held_out``: loss and metrics on the part that belongs to no client."""
+    """What a simulation came to. ``held_out``: loss and metrics on the part that belongs to no client.
+
+    ``rounds``: the last records, as many as :class:`Recent` keeps; rounds.jsonl has them all.
+    """
 
     model: Tensors
     rounds: tuple[RoundRecord, ...]
@@ -82,33 +86,43 @@ def client_data(prepared: Prepared) -> dict[str, ClientData]:
     return {name: clients(name) for name in clients.federation.names}
 
 
-def simulate(prepared: Prepared, engine: Engine, observers: Sequence[Observer] = ()) -> Result:
+def simulate(
+    prepared: Prepared, engine: Engine, observers: Sequence[Observer] = (), keeper: Keeper | None = None
+) -> Result:
     """Run every round of a run in this process (and its workers), and measure the model on the held-out part.
 
     Raises:
         ConfigError, PlanError, DataError: before round 1.
         QuorumError: where too few clients could contribute.
     """
-    return simulate_on(prepared, federate(prepared.spec, prepared.base), engine, observers)
+    return simulate_on(prepared, federate(prepared.spec, prepared.base), engine, observers, keeper)
 
 
 def simulate_on(
-    prepared: Prepared, federation: Federation, engine: Engine, observers: Sequence[Observer] = ()
+    prepared: Prepared,
+    federation: Federation,
+    engine: Engine,
+    observers: Sequence[Observer] = (),
+    keeper: Keeper | None = None,
 ) -> Result:
     """As :func:`simulate`, on clients and a held-out part that were loaded."""
     began = time.monotonic()
     clients = Clients(prepared, federation)
     executor, choice = choose(engine, prepared, clients, federation.names)
     held_out = HeldOut(prepared, federation.held_out)
-    port = VirtualPort(prepared, federation.names, executor, observers, held_out.in_round)
+    port = VirtualPort(prepared, federation.names, executor, observers, held_out.in_round, keeper)
+    if keeper:
+        keeper.chosen(choice)
     try:
         state = drive(prepared.strategy, prepared.spec.rounds, prepared.spec.seed, port)
     finally:
         executor.close()
+        if keeper:
+            keeper.left(port.rounds, port.snapshot)
     model = state.tensors["model"]
     for observer in observers:
         observer.finished(model)
-    return Result(model, tuple(port.records), held_out.measure(model), time.monotonic() - began, choice)
+    return Result(model, tuple(port.records.records), held_out.measure(model), time.monotonic() - began, choice)
 
 
 def measure_held_out(prepared: Prepared, federation: Federation, model: Tensors) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from foedus.aggregation.aggregator import Sums
 from foedus.domain.round import Aggregate, Broadcast, PhaseOrder, PhaseRecord, Receipt, RoundRecord
@@ -15,7 +15,9 @@ from foedus.engine.executors import Executor
 from foedus.engine.kernels import PhaseWork
 from foedus.engine.observers import Observer
 from foedus.engine.prepare import Prepared
-from foedus.engine.round import close_phase
+from foedus.engine.records import Recent
+from foedus.engine.round import close_phase, record_of
+from foedus.engine.snapshot import Keeper, Snapshot
 from foedus.schedules.schedule import Event, Failed, Reported, Tick
 from foedus.strategies.strategy import Phase, round_of
 
@@ -23,8 +25,19 @@ Central = Callable[[int, Tensors], Mapping[str, float]]
 """``(round, model) →`` loss and metrics on the held-out part, or nothing where that round does not measure them."""
 
 
+@dataclass(frozen=True)
+class _Between:
+    """The state between two rounds, and the clients' states that were replaced since then."""
+
+    state: State
+    replaced: dict[str, State | None] = field(default_factory=dict)
+
+
 class VirtualPort:
-    """Holds a simulated run in memory. Every client answers at virtual time 0, in the order of names."""
+    """Holds a simulated run in memory. Every client answers at virtual time 0, in the order of names.
+
+    It begins where the ``keeper`` says that it stood, and lets it know between two rounds where it stands.
+    """
 
     def __init__(
         self,
@@ -33,20 +46,35 @@ class VirtualPort:
         executor: Executor,
         observers: Sequence[Observer],
         central: Central,
+        keeper: Keeper | None = None,
     ) -> None:
-        self.records: list[RoundRecord] = []
+        self.records = Recent()
         self._prepared = prepared
         self._population = population
         self._executor = executor
         self._observers = observers
         self._central = central
-        self._states: dict[str, State] = {}
+        self._keeper = keeper
+        begin = keeper.begin if keeper else None
+        self._states: dict[str, State] = dict(begin.clients) if begin else {}
+        self._between = _Between(begin.state if begin else prepared.strategy.init(prepared.model))
         self._phases: list[PhaseRecord] = []
         self._began = time.monotonic()
 
     def load(self) -> Progress:
-        """The beginning."""
-        return Progress(self._prepared.strategy.init(self._prepared.model))
+        """The beginning, or where the run goes on."""
+        return Progress(self._between.state)
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds are done."""
+        return round_of(self._between.state) - 1
+
+    def snapshot(self) -> Snapshot:
+        """Where the run was when the last round was done."""
+        clients = {name: state for name, state in self._states.items() if name not in self._between.replaced}
+        before = {name: state for name, state in self._between.replaced.items() if state is not None}
+        return Snapshot(self._between.state, clients | before)
 
     def population(self) -> Sequence[str]:
         """Every client of the partition."""
@@ -83,6 +111,8 @@ class VirtualPort:
         """Take the step; the clients' new states become current."""
         aggregate = Aggregate(phase.aggregator.finish(self._sums), self._sums.count)
         closed, record = close_phase(self._prepared.strategy, state, order, aggregate, self._receipts)
+        for client in self._new_states:
+            self._between.replaced.setdefault(client, self._states.get(client))
         self._states.update(self._new_states)
         self._record(record)
         return closed
@@ -94,7 +124,10 @@ class VirtualPort:
         return closed
 
     def abandon(self, order: PhaseOrder, reason: str) -> tuple[str, ...]:
-        """Forget this attempt."""
+        """Record this attempt, of which nothing counts."""
+        self._record(replace(record_of(order, self._receipts, optional=False), metrics={}, outcome="abandoned"))
+        if self._keeper:
+            self._keeper.abandoned(order, reason, self._receipts)
         return tuple(f"{receipt.client}: {receipt.failure}" for receipt in self._receipts if receipt.failure)
 
     def end_round(self, state: State) -> State:
@@ -103,11 +136,14 @@ class VirtualPort:
         central = self._central(number, model)
         now = time.monotonic()
         record = RoundRecord(number, tuple(self._phases), model_digest(model), now - self._began, central)
-        self.records.append(record)
+        self.records.add(record)
         self._phases, self._began = [], now
         for observer in self._observers:
             observer.round(record)
-        return self._prepared.strategy.end(state, record.metrics)
+        self._between = _Between(self._prepared.strategy.end(state, record.metrics))
+        if self._keeper:
+            self._keeper.between(number, self.snapshot)
+        return self._between.state
 
     def _record(self, record: PhaseRecord) -> None:
         down = sum(size_in_bytes(part) for part in self._work.broadcast.tensors.values()) * len(record.asked)
