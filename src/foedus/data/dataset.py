@@ -27,18 +27,24 @@ class Examples:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def take(self, index: Tensor) -> Examples:
-        """The examples at ``index`` ``[k]``."""
+    def take(self, index: Tensor | slice) -> Examples:
+        """The examples at ``index`` ``[k]``; a range of them is a view."""
+        if isinstance(index, slice):
+            return Examples(self.inputs[index], self.targets[index])
         return Examples(self.inputs.index_select(0, index), self.targets.index_select(0, index))
+
+
+NO_EXAMPLES = Examples(torch.empty(0), torch.empty(0))
 
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client's prepared data, in a part to train on and a part to test on."""
+    """One client's prepared data, in parts that share no example: to train on, to test on, and to validate on."""
 
     name: str
     train: Examples
     test: Examples
+    validation: Examples = NO_EXAMPLES
 
 
 def check_columns(columns: Columns) -> None:
@@ -62,27 +68,37 @@ def check_columns(columns: Columns) -> None:
             )
 
 
-def split(examples: Examples, ratio: float, seed: int, client: str) -> tuple[Examples, Examples]:
-    """The part to train on and the part to test on (``floor(ratio * n)`` examples), by a permutation from the seed."""
-    order = torch.randperm(len(examples), generator=generator(seed, 0, client, "split"))
-    tested = min(int(ratio * len(examples)), len(examples) - 1)
-    return examples.take(order[tested:]), examples.take(order[:tested])
+def split(examples: Examples, test: float, validation: float, seed: int, client: str) -> ClientData:
+    """The client's parts, by a permutation from the seed: the same in every round, and never all kept from training.
+
+    ``floor(share * n)`` examples each; where they would leave none to train on, the test part comes first.
+    """
+    n = len(examples)
+    order = torch.randperm(n, generator=generator(seed, 0, client, "split"))
+    tested = min(int(test * n), n - 1)
+    kept = min(tested + int(validation * n), n - 1)
+    return ClientData(client, *(examples.take(part) for part in (order[kept:], order[:tested], order[tested:kept])))
 
 
-def prepare_client(name: str, columns: Columns, prepare: Prepare, test_ratio: float, seed: int) -> ClientData:
-    """A client's columns through the plan's ``prepare``, checked and split.
+def prepare_client(
+    name: str, columns: Columns, prepare: Prepare, test: float, seed: int, validation: float = 0.0
+) -> ClientData:
+    """A client's columns through the plan's ``prepare``, checked and split by shares for testing and validation.
+
+    Nothing is made of columns without rows.
 
     Raises:
         DataError: ``column_missing``, and as :func:`check_columns`.
         PlanError: ``prepare_failed``, ``prepare_refused``.
     """
+    if columns and all(column.ndim and not len(column) for column in columns.values()):
+        return ClientData(name, NO_EXAMPLES, NO_EXAMPLES)
     check_columns(columns)
     try:
         prepared = prepare(columns)
     except Exception as error:
         raise _failure(name, columns, error) from error
-    train, test = split(_examples(prepared), test_ratio, seed, name)
-    return ClientData(name, train, test)
+    return split(_examples(prepared), test, validation, seed, name)
 
 
 def _failure(name: str, columns: Columns, error: Exception) -> DataError | PlanError:

@@ -22,12 +22,14 @@ from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import ClientSource, EagerKernel, Kernel, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.proof import Case, prove
+from foedus.engine.ray_extra import ray_executor
 from foedus.engine.workers import WorkersExecutor, available, cores
 from foedus.local.objective import EagerObjective
+from foedus.local.work import Batch
 from foedus.strategies.strategy import Done, Phase
 
 KERNELS = ("auto", "eager", "graph")
-EXECUTORS = ("auto", "inline", "workers")
+EXECUTORS = ("auto", "inline", "workers", "ray")
 
 GRAPH_STEPS = 20_000
 """Fewer local steps than this in a whole run do not pay for tracing them."""
@@ -87,11 +89,16 @@ def choose(engine: Engine, prepared: Prepared, source: ClientSource, clients: Se
     wondering = "auto" in (engine.kernel, engine.executor)
     effort = _effort(case, prepared.spec.rounds) if case and wondering else Effort(0, 0.0)
     kernel, of_kernel = _kernel(engine, prepared, case, effort)
-    count, of_executor = _workers(engine, effort, case.cohort if case else 1)
+    stack = kernel.recipe.stack if isinstance(kernel, GraphKernel) else 1
+    cohort = case.cohort if case else 1
+    if engine.executor == "ray":
+        executor, count = ray_executor(kernel, prepared, source, engine.workers, cohort)
+        reason = f"kernel {kernel.name}: {of_kernel}; executor ray: as asked, {count} workers"
+        return executor, Choice(kernel.name, "ray", count, reason, stack)
+    count, of_executor = _workers(engine, effort, cohort)
     if count and isinstance(kernel, GraphKernel) and _threads_of_autograd():
         count, of_executor = 0, "proving the graph started threads for an accelerator, which do not survive a fork"
     reason = f"kernel {kernel.name}: {of_kernel}; executor {'workers' if count else 'inline'}: {of_executor}"
-    stack = kernel.stack if isinstance(kernel, GraphKernel) else 1
     if not count:
         return InlineExecutor(kernel, source), Choice(kernel.name, "inline", 1, reason, stack)
     return _started(kernel, prepared, source, clients, count), Choice(kernel.name, "workers", count, reason, stack)
@@ -124,21 +131,21 @@ def _case(prepared: Prepared, source: ClientSource, clients: Sequence[str]) -> C
 
 def _effort(case: Case, rounds: int) -> Effort:
     """Count the steps of the first clients, and time a few of the first one's."""
-    objective = EagerObjective(case.plan, case.work.seed)
-    local = case.work.phase.work(objective)
+    local = case.work.phase.work(EagerObjective(case.plan, case.work.seed))
     rngs = [Randomness(case.work.seed, 1, client) for client in case.clients]
-    steps = [sum(1 for _ in local.batches(case.source(rng.client), State(), rng)) for rng in rngs]
-    total = round(rounds * case.cohort * sum(steps) / len(steps))
+    parts = [case.source(client).train for client in case.clients]
+    orders = [local.order(len(part), State(), rng) for part, rng in zip(parts, rngs, strict=True)]
+    total = round(rounds * case.cohort * sum(map(len, orders)) / len(orders))
     if _threads_of_autograd():
         return Effort(total, total * STEP_SECONDS)
     try:
         carry = local.init(case.work.broadcast, State(), rngs[0])
-        first = itertools.islice(local.batches(case.source(rngs[0].client), State(), rngs[0]), 4)
         times = []
         with torch.enable_grad():
-            for batch in itertools.islice(itertools.cycle(list(first)), 5):
+            for rows in itertools.islice(itertools.cycle(orders[0][:4]), 5):
                 began = time.perf_counter()
-                carry, _ = local.step(carry, batch)
+                chosen = parts[0].take(rows)
+                carry, _ = local.step(carry, Batch(chosen.inputs, chosen.targets))
                 times.append(time.perf_counter() - began)
     except Exception:  # the plan's own code; the run will say what is wrong with it
         return Effort(total, 0.0)
@@ -161,7 +168,8 @@ def _kernel(engine: Engine, prepared: Prepared, case: Case | None, effort: Effor
     graph, why_not = prove(case)
     if graph is None:
         return eager, f"the plan cannot run as a graph: {why_not}"
-    return graph, f"as asked, stacks of {graph.stack}" if engine.kernel == "graph" else f"stacks of {graph.stack}"
+    stacks = f"stacks of {graph.recipe.stack}, batches {'padded' if graph.recipe.padded else 'whole'}"
+    return graph, f"as asked, {stacks}" if engine.kernel == "graph" else stacks
 
 
 def _workers(engine: Engine, effort: Effort, cohort: int) -> tuple[int, str]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from foedus.data.dataset import ClientData
+from foedus.data.dataset import ClientData, Examples
 from foedus.domain.errors import ClientWorkError, FoedusError
 from foedus.domain.rng import Randomness
-from foedus.domain.round import Ask, Broadcast, Contribution
-from foedus.domain.tree import State
+from foedus.domain.round import Ask, Broadcast, Contribution, Metrics
+from foedus.domain.tree import Parts, State
 from foedus.local.objective import check_finite
-from foedus.local.work import Finished, LocalWork, Objective
+from foedus.local.work import Batch, LocalWork, Objective
 from foedus.strategies.strategy import TRAIN, Phase
 
 
@@ -26,6 +27,16 @@ class ClientTask:
     broadcast: Broadcast
 
 
+@dataclass(frozen=True)
+class Worked:
+    """A client's work, done: the update, its weights, metrics as means over the rows worked on, and the next state."""
+
+    update: Parts
+    weights: Mapping[str, float]
+    metrics: Metrics
+    state: State
+
+
 def run_client(
     task: ClientTask, ask: Ask, data: ClientData, state: State, rng: Randomness
 ) -> tuple[Contribution, State]:
@@ -36,37 +47,47 @@ def run_client(
         PlanError: where loss or metrics have the wrong shape.
     """
     began = time.monotonic()
-    part = data.train if ask.phase == TRAIN else data.test
+    part = part_of(ask.phase, data)
     if len(part) == 0:
         raise ClientWorkError("no_examples", f"{ask.client} has no examples for the phase {ask.phase}.")
     torch.default_generator.manual_seed(rng.derive(f"work {ask.phase}"))
     work = task.phase.work(task.objective)
     try:
-        finished = _work(work, task.broadcast, data, state, rng)
+        worked = _work(work, task.broadcast, part, state, rng)
     except (FoedusError, KeyboardInterrupt):
         raise
     except Exception as error:
         raise ClientWorkError(
             "plan_failed", f"The plan's code failed for {ask.client}.", f"{type(error).__name__}: {error}"
         ) from error
-    return settle(task.phase, finished, rng, time.monotonic() - began)
+    return settle(task.phase, worked, rng, time.monotonic() - began)
 
 
-def settle(phase: Phase, finished: Finished, rng: Randomness, seconds: float) -> tuple[Contribution, State]:
+def part_of(phase: str, data: ClientData) -> Examples:
+    """The part of a client's data that a phase works on."""
+    return data.train if phase == TRAIN else data.test
+
+
+def settle(phase: Phase, worked: Worked, rng: Randomness, seconds: float) -> tuple[Contribution, State]:
     """The contribution that finished work makes: its update checked, and through the phase's transform.
 
     Raises:
         ClientWorkError: ``update_not_finite``.
     """
-    for tensors in finished.update.values():
+    for tensors in worked.update.values():
         check_finite(tensors, rng.client)
-    update, state = phase.transform.client(finished.state, finished.update, rng.generator("transform"))
-    return Contribution(rng.client, update, finished.weights, finished.metrics, seconds), state
+    update, state = phase.transform.client(worked.state, worked.update, rng)
+    return Contribution(rng.client, update, worked.weights, worked.metrics, seconds), state
 
 
-def _work(work: LocalWork, broadcast: Broadcast, data: ClientData, state: State, rng: Randomness) -> Finished:
+def _work(work: LocalWork, broadcast: Broadcast, part: Examples, state: State, rng: Randomness) -> Worked:
+    rows = 0
     carry = work.init(broadcast, state, rng)
-    for batch in work.batches(data, state, rng):
+    for index in work.order(len(part), state, rng):
+        chosen = part.take(index)
+        rows += len(chosen)
         with torch.enable_grad():
-            carry, _ = work.step(carry, batch)
-    return work.finish(broadcast, carry, data)
+            carry, _ = work.step(carry, Batch(chosen.inputs, chosen.targets))
+    finished, account = work.finish(broadcast, carry), work.account(len(part), state)
+    metrics = {name: float(total) / rows for name, total in finished.metrics.items()}
+    return Worked(finished.update, account.weights, metrics, State(finished.state, account.data))

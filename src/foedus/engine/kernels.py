@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from foedus.aggregation.aggregator import Sums
 from foedus.data.dataset import ClientData
 from foedus.domain.errors import ClientWorkError
 from foedus.domain.rng import Randomness
-from foedus.domain.round import Ask, Broadcast, Contribution, PhaseOrder
+from foedus.domain.round import Ask, Broadcast, Contribution, PhaseOrder, Receipt
 from foedus.domain.tree import State
 from foedus.engine.client import ClientTask, run_client
 from foedus.local.objective import EagerObjective
@@ -41,6 +42,15 @@ class Outcome:
 ClientSource = Callable[[str], ClientData]
 
 
+@dataclass(frozen=True)
+class BlockResult:
+    """What a fold block came to: its partial sum, and per client a receipt and the new state."""
+
+    sums: Sums
+    receipts: tuple[Receipt, ...]
+    states: Mapping[str, State]
+
+
 class Kernel(Protocol):
     """Computes the work of one block of clients, in the order given."""
 
@@ -48,6 +58,9 @@ class Kernel(Protocol):
 
     def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> Iterator[Outcome]:
         """One outcome per client, in the order given. A client that fails does not disturb the others."""
+
+    def fold(self, work: PhaseWork, block: tuple[str, ...], source: ClientSource) -> BlockResult:
+        """A whole fold block, folded in the order given."""
 
     def parts(self, work: PhaseWork, block: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The block cut into the smallest pieces that may be run apart without changing a bit of the outcomes."""
@@ -67,6 +80,10 @@ class EagerKernel:
         for client in clients:
             yield self._one(task, work, client, source)
 
+    def fold(self, work: PhaseWork, block: tuple[str, ...], source: ClientSource) -> BlockResult:
+        """Fold each client's contribution when it is there."""
+        return fold_outcomes(work.phase, self.run(work, block, source))
+
     def parts(self, work: PhaseWork, block: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Client by client."""
         return [(client,) for client in block]
@@ -79,3 +96,19 @@ class EagerKernel:
         except ClientWorkError as error:
             return Outcome(client, None, state, f"{error.code}: {error}")
         return Outcome(client, contribution, new_state)
+
+
+def fold_outcomes(phase: Phase, outcomes: Iterable[Outcome]) -> BlockResult:
+    """Fold one block's contributions, which stand in the order of their names."""
+    sums, receipts, states = phase.aggregator.zero(), [], {}
+    for outcome in outcomes:
+        contribution = outcome.contribution
+        if contribution is None:
+            receipts.append(Receipt(outcome.client, {}, {}, failure=outcome.failure))
+            continue
+        sums = phase.aggregator.add(sums, phase.transform.decode(contribution.update), contribution.weights)
+        size = sum(t.numel() * t.element_size() for part in contribution.update.values() for t in part.values())
+        weights, metrics, seconds = contribution.weights, contribution.metrics, contribution.seconds
+        receipts.append(Receipt(outcome.client, weights, metrics, seconds=seconds, size=size))
+        states[outcome.client] = outcome.state
+    return BlockResult(sums, tuple(receipts), states)

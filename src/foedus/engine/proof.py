@@ -6,9 +6,7 @@ the first steps of the first clients, through the traced graph, against kernel `
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,13 +14,13 @@ from torch import Tensor
 
 from foedus.data.dataset import ClientData
 from foedus.domain.errors import ClientWorkError
-from foedus.domain.rng import Randomness
 from foedus.domain.round import Ask
-from foedus.domain.tree import State, Tensors, flatten, same
+from foedus.domain.tree import Tensors, flatten, same
 from foedus.engine.client import ClientTask, run_client
-from foedus.engine.graph import WIDTHS, GraphKernel
+from foedus.engine.graph import WIDTHS, GraphKernel, Recipe, abridged, row_of
 from foedus.engine.kernels import ClientSource, PhaseWork
-from foedus.engine.tracing import UntraceableError, first_line, split
+from foedus.engine.stack import rows_in
+from foedus.engine.tracing import FunctionalObjective, UntraceableError, first_line
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan
 from foedus.local.work import Batch, LocalWork, Objective, WorkBuilder
@@ -56,15 +54,13 @@ class Case:
 
 
 def prove(case: Case) -> tuple[GraphKernel | None, str]:
-    """The kernel with the stack that suits the model, its graphs traced; or none, and the reason as a clause."""
+    """The kernel, its graphs traced; or none, and the reason as a clause."""
     try:
         rows = _rows(case)
-        kernel = GraphKernel(case.plan, case.work.seed, 1, rows)
-        reason = _keeps_still(case, rows) or _rows_are_apart(case, kernel, rows) or _same_steps(case, kernel, 1)
-        if not reason:
-            kernel.stack = _stack(case, kernel)
-            widths = [width for width in WIDTHS if 1 < width <= kernel.stack]
-            reason = next((why for width in widths if (why := _same_steps(case, kernel, width))), "")
+        reason = _moves(case, rows) or _rows_mix(case, rows)
+        kernel, reason = _tried(case, Recipe(1, not reason, rows))
+        if reason and kernel.recipe.padded:
+            kernel, reason = _tried(case, Recipe(1, False, rows))
     except UntraceableError as error:
         reason = str(error)
     except Exception as error:  # the plan's code may fail in any way under a tracer, and then runs as it is
@@ -72,16 +68,28 @@ def prove(case: Case) -> tuple[GraphKernel | None, str]:
     return (None, reason) if reason else (kernel, "")
 
 
+def _tried(case: Case, recipe: Recipe) -> tuple[GraphKernel, str]:
+    kernel = GraphKernel(case.plan, case.work.seed, recipe)
+    reason = _same_steps(case, kernel, 1)
+    if not reason:
+        kept = frozenset.intersection(*(step.kept for step in kernel.steps)) if kernel.steps else frozenset()
+        kernel.recipe = replace(recipe, kept=kept)
+        kernel.recipe = replace(kernel.recipe, stack=_stack(case, kernel))
+        widths = [width for width in WIDTHS if 1 < width <= kernel.recipe.stack]
+        reason = next((why for width in widths if (why := _same_steps(case, kernel, width))), "")
+    return kernel, reason
+
+
 def _rows(case: Case) -> int:
-    """The rows of a full batch: those of the first batch of the client with the most examples."""
-    largest = max(case.clients, key=lambda client: len(case.source(client).train))
-    local = case.work.phase.work(EagerObjective(case.plan, case.work.seed))
-    rng = Randomness(case.work.seed, case.work.order.round, largest)
-    return max(len(batch.targets) for batch in _abridged(local.batches(case.source(largest), State(), rng)))
+    """The rows of a full batch: those of the largest batch of the client with the most examples."""
+    kernel = GraphKernel(case.plan, case.work.seed, Recipe(1, False, 1))
+    members = [kernel.member(case.work, client, case.source) for client in case.clients]
+    largest = max((member for member in members if member), key=lambda member: member.rows)
+    return max(map(rows_in, largest.order))
 
 
-def _keeps_still(case: Case, rows: int) -> str:
-    """Whether a step depends on the examples alone and writes to no buffer; the reason where it does not."""
+def _moves(case: Case, rows: int) -> str:
+    """Whether a step writes to buffers or draws at random; the reason why batches are not padded then."""
     model = case.work.broadcast.tensors["model"]
     eager = EagerObjective(case.plan, case.work.seed)
     inputs, targets = _mixed([case.source(client) for client in case.clients], rows)
@@ -96,8 +104,9 @@ def _keeps_still(case: Case, rows: int) -> str:
     return "" if same(*found) else "its step draws random numbers, as dropout does"
 
 
-def _rows_are_apart(case: Case, kernel: GraphKernel, rows: int) -> str:
-    """Whether padding leaves loss and gradients as they are, on rows of many clients; the reason where it does not."""
+def _rows_mix(case: Case, rows: int) -> str:
+    """Whether padding changes loss or gradients, on rows of many clients; the reason where it does."""
+    ours_of = FunctionalObjective(case.plan, case.work.seed)
     model = case.work.broadcast.tensors["model"]
     eager = EagerObjective(case.plan, case.work.seed)
     inputs, targets = _mixed([case.source(client) for client in case.clients], rows)
@@ -106,7 +115,7 @@ def _rows_are_apart(case: Case, kernel: GraphKernel, rows: int) -> str:
         index = torch.tensor([at if at < real else 0 for at in range(rows)])
         mask = (torch.arange(rows) < real).float()
         padded = Batch(inputs[index], targets[index], mask)
-        ours, our_loss = kernel.objective.gradient(kernel.objective.place(model), padded)
+        ours, our_loss = ours_of.gradient(ours_of.place(model), padded)
         near = bool((our_loss - loss).abs() <= LOSS * (1 + loss.abs()))
         if not near or not _distance(ours, gradients) <= GRADIENT * _length(gradients):
             return "its loss is not the mean of the losses of single rows (the loss or a layer looks across the batch)"
@@ -124,24 +133,24 @@ def _mixed(clients: list[ClientData], rows: int) -> tuple[Tensor, Tensor]:
 
 def _same_steps(case: Case, kernel: GraphKernel, width: int) -> str:
     """Whether a stack of ``width`` clients goes where kernel ``eager`` takes them; the reason where it does not."""
-    clients = case.clients[:width]
-    outcomes = kernel.run_stack(case.work, clients, case.source, _abridged)
+    found = [kernel.member(case.work, client, case.source) for client in case.clients[:width]]
+    members = [replace(member, order=abridged(member.order)) for member in found if member]
+    done = kernel.train(case.work, members)
+    if done is None:
+        return ""
     phase = replace(case.work.phase, work=_abridged_work(case.work))
     task = ClientTask(phase, EagerObjective(case.plan, case.work.seed), case.work.broadcast)
     scale = ROUNDING * _length(case.work.broadcast.tensors["model"])
-    for client in clients:
-        rng = Randomness(case.work.seed, case.work.order.round, client)
+    for client, at in done.rows.items():
+        member, ask = done.members[at], Ask(client, case.work.order.round, phase.name)
         try:
-            truth, _ = run_client(task, Ask(client, rng.round, phase.name), case.source(client), State(), rng)
+            truth, _ = run_client(task, ask, case.source(client), member.state, member.rng)
         except ClientWorkError:
             continue
-        found = outcomes[client].contribution if client in outcomes else None
-        if found is None:
-            return "its first steps are not finite"
-        ours, theirs = flatten(found.update), flatten(truth.update)
+        ours, theirs = flatten(row_of(done.update, at)), flatten(truth.update)
         if not _distance(ours, theirs) <= STEPS * _length(theirs) + scale:
             return "its first steps differ from those of kernel eager"
-        if not _near(found.metrics, truth.metrics) or found.weights != truth.weights:
+        if not _near(done.accounts[at].metrics, truth.metrics) or done.accounts[at].weights != truth.weights:
             return "its metrics differ from those of kernel eager"
     return ""
 
@@ -149,25 +158,16 @@ def _same_steps(case: Case, kernel: GraphKernel, width: int) -> str:
 def _abridged_work(work: PhaseWork) -> WorkBuilder:
     def build(objective: Objective) -> LocalWork:
         local = work.phase.work(objective)
-        return replace(local, batches=lambda data, state, rng: _abridged(local.batches(data, state, rng)))
+        return replace(local, order=lambda examples, state, rng: abridged(local.order(examples, state, rng)))
 
     return build
 
 
-def _abridged(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The first two batches, and the last."""
-    kept = list(itertools.islice(batches, 2))
-    return iter([*kept, *deque(batches, maxlen=1)])
-
-
 def _stack(case: Case, kernel: GraphKernel) -> int:
     """How many clients to stack, by what a carry weighs; convolutions gain nothing in a stack on a CPU."""
-    if kernel.convolves:
+    if any(step.convolves for step in kernel.steps):
         return 1
-    local = case.work.phase.work(kernel.objective)
-    rng = Randomness(case.work.seed, case.work.order.round, case.clients[0])
-    _, tensors, _ = split(local.init(case.work.broadcast, State(), rng))
-    weight = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    weight = sum(tensor.nbytes for tensor in kernel.weight(case.work, case.clients[0], case.source))
     fitting = (w for w in WIDTHS if w * STACKS <= case.cohort and w * weight <= STACK_BYTES)
     return next(fitting, 1)
 

@@ -19,7 +19,6 @@ from foedus.domain.errors import FoedusError, RunFailedError
 from foedus.domain.plain import Json
 from foedus.domain.round import Broadcast, Metrics, PhaseOrder, Receipt
 from foedus.domain.tree import State
-from foedus.engine.executors import fold_block
 from foedus.engine.kernels import ClientSource, Kernel, Outcome, PhaseWork
 from foedus.engine.memory import Arena, Packed
 from foedus.strategies.strategy import Phase
@@ -115,12 +114,11 @@ def _run(setup: Setup, job: Job) -> Reply:
     states = {client: unpack_state(state) for client, state in job.states.items()}
     broadcast = Broadcast(setup.broadcast.read(job.broadcast), job.options)
     work = PhaseWork(job.order, setup.phases[job.phase], broadcast, states, job.seed)
-    outcomes = setup.kernel.run(work, job.clients, setup.source)
     if not job.fold:
-        ran = list(outcomes)
+        ran = list(setup.kernel.run(work, job.clients, setup.source))
         packed = setup.results.write([made.contribution.update if made.contribution else {} for made in ran])
         return Ran(tuple(_row(outcome, update) for outcome, update in zip(ran, packed, strict=True)))
-    block = fold_block(work.phase, outcomes)
+    block = setup.kernel.fold(work, job.clients, setup.source)
     (sums,) = setup.results.write([block.sums.tensors])
     packed_states = {client: pack_state(state) for client, state in block.states.items()}
     return Folded(sums, block.sums.weights, block.sums.count, block.receipts, packed_states)

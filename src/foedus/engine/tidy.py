@@ -44,11 +44,12 @@ def tidy(module: fx.GraphModule) -> Callable[..., list[Tensor]]:
 
 def _erase_dead(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
-        if node.op in ("call_function", "get_attr") and not node.users and not _writes(node):
+        if node.op in ("call_function", "get_attr") and not node.users and not writes(node):
             graph.erase_node(node)
 
 
-def _writes(node: Node) -> bool:
+def writes(node: Node) -> bool:
+    """Whether an operation writes to its first argument."""
     if node.op != "call_function":
         return False
     schema = getattr(node.target, "_schema", None)
@@ -61,20 +62,20 @@ def _value(node: Node) -> Tensor:
     return value
 
 
-def _root(node: Node) -> Node:
+def root(node: Node) -> Node:
     """The tensor whose memory ``node`` looks at."""
-    while node.op == "call_function" and (node.target in VIEWS or _writes(node)) and isinstance(node.args[0], Node):
+    while node.op == "call_function" and (node.target in VIEWS or writes(node)) and isinstance(node.args[0], Node):
         node = node.args[0]
     return node
 
 
-def _is_written(graph: fx.Graph, root: Node, first: Node | None = None, last: Node | None = None) -> bool:
-    """Whether something writes to ``root`` after ``first`` and before ``last`` (ends of the graph where not given)."""
+def _is_written(graph: fx.Graph, memory: Node, first: Node | None = None, last: Node | None = None) -> bool:
+    """Whether something writes to ``memory`` between ``first`` and ``last`` (or the ends)."""
     inside = first is None
     for node in graph.nodes:
         if node is last:
             break
-        if inside and _writes(node) and isinstance(node.args[0], Node) and _root(node.args[0]) is root:
+        if inside and writes(node) and isinstance(node.args[0], Node) and root(node.args[0]) is memory:
             return True
         inside = inside or node is first
     return False
@@ -88,8 +89,8 @@ def _only_a_name(graph: fx.Graph, node: Node) -> Node | None:
     if node.target in SAME:
         return source
     if node.target is aten.mul.Scalar and node.args[1] == 1 and _value(source).dtype == _value(node).dtype:
-        last = max(_readers(node), key=list(graph.nodes).index, default=None)
-        kept = last is not None and last.op != "output" and not _is_written(graph, _root(source), node, last)
+        last = max(readers(node), key=list(graph.nodes).index, default=None)
+        kept = last is not None and last.op != "output" and not _is_written(graph, root(source), node, last)
         return source if kept else None
     if node.target in SWAPS and source.target is node.target and source.args[1:] == node.args[1:]:
         return source.args[0] if isinstance(source.args[0], Node) else None
@@ -99,11 +100,11 @@ def _only_a_name(graph: fx.Graph, node: Node) -> Node | None:
     return None
 
 
-def _readers(node: Node) -> set[Node]:
+def readers(node: Node) -> set[Node]:
     """Everything that looks at the memory of ``node``, through views too."""
     found: set[Node] = set()
     for user in node.users:
-        found |= {user} | (_readers(user) if user.target in VIEWS or _writes(user) else set())
+        found |= {user} | (readers(user) if user.target in VIEWS or writes(user) else set())
     return found
 
 
@@ -144,7 +145,7 @@ def _step_in_product(graph: fx.Graph, node: Node) -> None:
     if value.shape != _value(parameter).shape or value.dtype != _value(parameter).dtype:
         return
     factors = [factor for factor in product.args if isinstance(factor, Node)]
-    if _root(parameter) in map(_root, factors):
+    if root(parameter) in map(root, factors):
         return
     rate = node.kwargs.get("alpha", 1)
     assert isinstance(rate, (int, float))
@@ -160,7 +161,7 @@ def _step_in_product(graph: fx.Graph, node: Node) -> None:
 def _may_move(graph: fx.Graph, product: Node, to: Node) -> bool:
     """Whether a product would read the same factors later, in the place of ``to``."""
     factors = [factor for factor in product.args if isinstance(factor, Node)]
-    return not any(_is_written(graph, _root(factor), product, to) for factor in factors)
+    return not any(_is_written(graph, root(factor), product, to) for factor in factors)
 
 
 def _swaps_the_last_two(node: Node) -> bool:

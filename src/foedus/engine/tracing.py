@@ -1,14 +1,16 @@
-"""A client's local step as a graph of tensor operations, traced once for a stack of clients and a shape of batch.
+"""A client's local work as graphs of tensor operations: the step, and what it comes to, each over a stack of clients.
 
-The strategy's own ``step`` is traced (``make_fx``, over clients by ``vmap``), so no strategy and no layer is known
-here. Padding has no weight: the loss of a batch is the mean of the losses of its real rows, each taken alone.
+The strategy's own ``step`` and ``finish`` are traced (``make_fx``, over clients by ``vmap``), so no strategy and no
+layer is known here. A step has one of two forms. *Padded*: short batches are filled up with rows of weight 0, which is
+legal where the loss of a batch is the mean of its rows' losses and rows do not mix. *Whole*: batches as they are, for
+any loss and any layer; what a layer draws at random is drawn outside, from each client's own generator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -16,8 +18,10 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from foedus.domain.round import Broadcast
 from foedus.domain.tree import Tensors
-from foedus.engine.tidy import tidy
+from foedus.engine.draws import Draw, take_out_draws
+from foedus.engine.tidy import readers, root, tidy, writes
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan, build_model
 from foedus.local.work import Batch, Carry, LocalWork
@@ -27,8 +31,11 @@ class UntraceableError(Exception):
     """Why a step cannot be a graph, as a clause."""
 
 
-class RowObjective:
-    """The plan's objective as a function of its tensors alone, with padded rows left out."""
+class FunctionalObjective:
+    """The plan's objective as a function of its tensors alone.
+
+    ``direct``: differentiate by autograd at once, one client at a time, instead of by a transform that can be traced.
+    """
 
     def __init__(self, plan: TrainingPlan, seed: int) -> None:
         self._module = build_model(plan, seed).train()
@@ -36,139 +43,196 @@ class RowObjective:
         self._eager = EagerObjective(plan, seed)
         self.trainable = self._eager.trainable
         self.buffers = self._eager.buffers
-        self.rows: Tensors | None = None
+        self.direct = False
 
     def place(self, model: Tensors) -> dict[str, Tensor]:
-        """A copy, in ``rows`` where a kernel has given them."""
-        if self.rows is None:
-            return {name: tensor.clone() for name, tensor in model.items()}
-        return {name: self.rows[name].copy_(tensor) for name, tensor in model.items()}
+        """The model as it is: whoever steps copies it first."""
+        return dict(model)
 
     def gradient(self, model: Tensors, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Gradients and loss over the rows that ``mask`` counts."""
-
-        def value(trainable: Tensors) -> Tensor:
-            output = functional_call(self._module, {**model, **trainable}, (batch.inputs,))
-            rows: Tensor = vmap(self._row)(output, batch.targets)
-            if batch.mask is None:
-                return rows.mean()
-            return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1)
-
-        return grad_and_value(value)({name: model[name] for name in self.trainable})
+        return self._directly(model, batch) if self.direct else self._by_transform(model, batch)
 
     def measure(self, model: Tensors, batch: Batch) -> dict[str, Tensor]:
         """As kernel ``eager`` measures."""
         return self._eager.measure(self._eager.place(model), batch)
 
+    def _by_transform(self, model: Tensors, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        def value(trainable: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+            buffers = {name: model[name].clone() for name in self.buffers}
+            output = functional_call(self._module, {**model, **buffers, **trainable}, (batch.inputs,))
+            if batch.mask is None:
+                return self._scalar(output, batch.targets, "a batch"), buffers
+            rows: Tensor = vmap(self._row)(output, batch.targets)
+            return (rows * batch.mask).sum() / batch.mask.sum().clamp(min=1), buffers
+
+        gradients, (loss, buffers) = grad_and_value(value, has_aux=True)({name: model[name] for name in self.trainable})
+        for name, buffer in buffers.items():
+            model[name].copy_(buffer)
+        return gradients, loss
+
+    def _directly(self, model: Tensors, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        leaves = {name: model[name].detach().requires_grad_() for name in self.trainable}
+        with torch.enable_grad():
+            output = functional_call(self._module, {**model, **leaves}, (batch.inputs,))
+            loss = self._loss(output, batch.targets)
+            found = torch.autograd.grad(loss, tuple(leaves.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(leaves, found, strict=True)), loss.detach()
+
     def _row(self, output: Any, target: Tensor) -> Tensor:
-        loss: object = self._loss(pytree.tree_map(lambda tensor: tensor[None], output), target[None])
+        return self._scalar(pytree.tree_map(lambda tensor: tensor[None], output), target[None], "one row")
+
+    def _scalar(self, output: Any, target: Tensor, what: str) -> Tensor:
+        loss: object = self._loss(output, target)
         if not isinstance(loss, Tensor) or loss.ndim != 0:
-            raise UntraceableError("its loss is not one number for one row")
+            raise UntraceableError(f"its loss is not one number for {what}")
         return loss
 
 
-Spec = bool | tuple[tuple[str, "Spec"], ...]
+Spec = tuple[tuple[str, "Spec | None"], ...]
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a carry is made of: the names in its dicts, in order, and for each leaf whether it is a tensor."""
+    """What a carry is made of: the names in its dicts, in order, down to its tensors."""
 
     spec: Spec
 
-    @property
-    def others(self) -> int:
-        """The number of leaves that are not tensors."""
-        return _count_others(self.spec)
-
-    def join(self, tensors: Sequence[Tensor], others: Sequence[object]) -> Carry:
-        """The carry with these tensors and these other leaves."""
-        carry: Carry = _build(self.spec, iter(tensors), iter(others))
-        return carry
+    def join(self, tensors: Sequence[Tensor]) -> Carry:
+        """The carry with these tensors."""
+        return _build(self.spec, iter(tensors))
 
 
-def split(carry: Carry) -> tuple[Form, list[Tensor], list[object]]:
-    """A carry's form, its tensors and its other leaves."""
+def split(carry: Carry) -> tuple[Form, list[Tensor]]:
+    """A carry's form and its tensors.
+
+    Raises:
+        UntraceableError: where it holds anything else.
+    """
     tensors: list[Tensor] = []
-    others: list[object] = []
-    return Form(_take_apart(carry, tensors, others)), tensors, others
+    return Form(_take_apart(carry, tensors)), tensors
 
 
-def _take_apart(node: object, tensors: list[Tensor], others: list[object]) -> Spec:
-    if isinstance(node, dict):
-        return tuple((name, _take_apart(inner, tensors, others)) for name, inner in node.items())
-    if isinstance(node, Tensor):
-        tensors.append(node)
-        return True
-    others.append(node)
-    return False
+def _take_apart(node: Carry, tensors: list[Tensor]) -> Spec:
+    spec: list[tuple[str, Spec | None]] = []
+    for name, inner in node.items():
+        if isinstance(inner, dict):
+            spec.append((name, _take_apart(inner, tensors)))
+        elif isinstance(inner, Tensor):
+            tensors.append(inner)
+            spec.append((name, None))
+        else:
+            raise UntraceableError(f"its carry holds a {type(inner).__name__}, which is not a tensor")
+    return tuple(spec)
 
 
-def _build(spec: Spec, tensors: Iterator[Tensor], others: Iterator[object]) -> Any:
-    if isinstance(spec, bool):
-        return next(tensors) if spec else next(others)
-    return {name: _build(inner, tensors, others) for name, inner in spec}
+def _build(spec: Spec, tensors: Iterator[Tensor]) -> Carry:
+    return {name: next(tensors) if inner is None else _build(inner, tensors) for name, inner in spec}
 
 
-def _count_others(spec: Spec) -> int:
-    return int(not spec) if isinstance(spec, bool) else sum(_count_others(inner) for _, inner in spec)
-
-
-class _Opaque:
-    """Stands for a leaf that is no tensor while a step is traced: it may be passed on, and nothing else."""
-
-    def _used(self, *_: object) -> NoReturn:
-        raise UntraceableError("its step looks at a value that is not a tensor")
-
-    __bool__ = __eq__ = __lt__ = __gt__ = __le__ = __ge__ = __index__ = __float__ = __int__ = _used
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _used
-    __hash__ = object.__hash__
-
-
-Program = Callable[..., list[Tensor]]
-"""``(*tensors of the carry, inputs, targets, mask) → tensors of the carry``; it may write to the first."""
+Program = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Traced:
-    """A step as a program, and whether it has a convolution in it."""
+class Shape:
+    """What a graph is traced for: batches padded or whole; clients stacked, save what is ``shared`` of the carry."""
+
+    padded: bool
+    stacked: bool
+    shared: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step as a program: ``(*carry, inputs, targets, [mask], *draws) → carry``, which may write to the first.
+
+    ``draws`` says what to draw for each client, in this order. ``kept`` are the places in the carry that a step leaves
+    as they are, ``rebound`` those that it returns in new memory. ``convolves``: there is a convolution in it.
+    """
 
     run: Program
+    draws: tuple[Draw, ...]
+    kept: frozenset[int]
+    rebound: tuple[int, ...]
     convolves: bool
 
 
-def trace(work: LocalWork, form: Form, example: Sequence[Tensor]) -> Traced:
-    """The step of ``work`` over the tensors of ``example``: the carry's, then inputs, targets and mask.
+def trace_step(work: LocalWork, form: Form, shape: Shape, example: Sequence[Tensor]) -> Step:
+    """The step of ``work`` over the tensors of ``example``: the carry's, then inputs, targets and, if padded, mask.
 
-    All of them have a leading dimension of clients, which stays, unless there is one client, which has none.
+    If stacked, all have a leading dimension of clients but those that ``shape`` shares.
 
     Raises:
         UntraceableError: with the reason.
     """
-    others = [_Opaque() for _ in range(form.others)]
+    carried = len(example) - (3 if shape.padded else 2)
 
     def step(*tensors: Tensor) -> list[Tensor]:
-        carry = form.join(tensors[:-3], others)
-        after, _ = work.step(carry, Batch(*tensors[-3:]))
-        form_after, tensors_after, others_after = split(after)
-        if form_after != form or any(a is not b for a, b in zip(others_after, others, strict=True)):
+        after, _ = work.step(form.join(tensors[:carried]), Batch(*tensors[carried:]))
+        form_after, tensors_after = split(after)
+        if form_after != form:
             raise UntraceableError("its step changes what its carry is made of")
-        return tensors_after
+        return [tensor for at, tensor in enumerate(tensors_after) if at not in shape.shared]
 
-    stacked = example[-1].ndim == 2
+    dims = tuple(None if at in shape.shared else 0 for at in range(len(example)))
+    graph = _graph(vmap(step, in_dims=dims, randomness="different") if shape.stacked else step, example)
+    try:
+        draws = take_out_draws(graph, shape.stacked)
+    except ValueError as error:
+        raise UntraceableError(str(error)) from error
+    convolves = any("convolution" in str(node.target) for node in graph.graph.nodes)
+    run = tidy(graph)
+    returned = _returned(graph, [at for at in range(carried) if at not in shape.shared])
+    kept = frozenset(at for at, how in returned.items() if how == "kept")
+    rebound = tuple(at for at, how in returned.items() if how == "rebound")
+    return Step(run, draws, kept, rebound, convolves)
+
+
+def trace_finish(
+    work: LocalWork, form: Form, shared: frozenset[int], broadcast: Broadcast, carry: Sequence[Tensor]
+) -> Program:
+    """What a stack's carries come to: ``(*broadcast's tensors, *carry) → (update, metrics, state)``, stacked.
+
+    Raises:
+        UntraceableError: with the reason.
+    """
+    leaves, spec = pytree.tree_flatten(broadcast.tensors)
+
+    def finish(*tensors: Tensor) -> Any:
+        down = Broadcast(pytree.tree_unflatten(list(tensors[: len(leaves)]), spec), broadcast.options)
+        finished = work.finish(down, form.join(tensors[len(leaves) :]))
+        return finished.update, finished.metrics, finished.state
+
+    in_dims = (*(None for _ in leaves), *(None if at in shared else 0 for at in range(len(carry))))
+    return tidy(_graph(vmap(finish, in_dims=in_dims), [*leaves, *carry]))
+
+
+def _graph(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.GraphModule:
     try:
         with torch.no_grad():
-            copies = [tensor.clone() for tensor in example]
-            graph: fx.GraphModule = make_fx(vmap(step) if stacked else step)(*copies)
+            graph: fx.GraphModule = make_fx(function)(*(tensor.clone() for tensor in example))
     except UntraceableError:
         raise
     except Exception as error:
-        raise UntraceableError(f"its step cannot be traced ({first_line(error)})") from error
-    for node in graph.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise UntraceableError(f"its step draws random numbers ({node.target})")
-    convolves = any("convolution" in str(node.target) for node in graph.graph.nodes)
-    return Traced(tidy(graph), convolves)
+        raise UntraceableError(f"it cannot be traced ({first_line(error)})") from error
+    return graph
+
+
+def _returned(graph: fx.GraphModule, places: Sequence[int]) -> dict[int, str]:
+    """How each place of the carry comes back: ``kept`` as it was, ``written`` in its own memory, or ``rebound``."""
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    found = {}
+    for at, node in zip(places, output.args[0], strict=True):
+        if node is placeholders[at] and not any(_writes_to(user, node) for user in readers(node)):
+            found[at] = "kept"
+        else:
+            found[at] = "written" if root(node) is placeholders[at] else "rebound"
+    return found
+
+
+def _writes_to(user: fx.Node, node: fx.Node) -> bool:
+    return writes(user) and root(user) is node
 
 
 def first_line(error: Exception) -> str:

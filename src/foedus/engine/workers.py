@@ -22,8 +22,7 @@ from foedus.aggregation.aggregator import Sums
 from foedus.domain.errors import ConfigError, FoedusError
 from foedus.domain.round import Contribution, Receipt
 from foedus.domain.tree import State, clone
-from foedus.engine.executors import BlockResult, fold_block
-from foedus.engine.kernels import ClientSource, Kernel, Outcome, PhaseWork
+from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork, fold_outcomes
 from foedus.engine.memory import Arena, Packed, room
 from foedus.engine.serving import Folded, Job, Ran, Reply, Setup, pack_state, serve, unpack_state
 from foedus.strategies.strategy import Phase
@@ -222,7 +221,7 @@ class _Round:
         if len(parts) == self._expected[item.block]:
             inside = [outcome for at in sorted(parts) for outcome in parts[at]]
             del self._parts[item.block]
-            yield item.block, fold_block(self._work.phase, inside)
+            yield item.block, fold_outcomes(self._work.phase, inside)
 
     def _bury(self, item: Item) -> Iterator[tuple[int, BlockResult]]:
         place = (item.block, item.part)

@@ -8,8 +8,7 @@ Batches are a permutation by (seed, client name, epoch); how many epochs a clien
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -17,12 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from foedus.data.batching import batches
-from foedus.data.dataset import ClientData
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast
 from foedus.domain.table import Table
 from foedus.domain.tree import State
-from foedus.local.work import Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
+from foedus.local.work import Account, Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
 from foedus.optim.optimizer import Amount, Decay, Rate, sgd
 
 
@@ -45,7 +43,7 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
         def init(broadcast: Broadcast, state: State, rng: Randomness) -> Carry:
             model = objective.place(broadcast.tensors["model"])
             moments = optimizer.init({name: model[name] for name in objective.trainable})
-            return {"model": model, "moments": moments, "state": state, "loss": torch.zeros(())}
+            return {"model": model, "moments": moments, "loss": torch.zeros(())}
 
         def step(carry: Carry, batch: Batch) -> tuple[Carry, Mapping[str, Tensor]]:
             gradients, loss = objective.gradient(carry["model"], batch)
@@ -53,24 +51,23 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
             carry["loss"] += loss * _rows(batch)
             return carry, {"loss": loss}
 
-        def finish(broadcast: Broadcast, carry: Carry, data: ClientData) -> Finished:
+        def finish(broadcast: Broadcast, carry: Carry) -> Finished:
             start, end = broadcast.tensors["model"], carry["model"]
             update = {"parameters": {name: start[name] - end[name] for name in objective.trainable}}
             if objective.buffers:
                 update["buffers"] = {name: end[name].clone() for name in objective.buffers}
-            examples = len(data.train)
-            metrics = {"loss": float(carry["loss"]) / (examples * options.epochs)}
-            before: State = carry["state"]
-            after = replace(before, data={**before.data, "epoch": _epoch(before) + options.epochs})
-            return Finished(update, {"examples": float(examples)}, after, metrics)
+            return Finished(update, {"loss": carry["loss"]})
 
-        return LocalWork(train_batches, init, step, finish)
+        return LocalWork(order, init, step, finish, account)
 
-    def train_batches(data: ClientData, state: State, rng: Randomness) -> Iterator[Batch]:
-        for epoch in range(_epoch(state), _epoch(state) + options.epochs):
-            for index in batches(len(data.train), options.batch_size, rng.seed, rng.client, epoch):
-                chosen = data.train.take(index)
-                yield Batch(chosen.inputs, chosen.targets)
+    def order(examples: int, state: State, rng: Randomness) -> list[Tensor]:
+        epochs = range(_epoch(state), _epoch(state) + options.epochs)
+        return [
+            index for epoch in epochs for index in batches(examples, options.batch_size, rng.seed, rng.client, epoch)
+        ]
+
+    def account(examples: int, state: State) -> Account:
+        return Account({"examples": float(examples)}, {**state.data, "epoch": _epoch(state) + options.epochs})
 
     return build
 

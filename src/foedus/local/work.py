@@ -6,15 +6,15 @@ into init, step and finish follows FedJAX, Ro et al. 2021, https://arxiv.org/abs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from foedus.data.dataset import ClientData
+from foedus.domain.plain import Json
 from foedus.domain.rng import Randomness
-from foedus.domain.round import Broadcast, Metrics
+from foedus.domain.round import Broadcast
 from foedus.domain.tree import Parts, State, Tensors
 
 Carry = dict[str, Any]
@@ -45,24 +45,43 @@ class Objective(Protocol):
         """``loss`` and every metric of the plan, in evaluation mode, each ``[]``."""
 
 
+Rows = Tensor | slice
+"""The examples of one batch: their indices ``[n]``, or a range of them, which copies nothing."""
+
+
 @dataclass(frozen=True)
 class Finished:
-    """What a client's work came to."""
+    """What the tensors of a client's work came to. ``metrics`` are sums over the examples of all batches, each ``[]``.
+
+    ``state`` holds the tensors of the client's next state.
+    """
 
     update: Parts
+    metrics: Mapping[str, Tensor]
+    state: Parts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a client's work counts for: the weights of its contribution, and the plain data of its next state."""
+
     weights: Mapping[str, float]
-    state: State
-    metrics: Metrics
+    data: Mapping[str, Json]
 
 
 @dataclass(frozen=True)
 class LocalWork:
-    """``init`` → ``step`` per batch → ``finish``. ``step`` sees tensors only and does no I/O."""
+    """``order`` says which examples each batch has; then ``init``, ``step`` per batch and ``finish``.
 
-    batches: Callable[[ClientData, State, Randomness], Iterator[Batch]]
+    The last three are functions of tensors (a carry is a tree of dicts of tensors) that do no I/O, so that a kernel may
+    trace them over many clients. ``account(examples, state)`` has what is no tensor.
+    """
+
+    order: Callable[[int, State, Randomness], Sequence[Rows]]
     init: Callable[[Broadcast, State, Randomness], Carry]
     step: Callable[[Carry, Batch], tuple[Carry, Mapping[str, Tensor]]]
-    finish: Callable[[Broadcast, Carry, ClientData], Finished]
+    finish: Callable[[Broadcast, Carry], Finished]
+    account: Callable[[int, State], Account]
 
 
 WorkBuilder = Callable[[Objective], LocalWork]

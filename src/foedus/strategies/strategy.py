@@ -22,7 +22,7 @@ from foedus.schedules.named import schedule_of
 from foedus.schedules.schedule import Schedule
 from foedus.schedules.selectors import Drawer, Selector, uniform
 from foedus.strategies.stopping import End, ending
-from foedus.transforms.transform import Transform, identity
+from foedus.transforms.transform import IDENTITY, Transform
 
 TRAIN, TEST = "train", "test"
 
@@ -107,12 +107,12 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
     if not weights <= set(recipe.schema.weights):
         raise ConfigError("strategy_unsound", f"Parts are weighted by {sorted(weights)}, which no client sends.")
     selector, (schedule, drawer) = uniform(spec.cohort), schedule_of(spec.schedule, spec.cohort)
-    transform = recipe.transform or identity()
+    transform = recipe.transform or IDENTITY
     train = Phase(TRAIN, recipe.work, recipe.schema, recipe.aggregator, transform, selector, schedule)
     train = replace(train, drawer=drawer, epochs=recipe.epochs)
     at_once = schedule if drawer is None else schedule_of(SynchronousTable(), spec.cohort)[0]
     test_schema = Schema({}, ("examples",), tuple(context.manifest.metrics))
-    test = Phase(TEST, evaluation, test_schema, recipe.aggregator, identity(), selector, at_once, optional=True)
+    test = Phase(TEST, evaluation, test_schema, recipe.aggregator, IDENTITY, selector, at_once, optional=True)
 
     def phases(round_number: int) -> tuple[Phase, ...]:
         due = round_number % spec.test.every == 0 or round_number == spec.rounds

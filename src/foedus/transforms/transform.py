@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
+from foedus.domain.rng import Randomness
 from foedus.domain.tree import Parts, State
 
-ClientHalf = Callable[[State, Parts, torch.Generator], tuple[Parts, State]]
+ClientHalf = Callable[[State, Parts, Randomness], tuple[Parts, State]]
 
 
 @dataclass(frozen=True)
@@ -25,15 +24,14 @@ class Transform:
     server: Callable[[State, Parts], tuple[Parts, State]]
 
 
-def identity() -> Transform:
-    """The transform that changes nothing; ``chain()`` of nothing."""
-    return Transform(lambda state, update, _: (update, state), lambda update: update, lambda state, tree: (tree, state))
+IDENTITY = Transform(lambda state, update, _: (update, state), lambda update: update, lambda state, tree: (tree, state))
+"""The transform that changes nothing. A kernel may fold many clients' updates at once under it."""
 
 
 def chain(*transforms: Transform) -> Transform:
     """One transform that does what all of them do, in order on the way up and in reverse on the way back."""
 
-    def client(state: State, update: Parts, rng: torch.Generator) -> tuple[Parts, State]:
+    def client(state: State, update: Parts, rng: Randomness) -> tuple[Parts, State]:
         for transform in transforms:
             update, state = transform.client(state, update, rng)
         return update, state

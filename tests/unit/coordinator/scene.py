@@ -20,8 +20,7 @@ from foedus.domain.plan import ModelManifest, ModelTensor, PlanBundle
 from foedus.domain.round import Aggregate, Contribution, PhaseOrder, Receipt
 from foedus.domain.run import parse_spec
 from foedus.domain.tree import State, Tensors, model_digest, names_of_dtypes
-from foedus.engine.executors import fold_block
-from foedus.engine.kernels import Outcome
+from foedus.engine.kernels import Outcome, fold_outcomes
 from foedus.engine.round import close_phase, current_phase
 from foedus.store.artifacts import Artifacts
 from foedus.store.tables import nodes
@@ -203,7 +202,7 @@ class Scene:
             sums = phase.aggregator.zero()
             for block in order.blocks:
                 outcomes = [Outcome(client, contribution(client, number), State()) for client in block]
-                sums = phase.aggregator.merge(sums, fold_block(phase, outcomes).sums)
+                sums = phase.aggregator.merge(sums, fold_outcomes(phase, outcomes).sums)
             aggregate = Aggregate(phase.aggregator.finish(sums), sums.count)
             state, _ = close_phase(strategy, state, order, aggregate, list[Receipt]())
             state = next_round(state)

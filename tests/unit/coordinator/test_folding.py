@@ -16,8 +16,7 @@ from foedus.domain.plan import ModelManifest, ModelTensor
 from foedus.domain.round import Aggregate, Contribution, PhaseOrder, PhaseRecord, Receipt
 from foedus.domain.run import parse_spec
 from foedus.domain.tree import State, Tensors, model_digest, names_of_dtypes, same
-from foedus.engine.executors import fold_block
-from foedus.engine.kernels import Outcome
+from foedus.engine.kernels import Outcome, fold_outcomes
 from foedus.engine.round import close_phase, current_phase
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import RunContext, Strategy
@@ -99,7 +98,7 @@ def in_memory(strategy: Strategy, state: State, given: dict[str, Contribution]) 
         outcomes = [
             Outcome(client, given.get(client), State(), "" if client in given else "absent") for client in block
         ]
-        result = fold_block(phase, outcomes)
+        result = fold_outcomes(phase, outcomes)
         sums = phase.aggregator.merge(sums, result.sums)
         receipts.extend(result.receipts)
     return close_phase(strategy, state, order, Aggregate(phase.aggregator.finish(sums), sums.count), receipts)

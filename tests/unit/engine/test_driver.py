@@ -23,14 +23,14 @@ from foedus.schedules.selectors import uniform
 from foedus.schedules.synchronous import synchronous
 from foedus.strategies.stopping import next_round
 from foedus.strategies.strategy import Done, Phase, Strategy, round_of
-from foedus.transforms.transform import identity
+from foedus.transforms.transform import IDENTITY
 
 
 def _strategy(minimum: int | None = None) -> Strategy:
     """Adds the number of contributions to one number; a training and a test phase per round."""
     aggregator = weighted_mean({"p": "examples"}, {"p": {"w": torch.float64}})
     schema = Schema({}, ("examples",), ())
-    parts = (evaluation, schema, aggregator, identity(), uniform(CohortTable(size=3)), synchronous(minimum, 5.0))
+    parts = (evaluation, schema, aggregator, IDENTITY, uniform(CohortTable(size=3)), synchronous(minimum, 5.0))
     phases = (Phase("train", *parts), Phase("test", *parts, optional=True))
 
     def phase(state: State) -> Phase | Done:

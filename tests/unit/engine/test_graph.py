@@ -14,11 +14,11 @@ from foedus.domain.errors import FoedusError
 from foedus.domain.rng import generator
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.tree import State, Tensors, flatten, same
-from foedus.engine.graph import GraphKernel
+from foedus.engine.graph import GraphKernel, Recipe
 from foedus.engine.kernels import EagerKernel, Outcome, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.proof import Case, prove
-from foedus.engine.tracing import RowObjective, UntraceableError, split, trace
+from foedus.engine.tracing import FunctionalObjective, Shape, UntraceableError, split, trace_step
 from foedus.local.work import Batch, Carry, LocalWork, Objective
 from foedus.strategies.strategy import Phase
 from tests.plans import BATCHNORM, DIGITS, DROPOUT, FROZEN, prepared
@@ -67,25 +67,30 @@ def assert_near(ours: list[Outcome], theirs: list[Outcome]) -> None:
 
 
 LOCAL = {
-    "plain": local(),
-    "momentum": local(momentum=0.9),
-    "weight decay": local(momentum=0.5, weight_decay=0.01),
-    "epochs": local(epochs=3),
-    "large batches": local(batch_size=50),
-    "single rows": local(batch_size=1),
+    "plain": (local(), 10),
+    "momentum": (local(momentum=0.9), 10),
+    "weight decay": (local(momentum=0.5, weight_decay=0.01), 10),
+    "epochs": (local(epochs=3), 10),
+    "large batches": (local(batch_size=50), 34),
+    "single rows": (local(batch_size=1), 1),
 }
 
 
-@pytest.mark.parametrize("stack", [1, 2, 5, 10])
-@pytest.mark.parametrize("strategy", LOCAL.values(), ids=LOCAL.keys())
-def test_ragged_clients_end_where_eager_takes_them(tmp_path: Path, strategy: dict[str, object], stack: int) -> None:
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "whole"])
+@pytest.mark.parametrize("stack", [1, 2, 10])
+@pytest.mark.parametrize(("strategy", "rows"), LOCAL.values(), ids=LOCAL.keys())
+def test_ragged_clients_end_where_eager_takes_them(
+    tmp_path: Path, strategy: dict[str, object], rows: int, stack: int, padded: bool
+) -> None:
     ready = prepared(tmp_path, strategy=strategy)
     work = work_of(ready)
-    kernel = GraphKernel(ready.plan, 1, stack, rows=10)
-    ours = [found for part in kernel.parts(work, NAMES) for found in kernel.run_stack(work, part, source).values()]
-    assert_near(
-        sorted(ours, key=lambda outcome: outcome.client), list(EagerKernel(ready.plan, 1).run(work, NAMES, source))
-    )
+    kernel = GraphKernel(ready.plan, 1, Recipe(stack, padded, rows))
+    assert_near(list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source)))
+    assert kernel.steps
+    ours, theirs = kernel.fold(work, NAMES, source), EagerKernel(ready.plan, 1).fold(work, NAMES, source)
+    assert distance(flatten(ours.sums.tensors), flatten(theirs.sums.tensors)) < 1e-5
+    assert [receipt.client for receipt in ours.receipts] == list(NAMES)
+    assert (ours.sums.weights, ours.sums.count) == (theirs.sums.weights, theirs.sums.count)
 
 
 PLANS = {
@@ -112,44 +117,56 @@ def test_a_plan_that_is_a_graph_proves_itself_and_agrees(tmp_path: Path, plan: s
     ready = prepared(tmp_path, plan)
     kernel, reason = prove(case_of(ready, cohort))
     assert kernel is not None, reason
-    assert kernel.stack == (1 if cohort == 4 or "Conv" in plan else 10)
+    assert kernel.recipe.stack == (1 if cohort == 4 or "Conv" in plan else 10)
     work = work_of(ready)
     assert_near(list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source)))
 
 
 CE = "nn.functional.cross_entropy(output, target)"
-REFUSED = {
-    "batch norm": (BATCHNORM, "buffers"),
-    "dropout": (DROPOUT, "random"),
-    "a sum": (DIGITS.replace(CE, "nn.functional.cross_entropy(output, target, reduction='sum')"), "across the batch"),
-    "class weights": (
-        DIGITS.replace(CE, "nn.functional.cross_entropy(output, target, torch.arange(1.0, 11.0))"),
-        "across the batch",
-    ),
-    "pairs": (DIGITS.replace(CE, f"{CE} + torch.cdist(output, output).mean()"), "across the batch"),
-    "a branch on data": (
-        DIGITS.replace(
-            "    return nn.functional", "    if output.sum() > 0: output = 2 * output\n    return nn.functional"
-        ),
-        "",
-    ),
-    "a plain number": (DIGITS.replace(CE, f"{CE}.item() + {CE}"), ""),
+WHOLE = {
+    "batch norm": BATCHNORM,
+    "dropout": DROPOUT,
+    "a sum": DIGITS.replace(CE, "nn.functional.cross_entropy(output, target, reduction='sum') / 30"),
+    "class weights": DIGITS.replace(CE, "nn.functional.cross_entropy(output, target, torch.arange(1.0, 11.0))"),
+    "pairs": DIGITS.replace(CE, f"{CE} + (output[:, None] - output[None]).square().mean()"),
 }
 
 
-@pytest.mark.parametrize(("plan", "why"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("plan", WHOLE.values(), ids=WHOLE.keys())
 @pytest.mark.parametrize("cohort", [4, 40])
-def test_a_plan_that_is_no_graph_is_refused_with_the_reason(tmp_path: Path, plan: str, why: str, cohort: int) -> None:
+def test_a_plan_whose_rows_are_not_apart_runs_on_whole_batches(tmp_path: Path, plan: str, cohort: int) -> None:
+    ready = prepared(tmp_path, plan)
+    kernel, reason = prove(case_of(ready, cohort))
+    assert kernel is not None, reason
+    assert not kernel.recipe.padded
+    assert kernel.recipe.stack == (1 if cohort == 4 else 10)
+    work = work_of(ready)
+    ours, theirs = list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source))
+    assert [outcome.failure for outcome in ours] == [outcome.failure for outcome in theirs]
+    assert_near([o for o in ours if o.contribution], [o for o in theirs if o.contribution])
+    assert len([o for o in ours if o.contribution]) >= 8  # batch normalization refuses a batch of one row
+
+
+REFUSED = {
+    "a branch on data": DIGITS.replace(
+        "    return nn.functional", "    if output.sum() > 0: output = 2 * output\n    return nn.functional"
+    ),
+    "a plain number": DIGITS.replace(CE, f"{CE}.item() + {CE}"),
+}
+
+
+@pytest.mark.parametrize("plan", REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("cohort", [4, 40])
+def test_a_plan_that_is_no_graph_is_refused_with_the_reason(tmp_path: Path, plan: str, cohort: int) -> None:
     kernel, reason = prove(case_of(prepared(tmp_path, plan), cohort))
     assert kernel is None
-    assert why in reason
     assert reason
 
 
 def test_the_same_stacks_give_the_same_bits(tmp_path: Path) -> None:
     ready = prepared(tmp_path)
     work = work_of(ready)
-    runs = [list(GraphKernel(ready.plan, 1, 5, 10).run(work, NAMES, source)) for _ in range(2)]
+    runs = [list(GraphKernel(ready.plan, 1, Recipe(5, True, 10)).run(work, NAMES, source)) for _ in range(2)]
     for one, two in zip(*runs, strict=True):
         assert one.contribution is not None
         assert two.contribution is not None
@@ -167,7 +184,7 @@ def test_clients_without_examples_and_clients_that_diverge_fail_alone(tmp_path: 
 
     ready = prepared(tmp_path)
     work = work_of(ready)
-    ours = list(GraphKernel(ready.plan, 1, 10, 10).run(work, NAMES, some))
+    ours = list(GraphKernel(ready.plan, 1, Recipe(10, True, 10)).run(work, NAMES, some))
     assert [outcome.failure.partition(":")[0] for outcome in ours] == [
         {"c002": "no_examples", "c004": "update_not_finite"}.get(name, "") for name in NAMES
     ]
@@ -187,7 +204,7 @@ def test_what_a_graph_cannot_run_later_is_run_by_eager(tmp_path: Path, caplog: p
     plan += "\n\nclass Single(nn.Module):\n    def forward(self, x):\n        return x.float()\n"
     ready = prepared(tmp_path, plan)
     work = work_of(ready)
-    ours = list(GraphKernel(ready.plan, 1, 10, 10).run(work, NAMES, odd))
+    ours = list(GraphKernel(ready.plan, 1, Recipe(10, True, 10)).run(work, NAMES, odd))
     theirs = list(EagerKernel(ready.plan, 1).run(work, NAMES, odd))
     for one, two in zip(ours, theirs, strict=True):
         assert one.contribution is not None
@@ -196,33 +213,33 @@ def test_what_a_graph_cannot_run_later_is_run_by_eager(tmp_path: Path, caplog: p
     assert "dtype" in caplog.text
 
 
-def test_a_step_that_looks_at_what_is_no_tensor_is_refused(tmp_path: Path) -> None:
+def test_a_carry_that_holds_more_than_tensors_is_refused() -> None:
+    with pytest.raises(UntraceableError, match="a int, which is not a tensor"):
+        split({"loss": torch.zeros(()), "epoch": 3})
+
+
+def test_a_step_that_changes_what_its_carry_is_made_of_is_refused(tmp_path: Path) -> None:
     ready = prepared(tmp_path)
 
     def build(objective: Objective) -> LocalWork:
-        plain = work_of(ready).phase.work(objective)
-
         def step(carry: Carry, batch: Batch) -> tuple[Carry, Tensors]:
-            carry["loss"] += 0.1 * carry["epoch"]
-            return carry, {}
+            return {**carry, "more": torch.zeros(1)}, {}
 
-        return replace(plain, step=step)
+        return replace(work_of(ready).phase.work(objective), step=step)
 
-    work = build(RowObjective(ready.plan, 1))
-    form, tensors, _ = split({"loss": torch.zeros(()), "epoch": 3})
-    with pytest.raises(UntraceableError, match="not a tensor"):
-        trace(work, form, [*tensors, torch.zeros(2, 64), torch.zeros(2, dtype=torch.long), torch.ones(2)])
+    form, tensors = split({"loss": torch.zeros(())})
+    example = [*tensors, torch.zeros(2, 64), torch.zeros(2, dtype=torch.long), torch.ones(2)]
+    with pytest.raises(UntraceableError, match="changes what its carry is made of"):
+        trace_step(build(FunctionalObjective(ready.plan, 1)), form, Shape(True, False), example)
 
 
 def test_a_carry_is_taken_apart_and_put_together() -> None:
-    carry = {"model": {"b": torch.ones(1), "a": torch.zeros(2)}, "epoch": 4, "empty": {}, "note": "x"}
-    form, tensors, others = split(carry)
+    carry = {"model": {"b": torch.ones(1), "a": torch.zeros(2)}, "empty": {}}
+    form, tensors = split(carry)
     assert [tuple(tensor.shape) for tensor in tensors] == [(1,), (2,)]
-    assert others == [4, "x"]
-    again = form.join(tensors, others)
-    assert list(again) == list(carry)
+    again = form.join(tensors)
+    assert (list(again), list(again["model"]), again["empty"]) == (list(carry), ["b", "a"], {})
     assert again["model"]["a"] is carry["model"]["a"]
-    assert (again["epoch"], again["empty"], again["note"]) == (4, {}, "x")
 
 
 def test_the_test_phase_is_that_of_eager(tmp_path: Path) -> None:
@@ -231,7 +248,7 @@ def test_the_test_phase_is_that_of_eager(tmp_path: Path) -> None:
     phase = ready.strategy.phase(State(state.tensors, {**state.data, "phase": 1}))
     assert isinstance(phase, Phase)
     work = replace(work_of(ready), phase=phase, order=PhaseOrder(1, "test", NAMES))
-    kernel = GraphKernel(ready.plan, 1, 10, 10)
+    kernel = GraphKernel(ready.plan, 1, Recipe(10, True, 10))
     ours, theirs = list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source))
     assert [o.contribution and o.contribution.metrics for o in ours] == [
         t.contribution and t.contribution.metrics for t in theirs
@@ -245,5 +262,5 @@ def test_an_error_of_the_data_is_not_hidden(tmp_path: Path) -> None:
 
     ready = prepared(tmp_path)
     with pytest.raises(FoedusError) as raised:
-        list(GraphKernel(ready.plan, 1, 10, 10).run(work_of(ready), NAMES, broken))
+        list(GraphKernel(ready.plan, 1, Recipe(10, True, 10)).run(work_of(ready), NAMES, broken))
     assert raised.value.code == "column_missing"

@@ -21,8 +21,8 @@ from foedus.domain.errors import PlanError
 from foedus.domain.rng import Randomness, generator
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.tree import Parts, State, flatten, same
-from foedus.engine.executors import BlockResult, InlineExecutor
-from foedus.engine.kernels import EagerKernel, PhaseWork
+from foedus.engine.executors import InlineExecutor
+from foedus.engine.kernels import BlockResult, EagerKernel, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.workers import WorkersExecutor
 from foedus.local.work import Carry, Finished, LocalWork, Objective
@@ -109,9 +109,8 @@ def test_client_states_with_tensors_go_down_and_come_back(ready: Prepared) -> No
         def init(broadcast: Broadcast, state: State, rng: Randomness) -> Carry:
             return {**plain.init(broadcast, state, rng), "seen": state.tensors.get("seen", {"sum": torch.zeros(2)})}
 
-        def finish(broadcast: Broadcast, carry: Carry, data: ClientData) -> Finished:
-            state = State({"seen": {"sum": carry["seen"]["sum"] + 1}})
-            return replace(plain.finish(broadcast, carry, data), state=state)
+        def finish(broadcast: Broadcast, carry: Carry) -> Finished:
+            return replace(plain.finish(broadcast, carry), state={"seen": {"sum": carry["seen"]["sum"] + 1}})
 
         return replace(plain, init=init, finish=finish)
 

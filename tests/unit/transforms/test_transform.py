@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foedus.domain.tree import Parts, State
-from foedus.transforms.transform import Transform, chain, identity
+from foedus.transforms.transform import IDENTITY, Transform, chain
 
 
 def _affine(scale: float, shift: float) -> Transform:
@@ -48,8 +48,8 @@ def test_chain_is_associative(a: Transform, b: Transform, c: Transform, value: f
 
 @given(transforms, numbers)
 def test_identity_is_the_unit(a: Transform, value: float) -> None:
-    assert _run(chain(a, identity()), value) == _run(chain(identity(), a), value) == _run(a, value)
-    assert _run(chain(), value) == _run(identity(), value)
+    assert _run(chain(a, IDENTITY), value) == _run(chain(IDENTITY, a), value) == _run(a, value)
+    assert _run(chain(), value) == _run(IDENTITY, value)
 
 
 @given(transforms, transforms, numbers)
