@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,8 +95,9 @@ def fold_and_close(closing: Closing, place: Place, limit: int = CHUNK) -> Closed
             for part, file in parts.items()
         }
         sizes = {name: entry.elements for file in parts.values() for name, entry in file.header.entries.items()}
+        weights = {client: given.weights for client, given in closing.given.items()}
         for window in windows(sizes, limit):
-            aggregate = _fold(closing, phase, updates, window)
+            aggregate = fold(phase, closing.order.blocks, updates, weights, window)
             tensors = {part: _cut(file, window) for part, file in parts.items()}
             state, record = _take_step(closing, tensors, aggregate)
             for part, writer in writers.items():
@@ -128,6 +129,26 @@ def begin(
             for part, writer in writers.items():
                 writer.write(state.tensors[part], window)
     return plain.data, {MODEL: model, **targets}
+
+
+def fold(
+    phase: Phase,
+    blocks: Sequence[tuple[str, ...]],
+    updates: Mapping[str, TensorFile],
+    weights: Mapping[str, Mapping[str, float]],
+    window: Window,
+) -> Aggregate:
+    """The cohort's aggregate in one window: every update is read once, and the sums stay near the processor."""
+    sums: Sums = phase.aggregator.zero()
+    for block in blocks:
+        block_sums = phase.aggregator.zero()
+        for client in block:
+            if client in updates:
+                update = _cut_update(updates[client], phase, window)
+                block_sums = phase.aggregator.add(block_sums, phase.transform.decode(update), weights[client])
+                updates[client].release()
+        sums = phase.aggregator.merge(sums, block_sums) if sums.count else block_sums
+    return Aggregate(phase.aggregator.finish(sums), sums.count)
 
 
 def digest_of_model(path: Path, limit: int = CHUNK) -> str:
@@ -192,20 +213,6 @@ class PartWriter:
                 content, at = content[written:], at + written
 
 
-def _fold(closing: Closing, phase: Phase, updates: Mapping[str, TensorFile], window: Window) -> Aggregate:
-    """The cohort's aggregate in one window."""
-    sums: Sums = phase.aggregator.zero()
-    for block in closing.order.blocks:
-        block_sums = phase.aggregator.zero()
-        for client in block:
-            if client in updates:
-                update = _cut_update(updates[client], phase, window)
-                weights = closing.given[client].weights
-                block_sums = phase.aggregator.add(block_sums, phase.transform.decode(update), weights)
-        sums = phase.aggregator.merge(sums, block_sums)
-    return Aggregate(phase.aggregator.finish(sums), sums.count)
-
-
 def _take_step(closing: Closing, tensors: Parts, aggregate: Aggregate) -> tuple[State, PhaseRecord]:
     state = State(tensors, closing.data)
     return close_phase(closing.strategy, state, closing.order, aggregate, closing.receipts)
@@ -214,19 +221,23 @@ def _take_step(closing: Closing, tensors: Parts, aggregate: Aggregate) -> tuple[
 def _cut(file: TensorFile, window: Window) -> dict[str, torch.Tensor]:
     """The window's ranges of a part's tensors; a tensor that is there whole keeps its shape."""
     entries = file.header.entries
-    return {name: _read(file, name, span) for name, span in window.items() if name in entries}
+    return {name: _shape(file, name, file.read(name, *span)) for name, span in window.items() if name in entries}
 
 
-def _cut_update(file: TensorFile, phase: Phase, window: Window) -> Parts:
+def _cut_update(file: TensorFile, phase: Phase, window: Window) -> dict[str, dict[str, torch.Tensor]]:
+    """The window's ranges of an update, as views of its file."""
     return {
-        part: {name: _read(file, f"{part}/{name}", span) for name, span in window.items() if name in spec.tensors}
+        part: {
+            name: _shape(file, f"{part}/{name}", file.view(f"{part}/{name}", *span))
+            for name, span in window.items()
+            if name in spec.tensors
+        }
         for part, spec in phase.schema.parts.items()
     }
 
 
-def _read(file: TensorFile, name: str, span: tuple[int, int]) -> torch.Tensor:
+def _shape(file: TensorFile, name: str, tensor: torch.Tensor) -> torch.Tensor:
     entry = file.header.entries[name]
-    tensor = file.read(name, *span)
     return tensor.reshape(entry.spec.shape) if tensor.numel() == entry.elements else tensor
 
 

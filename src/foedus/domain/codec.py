@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -189,6 +190,7 @@ class TensorFile(Mapping[str, Tensor]):
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("rb", buffering=0)
+        self._pages: mmap.mmap | None = None
         total = os.fstat(self._file.fileno()).st_size
         try:
             start = os.pread(self._file.fileno(), 8, 0)
@@ -205,7 +207,8 @@ class TensorFile(Mapping[str, Tensor]):
         self.close()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Give the file back; its pages go with the last view of them."""
+        self._pages = None
         self._file.close()
 
     def __getitem__(self, name: str) -> Tensor:
@@ -234,6 +237,25 @@ class TensorFile(Mapping[str, Tensor]):
                 raise _refused("it was cut while it was read")
             at += got
         return _view(content, Entry(TensorSpec((stop - start,), entry.spec.dtype), 0))
+
+    def view(self, name: str, start: int, stop: int) -> Tensor:
+        """As :meth:`read`, but the file's own pages: nothing is copied, and :meth:`release` gives the pages back."""
+        entry = self.header.entries[name]
+        width = _width(entry.spec)
+        if start == stop or entry.start % width:
+            return self.read(name, start, stop)
+        if os.fstat(self._file.fileno()).st_size != self.header.size:
+            raise _refused("it was cut while it was read")
+        if self._pages is None:
+            self._pages = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return torch.frombuffer(
+            self._pages, dtype=dtypes[entry.spec.dtype], count=stop - start, offset=entry.start + start * width
+        )
+
+    def release(self) -> None:
+        """Have the pages under all views out of this process's memory; they come back if they are looked at again."""
+        if self._pages is not None:
+            self._pages.madvise(mmap.MADV_DONTNEED)
 
     def state(self) -> State:
         """Everything, in memory."""

@@ -67,6 +67,30 @@ def test_a_file_is_read_by_range(tmp_path: Path) -> None:
         assert sorted(file) == ["a", "w"]
 
 
+def test_a_view_shows_the_files_own_bytes_also_after_its_pages_were_released(tmp_path: Path) -> None:
+    tensor = torch.randn(10_000)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(encode_tensors({"w": tensor, "odd": torch.ones(3, dtype=torch.uint8), "x": tensor.double()}))
+    with TensorFile(path) as file:
+        views = [file.view("w", 123, 9456), file.view("x", 0, 10_000), file.view("odd", 1, 3), file.view("w", 5, 5)]
+        for _ in range(2):
+            assert torch.equal(views[0], tensor[123:9456])
+            assert torch.equal(views[1], tensor.double())
+            assert views[2].tolist() == [1, 1] and not len(views[3])
+            file.release()
+    assert torch.equal(views[0], tensor[123:9456])
+
+
+def test_a_file_that_was_cut_while_open_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(encode_tensors({"w": torch.randn(10_000)}))
+    with TensorFile(path) as file:
+        assert len(file.view("w", 0, 10)) == 10
+        os.truncate(path, 4096)
+        with pytest.raises(IntegrityError):
+            file.view("w", 0, 10)
+
+
 def _raw(header: bytes, body: bytes = b"", length: int | None = None) -> bytes:
     return (len(header) if length is None else length).to_bytes(8, "little") + header + body
 
