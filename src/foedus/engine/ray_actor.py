@@ -1,0 +1,204 @@
+"""What an actor of executor ``ray`` does: it makes the run anew on its own machine, then works for clients.
+
+No live object crosses: the run as resolved and the plan's bytes do, from which the actor builds plan, phases, kernel
+and clients as the simulation's own process did. Trees of tensors travel in foedus' codec, inside Ray's messages.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import torch
+
+from foedus import __version__
+from foedus.aggregation.aggregator import Sums
+from foedus.data.catalogue import federate
+from foedus.data.population import Federation
+from foedus.domain.codec import decode, encode
+from foedus.domain.errors import FoedusError, RunFailedError
+from foedus.domain.plain import Json
+from foedus.domain.plan import PlanBundle
+from foedus.domain.round import Broadcast, Contribution, Metrics, PhaseOrder, Receipt
+from foedus.domain.run import RunSpec
+from foedus.domain.tree import Parts, State
+from foedus.engine.graph import GraphKernel, Recipe
+from foedus.engine.kernels import BlockResult, EagerKernel, Kernel, Outcome, PhaseWork
+from foedus.engine.prepare import prepare_bundle
+from foedus.engine.serving import PackedState, pack_state, unpack_state
+from foedus.engine.simulate import Clients
+from foedus.strategies.strategy import Done, Phase
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run, as an actor makes it anew.
+
+    ``federation`` is none where run.toml describes the data; ``recipe`` is kernel ``graph``'s, none for ``eager``.
+    """
+
+    spec: RunSpec
+    base: Path
+    bundle: PlanBundle
+    federation: Federation | None
+    recipe: Recipe | None
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an actor is, and what decides its bits."""
+
+    machine: str
+    process: int
+    foedus: str
+    torch: str
+    processor: str
+
+
+@dataclass(frozen=True)
+class Down:
+    """What a phase sends to every client: ``tensors`` is the object store's reference to the encoded broadcast."""
+
+    number: int
+    tensors: Any
+    options: Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Clients to work for. ``fold``: they are a whole fold block, and only its sum is wanted."""
+
+    order: PhaseOrder
+    down: Down
+    states: Mapping[str, PackedState]
+    clients: tuple[str, ...]
+    fold: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One client's outcome; ``update`` is none where it failed."""
+
+    client: str
+    update: bytes | None
+    weights: Mapping[str, float]
+    metrics: Metrics
+    seconds: float
+    state: PackedState
+    failure: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block's partial sum, receipts and new client states."""
+
+    sums: bytes
+    weights: dict[str, float]
+    count: int
+    receipts: tuple[Receipt, ...]
+    states: Mapping[str, PackedState]
+
+
+Reply = Block | tuple[Row, ...] | FoedusError
+Answer = TypeVar("Answer")
+
+
+class Actor:
+    """One process with one thread, for the length of a run."""
+
+    def begin(self, setup: Setup) -> Site | FoedusError:
+        """Make the run anew; what is wrong with it on this machine is an answer."""
+        made = _answer(lambda: self._begin(setup))
+        if isinstance(made, FoedusError):
+            return type(made)(made.code, made.what, f"On {socket.gethostname()}: {made.why or made.code}.", made.fix)
+        return made
+
+    def work(self, job: Job) -> Reply:
+        """Work for the job's clients."""
+        return _answer(lambda: self._work(job))
+
+    def _begin(self, setup: Setup) -> Site:
+        self._prepared = prepare_bundle(setup.spec, setup.base, setup.bundle)
+        self._source = Clients(self._prepared, setup.federation or federate(setup.spec, setup.base))
+        plan, seed = self._prepared.plan, setup.spec.seed
+        self._kernel: Kernel = GraphKernel(plan, seed, setup.recipe) if setup.recipe else EagerKernel(plan, seed)
+        self._start = self._prepared.strategy.init(self._prepared.model)
+        self._broadcast: tuple[int, Parts] = (0, {})
+        return site_of_this_process()
+
+    def _work(self, job: Job) -> Block | tuple[Row, ...]:
+        if self._broadcast[0] != job.down.number:
+            self._broadcast = (job.down.number, decode(ray.get(job.down.tensors)).tensors)
+        broadcast = Broadcast(self._broadcast[1], job.down.options)
+        states = {client: unpack_state(state) for client, state in job.states.items()}
+        phase = self._phase(job.order)
+        work = PhaseWork(job.order, phase, broadcast, states, self._prepared.spec.seed)
+        if job.fold:
+            return pack_block(self._kernel.fold(work, job.clients, self._source))
+        return tuple(pack_outcome(outcome) for outcome in self._kernel.run(work, job.clients, self._source))
+
+    def _phase(self, order: PhaseOrder) -> Phase:
+        """The phase of that round and name, as this actor's strategy gives it."""
+        at = 0
+        while True:
+            place = {"round": order.round, "phase": at}
+            phase = self._prepared.strategy.phase(replace(self._start, data={**self._start.data, **place}))
+            if isinstance(phase, Done):
+                raise RunFailedError("phase_unknown", f"Round {order.round} has no phase `{order.phase}`.")
+            if phase.name == order.phase:
+                return phase
+            at += 1
+
+
+def site_of_this_process() -> Site:
+    """Where this process is."""
+    processor = torch.backends.cpu.get_cpu_capability()
+    return Site(socket.gethostname(), os.getpid(), __version__, str(torch.__version__), processor)
+
+
+def _answer(do: Callable[[], Answer]) -> Answer | FoedusError:
+    """What ``do`` returns, or the error that it raised: Ray would wrap it and lose its code."""
+    try:
+        return do()
+    except FoedusError as error:
+        return error
+    except Exception:
+        return RunFailedError("worker_failed", "A Ray worker failed.", traceback.format_exc(limit=-3))
+
+
+def pack_block(block: BlockResult) -> Block:
+    """A block as it travels."""
+    states = {client: pack_state(state) for client, state in block.states.items()}
+    return Block(encode(State(block.sums.tensors)), block.sums.weights, block.sums.count, block.receipts, states)
+
+
+def unpack_block(block: Block) -> BlockResult:
+    """The block that :func:`pack_block` packed."""
+    sums = Sums(_parts(block.sums), block.weights, block.count)
+    return BlockResult(sums, block.receipts, {client: unpack_state(state) for client, state in block.states.items()})
+
+
+def pack_outcome(outcome: Outcome) -> Row:
+    """An outcome as it travels."""
+    made, state = outcome.contribution, pack_state(outcome.state)
+    if made is None:
+        return Row(outcome.client, None, {}, {}, 0.0, state, outcome.failure)
+    return Row(outcome.client, encode(State(made.update)), made.weights, made.metrics, made.seconds, state, "")
+
+
+def unpack_outcome(row: Row) -> Outcome:
+    """The outcome that :func:`pack_outcome` packed."""
+    made = None
+    if row.update is not None:
+        made = Contribution(row.client, _parts(row.update), row.weights, row.metrics, row.seconds)
+    return Outcome(row.client, made, unpack_state(row.state), row.failure)
+
+
+def _parts(content: bytes) -> dict[str, dict[str, torch.Tensor]]:
+    return {part: dict(tensors) for part, tensors in decode(content).tensors.items()}

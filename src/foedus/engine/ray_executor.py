@@ -1,0 +1,186 @@
+"""Executor ``ray``: fold blocks on the actors of a Ray cluster, for runs that outgrow one machine.
+
+The broadcast goes into the object store once per phase; each fold block comes back as one partial sum. They are merged
+in the blocks' order, so the result depends neither on the number of actors nor on who was first. An actor that is lost
+is replaced, and its work is done again elsewhere; work that ends several actors is a failure of its clients.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import ray
+
+from foedus.domain.codec import encode
+from foedus.domain.errors import ConfigError, FoedusError
+from foedus.domain.tree import State, size_in_bytes
+from foedus.engine.graph import GraphKernel
+from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork, fold_outcomes
+from foedus.engine.prepare import Prepared
+from foedus.engine.ray_actor import Block, Down, Job, Reply, Setup, Site, unpack_block, unpack_outcome
+from foedus.engine.ray_actors import Actors
+from foedus.engine.ray_cluster import Cluster, connect
+from foedus.engine.serving import pack_state
+from foedus.engine.simulate import Clients
+from foedus.engine.workers import BLOCKS_PER_WORKER, TRIES, Item, cores
+
+
+def begin(
+    kernel: Kernel, prepared: Prepared, source: ClientSource, workers: int | None, cohort: int
+) -> tuple[RayExecutor, int]:
+    """The executor on the cluster that there is, one of its actors begun, and the number of its actors.
+
+    Raises:
+        ConfigError: ``workers_refused``, ``federation_stays``, ``ray_address_refused``, ``ray_versions_differ``, and
+            what is wrong with the run on an actor's machine.
+        UnreachableError: ``ray_unreachable``.
+        RunFailedError: ``ray_not_started``, ``ray_no_worker``.
+    """
+    if not isinstance(source, Clients):
+        raise ConfigError("federation_stays", "These clients exist in this process alone.", "", "Use another executor.")
+    recipe = kernel.recipe if isinstance(kernel, GraphKernel) else None
+    federation = None if source.federation.described else source.federation
+    setup = Setup(prepared.spec, prepared.base.resolve(), prepared.bundle, federation, recipe)
+    cluster = connect(workers or min(cores(), cohort), size_in_bytes(prepared.model))
+    try:
+        count = workers or max(1, min(cluster.cpus, cohort))
+        if count > cluster.cpus:
+            raise ConfigError(
+                "workers_refused",
+                f"{count} workers do not fit on the Ray cluster, which has {cluster.cpus} CPUs.",
+                "Each worker has a CPU of its own.",
+                "Ask for fewer, or leave --workers out.",
+            )
+        executor = RayExecutor(cluster, kernel, setup, count)
+        executor.start()
+    except BaseException:
+        cluster.close()
+        raise
+    return executor, count
+
+
+class RayExecutor:
+    """Runs fold blocks on ``count`` actors of a cluster, which it closes."""
+
+    name = "ray"
+
+    def __init__(self, cluster: Cluster, kernel: Kernel, setup: Setup, count: int) -> None:
+        self._cluster, self._kernel, self._setup, self._count = cluster, kernel, setup, count
+        self._actors: Actors | None = None
+        self._phases = 0
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where the actors are that have begun."""
+        return self._actors.sites if self._actors else ()
+
+    def start(self) -> Actors:
+        """Have actors, one of which has begun.
+
+        Raises:
+            FoedusError: as :meth:`Actors.hear`.
+        """
+        if self._actors is None:
+            self._actors = Actors(self._setup, self._count)
+        while not self._actors.sites:
+            self._actors.hear()
+        return self._actors
+
+    def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
+        """The blocks' results in the blocks' order, each as soon as those before it are there."""
+        actors = self.start()
+        self._phases += 1
+        down = Down(self._phases, ray.put(encode(State(work.broadcast.tensors))), work.broadcast.options)
+        done: dict[int, BlockResult] = {}
+        after = 0
+        try:
+            for at, result in _Round(actors, work, down, self.items(work, blocks)).results():
+                done[at] = result
+                while after in done:
+                    yield done.pop(after)
+                    after += 1
+        finally:
+            if actors.busy:
+                self._end()
+
+    def items(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> list[Item]:
+        """Whole blocks where there are enough of them, and parts of blocks where there are not."""
+        if len(blocks) >= BLOCKS_PER_WORKER * self._count:
+            return [Item(at, 0, block, True) for at, block in enumerate(blocks)]
+        return [
+            Item(at, part, clients, False)
+            for at, block in enumerate(blocks)
+            for part, clients in enumerate(self._kernel.parts(work, block))
+        ]
+
+    def close(self) -> None:
+        """End the actors, and Ray where it was started here."""
+        try:
+            self._end()
+        finally:
+            self._cluster.close()
+
+    def _end(self) -> None:
+        if self._actors:
+            self._actors.end()
+        self._actors = None
+
+
+class _Round:
+    """One phase on its way: what is still to be handed out, and the parts of blocks that have come back."""
+
+    def __init__(self, actors: Actors, work: PhaseWork, down: Down, items: Sequence[Item]) -> None:
+        self._actors, self._work, self._down = actors, work, down
+        self._waiting = deque(items)
+        self._left = len(items)
+        self._deaths: dict[tuple[int, int], int] = {}
+        self._parts: dict[int, dict[int, list[Outcome]]] = {}
+        self._expected: dict[int, int] = {}
+        for item in items:
+            self._expected[item.block] = self._expected.get(item.block, 0) + 1
+
+    def results(self) -> Iterator[tuple[int, BlockResult]]:
+        """Blocks by their number, as they are finished."""
+        while self._left:
+            for member in self._actors.idle[: len(self._waiting)]:
+                item = self._waiting.popleft()
+                self._actors.give(member, item, self._job(item))
+            heard = self._actors.hear()
+            if heard is not None:
+                yield from self._settle(*heard)
+
+    def _job(self, item: Item) -> Job:
+        known = self._work.states
+        states = {client: pack_state(known[client]) for client in item.clients if client in known}
+        return Job(self._work.order, self._down, states, item.clients, item.fold)
+
+    def _settle(self, item: Item, reply: Reply | None) -> Iterator[tuple[int, BlockResult]]:
+        if isinstance(reply, FoedusError):
+            raise reply
+        if isinstance(reply, Block):
+            self._left -= 1
+            yield item.block, unpack_block(reply)
+        elif reply is not None:
+            yield from self._part(item, [unpack_outcome(row) for row in reply])
+        elif self._survives(item):
+            self._waiting.appendleft(item)
+        else:
+            failure = f"worker_died: The Ray worker that worked for {{}} was lost {TRIES} times."
+            states = self._work.states
+            lost = [Outcome(name, None, states.get(name, State()), failure.format(name)) for name in item.clients]
+            yield from self._part(item, lost)
+
+    def _survives(self, item: Item) -> bool:
+        place = (item.block, item.part)
+        self._deaths[place] = self._deaths.get(place, 0) + 1
+        return self._deaths[place] < TRIES
+
+    def _part(self, item: Item, outcomes: list[Outcome]) -> Iterator[tuple[int, BlockResult]]:
+        self._left -= 1
+        parts = self._parts.setdefault(item.block, {})
+        parts[item.part] = outcomes
+        if len(parts) == self._expected[item.block]:
+            del self._parts[item.block]
+            inside = [outcome for at in sorted(parts) for outcome in parts[at]]
+            yield item.block, fold_outcomes(self._work.phase, inside)
