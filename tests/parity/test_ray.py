@@ -27,11 +27,12 @@ from foedus.domain.errors import ConfigError, PlanError
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.tree import State
 from foedus.engine.choice import Engine
+from foedus.engine.clients import Clients
 from foedus.engine.executors import InlineExecutor
 from foedus.engine.kernels import BlockResult, EagerKernel, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.ray_extra import ray_executor, require_ray
-from foedus.engine.simulate import Clients, Result, simulate, simulate_on
+from foedus.engine.simulate import Result, simulate, simulate_on
 from foedus.strategies.strategy import Phase
 from tests.plans import BATCHNORM, DIGITS, DROPOUT, prepared
 

@@ -28,11 +28,11 @@ from foedus.domain.plan import PlanBundle
 from foedus.domain.round import Broadcast, Contribution, Metrics, PhaseOrder, Receipt
 from foedus.domain.run import RunSpec
 from foedus.domain.tree import Parts, State
+from foedus.engine.clients import Clients
 from foedus.engine.graph import GraphKernel, Recipe
 from foedus.engine.kernels import BlockResult, EagerKernel, Kernel, Outcome, PhaseWork
 from foedus.engine.prepare import prepare_bundle
 from foedus.engine.serving import PackedState, pack_state, unpack_state
-from foedus.engine.simulate import Clients
 from foedus.strategies.strategy import Done, Phase
 
 

@@ -15,6 +15,7 @@ import ray
 from foedus.domain.codec import encode
 from foedus.domain.errors import ConfigError, FoedusError
 from foedus.domain.tree import State, size_in_bytes
+from foedus.engine.clients import Clients
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork, fold_outcomes
 from foedus.engine.prepare import Prepared
@@ -22,7 +23,6 @@ from foedus.engine.ray_actor import Block, Down, Job, Reply, Setup, Site, unpack
 from foedus.engine.ray_actors import Actors
 from foedus.engine.ray_cluster import Cluster, connect
 from foedus.engine.serving import pack_state
-from foedus.engine.simulate import Clients
 from foedus.engine.workers import BLOCKS_PER_WORKER, TRIES, Item, cores
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from foedus.data.catalogue import federate
 from foedus.data.dataset import ClientData, Columns, Examples, prepare_client
@@ -14,6 +13,7 @@ from foedus.domain.errors import ConfigError
 from foedus.domain.round import RoundRecord
 from foedus.domain.tree import Tensors, model_digest
 from foedus.engine.choice import Choice, Engine, choose
+from foedus.engine.clients import Clients
 from foedus.engine.driver import drive
 from foedus.engine.observers import Observer
 from foedus.engine.prepare import Prepared
@@ -42,44 +42,6 @@ class Result:
         return model_digest(self.model)
 
 
-MIB = 2**20
-OVERHEAD = 4096
-"""Bytes that a client's prepared data take beside those of its tensors, about."""
-
-
-@dataclass
-class Clients:
-    """The simulated clients' data, prepared by the plan when it is asked for.
-
-    Those asked for last are kept, up to ``[data] cache`` MiB, so that memory stays flat whatever the population.
-    """
-
-    prepared: Prepared
-    federation: Federation
-    ready: OrderedDict[str, ClientData] = field(default_factory=OrderedDict)
-    held: int = 0
-
-    def __call__(self, name: str) -> ClientData:
-        """One client's prepared data."""
-        if name in self.ready:
-            self.ready.move_to_end(name)
-            return self.ready[name]
-        spec = self.prepared.spec
-        data = prepare_client(
-            name, self.federation.clients[name], self.prepared.plan.prepare, spec.test.ratio, spec.seed
-        )
-        self.ready[name] = data
-        self.held += size_of(data)
-        while self.held > spec.data.cache * MIB and len(self.ready) > 1:
-            self.held -= size_of(self.ready.popitem(last=False)[1])
-        return data
-
-
-def size_of(data: ClientData) -> int:
-    """The bytes that a client's prepared data take, about."""
-    return OVERHEAD + sum(part.inputs.nbytes + part.targets.nbytes for part in (data.train, data.test))
-
-
 def client_data(prepared: Prepared) -> dict[str, ClientData]:
     """Every simulated client's prepared data, by name."""
     clients = Clients(prepared, federate(prepared.spec, prepared.base))
@@ -95,7 +57,8 @@ def simulate(
         ConfigError, PlanError, DataError: before round 1.
         QuorumError: where too few clients could contribute.
     """
-    return simulate_on(prepared, federate(prepared.spec, prepared.base), engine, observers, keeper)
+    described = replace(federate(prepared.spec, prepared.base), described=True)
+    return simulate_on(prepared, described, engine, observers, keeper)
 
 
 def simulate_on(

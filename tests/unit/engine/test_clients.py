@@ -9,8 +9,9 @@ import torch
 from foedus.data.dataset import Columns
 from foedus.data.population import Federation, Generated, federation
 from foedus.engine.choice import Engine
+from foedus.engine.clients import MIB, Clients
 from foedus.engine.prepare import Prepared
-from foedus.engine.simulate import MIB, Clients, simulate_on
+from foedus.engine.simulate import simulate_on
 from tests.plans import prepared
 
 EAGER = Engine("eager", "inline")

@@ -1,0 +1,47 @@
+"""The simulated clients' data, prepared by the plan on demand, a bounded part of it kept."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from foedus.data.dataset import ClientData, prepare_client
+from foedus.data.population import Federation
+from foedus.engine.prepare import Prepared
+
+MIB = 2**20
+OVERHEAD = 4096
+"""Bytes that a client's prepared data take beside those of its tensors, about."""
+
+
+@dataclass
+class Clients:
+    """The simulated clients' data, prepared by the plan when it is asked for.
+
+    Those asked for last are kept, up to ``[data] cache`` MiB, so that memory stays flat whatever the population.
+    """
+
+    prepared: Prepared
+    federation: Federation
+    ready: OrderedDict[str, ClientData] = field(default_factory=OrderedDict)
+    held: int = 0
+
+    def __call__(self, name: str) -> ClientData:
+        """One client's prepared data."""
+        if name in self.ready:
+            self.ready.move_to_end(name)
+            return self.ready[name]
+        spec = self.prepared.spec
+        data = prepare_client(
+            name, self.federation.clients[name], self.prepared.plan.prepare, spec.test.ratio, spec.seed
+        )
+        self.ready[name] = data
+        self.held += size_of(data)
+        while self.held > spec.data.cache * MIB and len(self.ready) > 1:
+            self.held -= size_of(self.ready.popitem(last=False)[1])
+        return data
+
+
+def size_of(data: ClientData) -> int:
+    """The bytes that a client's prepared data take, about."""
+    return OVERHEAD + sum(part.inputs.nbytes + part.targets.nbytes for part in (data.train, data.test))
