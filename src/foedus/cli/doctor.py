@@ -18,8 +18,10 @@ import platformdirs
 import torch
 
 from foedus.cli.output import emit, json_option, table
-from foedus.data.catalogue import load
+from foedus.data.catalogue import count, load
+from foedus.data.sources.source import Pool
 from foedus.domain.errors import FoedusError
+from foedus.domain.run import DataTable
 from foedus.domain.text import size
 from foedus.node.settings import node_home
 from foedus.wire.http import check_url
@@ -64,7 +66,7 @@ def _checks(coordinator: str | None) -> Iterator[Check]:
     yield _fork()
     for name, folder in (("current folder", Path()), ("node's home", node_home()), ("user's data", _user_data())):
         yield from _folder(name, folder)
-    yield _attempt("bundled data", lambda: f"{len(load('digits', None)['label'])} digits", "Reinstall scikit-learn.")
+    yield _attempt("bundled data", _bundled, "Reinstall foedus.")
     if coordinator:
         yield from _coordinator(coordinator)
 
@@ -106,6 +108,11 @@ def _coordinator(url: str) -> Iterator[Check]:
     if told is not None:
         skew = abs((asked + time.time()) / 2 - email.utils.mktime_tz(told))
         yield Check("clock", skew < SKEW, f"{skew:.0f} s from the coordinator's", "Set this machine's clock, with NTP.")
+
+
+def _bundled() -> str:
+    found = load(DataTable(name="digits"))
+    return f"{count(found.columns)} digits" if isinstance(found, Pool) else "clients"
 
 
 def _attempt(name: str, attempt: Callable[[], str], fix: str) -> Check:

@@ -124,6 +124,7 @@ def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assign
         strategy=spec.strategy.name,
         options=spec.strategy.options,
         test_ratio=spec.test.ratio,
+        validation_ratio=spec.test.validation,
         plan=run.plan,
         plan_blob=run.plan_blob,
         broadcast=row.broadcast,

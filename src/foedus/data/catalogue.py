@@ -1,124 +1,154 @@
-"""Data sets by name, and the federation that a run simulates: clients, and a held-out part that belongs to nobody."""
+"""Data sets by name, and the federation that a run simulates: clients, and a held-out part that belongs to nobody.
+
+A name stands for a module under :mod:`foedus.data.sources`, which is imported when a run asks for it: what one source
+needs costs the others neither time nor an installation.
+"""
 
 from __future__ import annotations
 
-import gzip
-import math
-import zlib
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from sklearn import datasets
-from torch import Tensor
 
-from foedus.data.dataset import Columns, check_columns
-from foedus.data.partition import partition
-from foedus.data.population import Federation, divided, take
+from foedus.data.dataset import Columns
+from foedus.data.partition import clients_of
+from foedus.data.population import Federation, OnDemand, take
+from foedus.data.sources.source import Pool, Request, Source
 from foedus.domain.errors import ConfigError, DataError
 from foedus.domain.rng import generator
-from foedus.domain.run import RunSpec
-from foedus.domain.table import nearest
+from foedus.domain.run import DataTable, RunSpec
+from foedus.domain.table import nearest, validate
 
-LABEL = "label"
+TEST = "test"
+"""The value of ``held_out`` that means the source's own test part."""
+
+SOURCES: Mapping[str, tuple[str, str, str]] = {
+    **dict.fromkeys(("digits", "breast_cancer", "wine", "diabetes"), ("bundled", "SOURCE", "")),
+    **dict.fromkeys(("mnist", "fashion_mnist"), ("idx", "SOURCE", "")),
+    "emnist": ("idx", "EMNIST", ""),
+    "images": ("images", "SOURCE", "images"),
+    **dict.fromkeys(("csv", "npz", "safetensors"), ("tables", "SOURCE", "")),
+    **dict.fromkeys(("parquet", "arrow"), ("columnar", "SOURCE", "parquet")),
+    "sqlite": ("sqlite", "SOURCE", ""),
+    "leaf": ("leaf", "SOURCE", ""),
+    "huggingface": ("huggingface", "SOURCE", "huggingface"),
+    "shakespeare": ("speakers", "SOURCE", ""),
+    "synthetic": ("synthetic", "SOURCE", ""),
+}
+"""Name → the module of its source, the source in it, and the extra of foedus that it needs, if any."""
 
 
 def federate(spec: RunSpec, base: Path) -> Federation:
-    """Load the run's data set, cut the held-out part, and divide the rest; ``folder`` is relative to ``base``.
+    """Load the run's data set, cut the held-out part, and divide the rest; paths are relative to ``base``.
 
     Raises:
-        ConfigError: ``dataset_unknown``, and as :func:`foedus.data.partition.partition`.
-        DataError: ``dataset_missing``, ``dataset_unreadable``, ``dataset_empty``, ``dataset_ragged``,
-            ``partition_too_thin``.
+        ConfigError: ``dataset_unknown``, and as :func:`foedus.data.partition.clients_of`.
+        DataError: ``dataset_missing``, ``dataset_unreadable``, ``dataset_empty``, ``extra_missing``,
+            ``partition_missing``, ``partition_refused``, ``partition_too_thin``, and others of the source.
     """
-    columns = load(spec.data.name, base / spec.data.folder if spec.data.folder else None)
-    rest, kept = held_out(columns, spec.data.held_out, spec.seed) if spec.data.held_out else (columns, None)
-    if kept is not None and not len(kept[LABEL]):
+    data = spec.data
+    found = load(data, base, spec.seed)
+    if isinstance(found, Federation):
+        return replace(_natural(data, found, spec.seed), described=True)
+    if data.partition is None:
         raise DataError(
-            "dataset_empty",
-            f"The held-out part of `{spec.data.name}` has no rows.",
-            f"It has {len(columns[LABEL])} examples, and `held_out` is {spec.data.held_out}.",
-            "Raise `held_out`, or leave it out.",
+            "partition_missing",
+            f"`{data.name}` is one pool of examples, and the run has no `[data] partition`.",
+            "A simulation needs clients.",
+            'Add, say, partition = { name = "iid", clients = 10 }, or name the column of clients with `client`.',
         )
-    return Federation(divided(rest, partition(rest[LABEL], spec.data.partition, spec.seed)), kept)
+    rest, kept = found.columns, found.test
+    if isinstance(data.held_out, float):
+        rest, kept = held_out(found.columns, data.held_out, spec.seed)
+    if data.held_out is not None and (kept is None or not count(kept)):
+        raise _nothing_held_out(data, f"It has {count(found.columns)} examples")
+    clients = clients_of(rest, data.label, data.partition, spec.seed)
+    return replace(clients, held_out=kept, described=True)
 
 
-def load(name: str, folder: Path | None) -> Columns:
-    """The columns of a data set; bundled ones need no folder.
+def load(data: DataTable, base: Path = Path(), seed: int = 0) -> Pool | Federation:
+    """What the source of a run's data gives: a pool of examples, or clients of its own.
 
     Raises:
-        ConfigError: ``dataset_unknown``.
-        DataError: ``dataset_missing``, ``dataset_unreadable``, ``dataset_empty``, ``dataset_ragged``.
+        ConfigError: ``dataset_unknown``, ``config_refused``.
+        DataError: as the source does, and ``extra_missing``.
     """
-    if name not in LOADERS:
-        raise ConfigError(
-            "dataset_unknown",
-            f"There is no data set `{name}`.{nearest(name, LOADERS)}",
-            f"There are: {', '.join(sorted(LOADERS))}.",
-        )
-    return LOADERS[name](folder)
+    source = _source(data.name)
+    request = Request(
+        data.name,
+        folder=base / data.folder if data.folder else None,
+        file=base / data.file if data.file else None,
+        client=data.client,
+        label=data.label,
+        test=data.held_out == TEST,
+        seed=seed,
+        options=validate(source.options, data.options, f"[data] options of {data.name}"),
+    )
+    return source.read(request)
 
 
 def held_out(columns: Columns, share: float, seed: int) -> tuple[Columns, Columns]:
     """The columns without ``floor(share * n)`` examples, and those examples, by a permutation from the seed."""
-    count = len(columns[LABEL])
-    order = torch.randperm(count, generator=generator(seed, 0, "", "held_out"))
-    kept = int(share * count)
+    examples = count(columns)
+    order = torch.randperm(examples, generator=generator(seed, 0, "", "held_out"))
+    kept = int(share * examples)
     return take(columns, order[kept:].sort().values), take(columns, order[:kept].sort().values)
 
 
-def _digits(folder: Path | None) -> Columns:
-    bunch = datasets.load_digits()
-    return {"image": torch.from_numpy(bunch.data.astype(np.float32)), LABEL: torch.from_numpy(bunch.target).long()}
+def count(columns: Columns) -> int:
+    """The number of examples."""
+    return len(next(iter(columns.values())))
 
 
-def _tabular(loader: Callable[[], object]) -> Callable[[Path | None], Columns]:
-    def load_table(folder: Path | None) -> Columns:
-        bunch: object = loader()
-        features, target = np.asarray(bunch["data"]), np.asarray(bunch["target"])  # type: ignore[index]
-        return {"features": torch.from_numpy(features.astype(np.float32)), LABEL: torch.from_numpy(target).long()}
-
-    return load_table
-
-
-def _mnist(folder: Path | None) -> Columns:
-    """The 60,000 training images of MNIST: ``image`` ``[n, 28, 28]`` uint8, from the IDX files in ``folder``."""
-    stems = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
-    found = [file for stem in stems if folder for file in (folder / stem, folder / f"{stem}.gz") if file.is_file()]
-    files = {file.name.removesuffix(".gz"): file for file in found}
-    if missing := [f"{stem}.gz" for stem in stems if stem not in files]:
-        raise DataError(
-            "dataset_missing",
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {folder or 'any folder'}.",
-            "MNIST is not bundled; its IDX files, packed or unpacked, are read from the folder that `[data] folder` "
-            "names.",
-            "Put the files there, or use `digits`, which is bundled.",
+def _source(name: str) -> Source:
+    if name not in SOURCES:
+        raise ConfigError(
+            "dataset_unknown",
+            f"There is no data set `{name}`.{nearest(name, SOURCES)}",
+            f"There are: {', '.join(sorted(SOURCES))}.",
         )
-    columns = {"image": _idx(files[stems[0]], 3), LABEL: _idx(files[stems[1]], 1).long()}
-    check_columns(columns)
-    return columns
-
-
-def _idx(file: Path, rank: int) -> Tensor:
-    """The bytes in an IDX file: zero, zero, 8, the rank, the sizes as big-endian words, and the elements."""
+    module, attribute, extra = SOURCES[name]
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        shape = np.frombuffer(content, ">u4", count=rank, offset=4).tolist()
-        body = np.frombuffer(content, np.uint8, offset=4 * (1 + rank))
-        legal = content[:4] == bytes([0, 0, 8, rank]) and body.size == math.prod(shape)
-    except (OSError, EOFError, ValueError, zlib.error):
-        legal = False
-    if not legal:
+        source: Source = vars(importlib.import_module(f"foedus.data.sources.{module}"))[attribute]
+    except ModuleNotFoundError as error:
         raise DataError(
-            "dataset_unreadable", f"The file {file.name} is not an IDX file of bytes.", "", "Fetch that file again."
+            "extra_missing",
+            f"`{name}` needs the package {error.name}, which is not installed.",
+            f"It comes with the extra `{extra}`.",
+            f"pip install 'foedus[{extra}]'",
+        ) from error
+    return source
+
+
+def _natural(data: DataTable, found: Federation, seed: int) -> Federation:
+    """Clients as the source has them; a share that is held out is whole clients, who then are in no round."""
+    if data.partition is not None:
+        raise DataError(
+            "partition_refused",
+            f"`{data.name}` has clients of its own here, and the run asks to divide it by `{data.partition.name}`.",
+            "An example has one client.",
+            "Leave out `[data] partition`, or `client`.",
         )
-    return torch.from_numpy(body.reshape(shape).copy())
+    if not isinstance(data.held_out, float):
+        return found
+    order = torch.randperm(len(found.names), generator=generator(seed, 0, "", "held_out"))
+    cut = int(data.held_out * len(found.names))
+    if not cut:
+        raise _nothing_held_out(data, f"It has {len(found.names)} clients")
+    parts = [found.clients[found.names[place]] for place in order[:cut].sort().values.tolist()]
+    together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    left = order[cut:].sort().values.tolist()
+    names = tuple(found.names[place] for place in left)
+    return Federation(OnDemand(names, lambda place: found.clients[names[place]]), together)
 
 
-LOADERS: Mapping[str, Callable[[Path | None], Columns]] = {
-    "digits": _digits,
-    "breast_cancer": _tabular(datasets.load_breast_cancer),
-    "wine": _tabular(datasets.load_wine),
-    "mnist": _mnist,
-}
+def _nothing_held_out(data: DataTable, has: str) -> DataError:
+    return DataError(
+        "dataset_empty",
+        f"The held-out part of `{data.name}` has no rows.",
+        f"{has}, and `held_out` is {data.held_out}.",
+        "Raise `held_out`, or leave it out.",
+    )

@@ -7,7 +7,7 @@ import lzma
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from foedus.data.dataset import Columns
 from foedus.domain.codec import TensorFile
 from foedus.domain.errors import DataError, IntegrityError
+from foedus.domain.table import nearest
 from foedus.domain.tree import names_of_dtypes
 
 # What the readers of zip, NPY, CSV and text raise on bytes that are not theirs; RuntimeError is a password's.
@@ -23,6 +24,9 @@ NOT_A_DATASET = (
     *(OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, RuntimeError, OverflowError, MemoryError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, csv.Error, IntegrityError),
 )
+
+SHOWN = 40
+"""Columns that a refusal names at most."""
 
 
 def read_columns(path: Path) -> Columns:
@@ -49,6 +53,39 @@ def read_columns(path: Path) -> Columns:
     return columns
 
 
+def read_keyed(path: Path, key: str) -> tuple[Columns, list[str]]:
+    """As :func:`read_columns`, with the column ``key`` apart, as text, row by row.
+
+    Raises:
+        DataError: ``column_missing``, and as :func:`read_columns`.
+    """
+    if path.suffix.lower() == ".csv":
+        try:
+            keys: list[str] = []
+            columns = _read_csv(path, key, keys)
+        except NOT_A_DATASET as error:
+            raise _unreadable(path, f"{type(error).__name__}.") from error
+        return columns, keys
+    columns = read_columns(path)
+    check_column(columns, key, path.name)
+    return {name: column for name, column in columns.items() if name != key}, list(map(str, columns[key].tolist()))
+
+
+def check_column(columns: Collection[str], name: str, where: str) -> None:
+    """Refuse a table without a column that the run names.
+
+    Raises:
+        DataError: ``column_missing``.
+    """
+    if name not in columns:
+        raise DataError(
+            "column_missing",
+            f"{where} has no column `{name}`.{nearest(name, columns)}",
+            f"Its columns are: {', '.join(sorted(columns)[:SHOWN])}.",
+            "Name one of them.",
+        )
+
+
 def write_columns(path: Path, columns: Columns) -> None:
     """Write columns as NPZ, dtypes kept; any column name is allowed (``numpy.savez`` reserves some)."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -68,17 +105,23 @@ def _read_safetensors(path: Path) -> Columns:
         return dict(file)
 
 
-def _read_csv(path: Path) -> Columns:
+def _read_csv(path: Path, key: str | None = None, keys: list[str] | None = None) -> Columns:
+    """The columns; the cells of ``key`` are put into ``keys`` as they stand."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file)
         names = next(rows, [])
         _check_header(path, names)
-        columns: dict[str, list[float]] = {name: [] for name in names}
+        if key is not None:
+            check_column(names, key, path.name)
+        columns: dict[str, list[float]] = {name: [] for name in names if name != key}
         for number, row in enumerate(rows, start=2):
             if row and len(row) != len(names):
                 raise _not_numeric(path, f"row {number} has {len(row)} cells where the header has {len(names)}")
             for name, cell in zip(names, row, strict=False):
-                columns[name].append(_number(path, cell, name, number))
+                if name != key:
+                    columns[name].append(_number(path, cell, name, number))
+                elif keys is not None:
+                    keys.append(cell.strip())
     return {name: torch.tensor(values, dtype=torch.float32) for name, values in columns.items()}
 
 

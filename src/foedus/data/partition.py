@@ -5,97 +5,94 @@ The same seed gives the same split everywhere: NumPy's PCG64 is seeded by ``deri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
-from torch import Tensor
 
-from foedus.data.population import Division, division_of
-from foedus.domain.errors import ConfigError, DataError
+from foedus.data.by_label import (
+    DirichletOptions,
+    LabelsOptions,
+    ShardsOptions,
+    dirichlet,
+    labels_per_client,
+    shards,
+)
+from foedus.data.by_size import (
+    DirichletSizesOptions,
+    LognormalOptions,
+    PowerLawOptions,
+    SizesOptions,
+    by_size,
+    dirichlet_sizes,
+    exponential,
+    linear,
+    lognormal,
+    power_law,
+    square,
+)
+from foedus.data.column_splits import NoiseOptions, VerticalOptions, noisy, vertical
+from foedus.data.dataset import Columns
+from foedus.data.divisions import Divide, Generator, Groups, Minimum, Rows, too_thin
+from foedus.data.population import Division, Federation, divided, division_of
+from foedus.domain.errors import ConfigError
 from foedus.domain.rng import derive
 from foedus.domain.run import PartitionTable
-from foedus.domain.table import Rate, Table, nearest, validate
+from foedus.domain.table import Table, Text, nearest, validate
 
-REDRAWS = 1000
-
-Groups = list[np.ndarray[Any, np.dtype[np.int64]]]
+BY_COLUMN, NOISE, VERTICAL = "by_column", "feature_noise", "vertical"
 
 
 class IidOptions(Table):
-    """No options."""
+    """``minimum``: examples that each client has at least."""
+
+    minimum: Minimum = 1
 
 
-class DirichletOptions(Table):
-    """``alpha``: small means each label sits with few clients. ``minimum``: examples that each client has at least."""
+class ColumnOptions(Table):
+    """``column``: the one whose values are the clients."""
 
-    alpha: Rate
-    minimum: Annotated[int, Field(ge=0)] = 1
-
-
-class ShardsOptions(Table):
-    """``shards_per_client``: how many runs of examples sorted by label each client gets."""
-
-    shards_per_client: Annotated[int, Field(ge=1)] = 2
+    column: Text
+    minimum: Minimum = 1
 
 
-def partition(labels: Tensor, table: PartitionTable, seed: int) -> Division:
-    """Client names ``c0000`` … with the sorted indices of their examples, ``[n_k]``; every example has one client.
+def clients_of(columns: Columns, label: str, table: PartitionTable, seed: int) -> Federation:
+    """The clients that a partition makes of a data set.
 
     Raises:
         ConfigError: ``partitioner_unknown``, ``config_refused``.
-        DataError: ``partition_too_thin`` where the examples do not suffice for the clients.
+        DataError: ``partition_too_thin``, ``column_missing``, ``labels_not_classes``.
     """
-    if table.name not in PARTITIONERS:
-        raise ConfigError(
-            "partitioner_unknown",
-            f"There is no partitioner `{table.name}`.{nearest(table.name, PARTITIONERS)}",
-            f"There are: {', '.join(sorted(PARTITIONERS))}.",
-        )
-    known = PARTITIONERS[table.name]
-    options = validate(known.options, table.options, f"[data] partition of {table.name}")
-    if table.clients > len(labels):
-        raise _too_thin(f"{table.clients} clients share {len(labels)} examples")
-    generator = np.random.Generator(np.random.PCG64(derive(seed, 0, "", "partition")))
-    groups = known.divide(labels.numpy(), table.clients, options, generator)
-    return division_of([torch.from_numpy(group) for group in groups])
+    known, options = _known(table)
+    if table.name == VERTICAL:
+        return Federation(vertical(Rows(columns, label), _clients(table), options), vertical=True)
+    clients = divided(columns, _divide(Rows(columns, label), table, known, options, seed))
+    return Federation(noisy(clients, options, label, seed) if table.name == NOISE else clients)
 
 
-def iid(labels: Any, clients: int, options: IidOptions, generator: np.random.Generator) -> Groups:
+def partition(columns: Columns, label: str, table: PartitionTable, seed: int) -> Division:
+    """Clients ``c0000`` … with the sorted indices of their examples, ``[n_k]``; no example has two clients.
+
+    Raises:
+        ConfigError: ``partitioner_unknown``, ``config_refused``.
+        DataError: ``partition_too_thin`` where clients would have fewer examples than their minimum;
+            ``column_missing``, ``labels_not_classes``.
+    """
+    known, options = _known(table)
+    return _divide(Rows(columns, label), table, known, options, seed)
+
+
+def iid(rows: Rows, clients: int, options: IidOptions, generator: Generator) -> Groups:
     """Shuffle, and deal out evenly (McMahan et al., AISTATS 2017, section 3)."""
-    return [group.astype(np.int64) for group in np.array_split(generator.permutation(len(labels)), clients)]
+    return np.array_split(generator.permutation(rows.count), clients)
 
 
-def dirichlet(labels: Any, clients: int, options: DirichletOptions, generator: np.random.Generator) -> Groups:
-    """Divide each label's examples by proportions from Dirichlet(alpha), until every client has ``minimum``.
-
-    After Hsu, Qi and Brown, Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-    Classification (2019, https://arxiv.org/abs/1909.06335); by label over clients, as in Yurochkin et al. (ICML 2019).
-    """
-    for _ in range(REDRAWS):
-        owner = np.empty(len(labels), dtype=np.int64)
-        for label in np.unique(labels):
-            index = generator.permutation(np.flatnonzero(labels == label))
-            shares = generator.dirichlet(np.full(clients, options.alpha))
-            cuts = (np.cumsum(shares)[:-1] * len(index)).astype(np.int64)
-            owner[index] = np.repeat(np.arange(clients), np.diff(np.r_[0, cuts, len(index)]))
-        sizes = np.bincount(owner, minlength=clients)
-        if sizes.min() >= options.minimum:
-            return [np.flatnonzero(owner == client) for client in range(clients)]
-    raise _too_thin(f"no draw of {REDRAWS} gave each of {clients} clients {options.minimum} examples")
-
-
-def shards(labels: Any, clients: int, options: ShardsOptions, generator: np.random.Generator) -> Groups:
-    """Sort by label, cut into equal shards, deal each client so many (McMahan et al., AISTATS 2017, section 3)."""
-    count = clients * options.shards_per_client
-    if count > len(labels):
-        raise _too_thin(f"{count} shards of {len(labels)} examples")
-    cut = np.array_split(np.argsort(labels, kind="stable"), count)
-    dealt = generator.permutation(count).reshape(clients, options.shards_per_client)
-    return [np.concatenate([cut[shard] for shard in row]).astype(np.int64) for row in dealt]
+def by_column(rows: Rows, clients: int, options: ColumnOptions, generator: Generator) -> Groups:
+    """One client for each value of a column of whole numbers, in their order: the natural partition."""
+    _, codes = np.unique(rows.whole(options.column), return_inverse=True)
+    return np.split(np.argsort(codes, kind="stable"), np.bincount(codes).cumsum()[:-1])
 
 
 @dataclass(frozen=True)
@@ -103,20 +100,62 @@ class Partitioner:
     """The model of a partitioner's options, and the function that divides."""
 
     options: type[Table]
-    divide: Callable[[Any, int, Any, np.random.Generator], Groups]
+    divide: Divide
 
 
 PARTITIONERS: Mapping[str, Partitioner] = {
     "iid": Partitioner(IidOptions, iid),
     "dirichlet": Partitioner(DirichletOptions, dirichlet),
     "shards": Partitioner(ShardsOptions, shards),
+    "labels_per_client": Partitioner(LabelsOptions, labels_per_client),
+    "lognormal": Partitioner(LognormalOptions, by_size(lognormal)),
+    "power_law": Partitioner(PowerLawOptions, by_size(power_law)),
+    "dirichlet_sizes": Partitioner(DirichletSizesOptions, by_size(dirichlet_sizes)),
+    "linear": Partitioner(SizesOptions, by_size(linear)),
+    "square": Partitioner(SizesOptions, by_size(square)),
+    "exponential": Partitioner(SizesOptions, by_size(exponential)),
+    BY_COLUMN: Partitioner(ColumnOptions, by_column),
+    NOISE: Partitioner(NoiseOptions, iid),
+    VERTICAL: Partitioner(VerticalOptions, iid),
 }
 
 
-def _too_thin(why: str) -> DataError:
-    return DataError(
-        "partition_too_thin",
-        "The partition leaves clients without enough examples.",
-        f"{why[:1].upper()}{why[1:]}.",
-        "Lower `clients` or `minimum`, or raise `alpha`.",
-    )
+def _known(table: PartitionTable) -> tuple[Partitioner, Any]:
+    if table.name not in PARTITIONERS:
+        raise ConfigError(
+            "partitioner_unknown",
+            f"There is no partitioner `{table.name}`.{nearest(table.name, PARTITIONERS)}",
+            f"There are: {', '.join(sorted(PARTITIONERS))}.",
+        )
+    known = PARTITIONERS[table.name]
+    return known, validate(known.options, table.options, f"[data] partition of {table.name}")
+
+
+def _clients(table: PartitionTable) -> int:
+    if table.clients is None:
+        raise ConfigError(
+            "config_refused",
+            f"`data.partition.clients` is missing: `{table.name}` does not know how many clients there are.",
+            "",
+            "Add, say, clients = 10.",
+        )
+    return table.clients
+
+
+def _divide(rows: Rows, table: PartitionTable, known: Partitioner, options: Any, seed: int) -> Division:
+    if table.name == BY_COLUMN and table.clients is not None:
+        raise ConfigError(
+            "config_refused",
+            "`data.partition.clients` is not a key of `by_column`.",
+            "The column's values are the clients.",
+            "Leave it out.",
+        )
+    clients = 1 if table.name == BY_COLUMN else _clients(table)
+    if clients * options.minimum > rows.count:
+        raise too_thin(f"{clients} clients with {options.minimum} examples at least share {rows.count}")
+    generator = np.random.Generator(np.random.PCG64(derive(seed, 0, "", "partition")))
+    groups = known.divide(rows, clients, options, generator)
+    smallest = min(map(len, groups))
+    if smallest < options.minimum:
+        raise too_thin(f"one of {len(groups)} clients has {smallest} examples, and {options.minimum} are asked for")
+    return division_of([torch.from_numpy(group) for group in groups])

@@ -148,11 +148,13 @@ class Federation:
     """The clients' columns by name, and the held-out columns, which belong to nobody.
 
     ``described``: run.toml alone says what they are, so that another machine can load them for itself.
+    ``vertical``: each client has other columns of the same rows, where else it has other rows of the same columns.
     """
 
     clients: Mapping[str, Columns]
     held_out: Columns | None = None
     described: bool = False
+    vertical: bool = False
 
     @cached_property
     def names(self) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -94,12 +94,15 @@ class CohortTable(Table):
 
 
 class PartitionTable(BaseModel):
-    """How a dataset is divided among simulated clients: the name of a partitioner, and its options."""
+    """How a dataset is divided among simulated clients: the name of a partitioner, and its options.
+
+    ``clients``: how many there are, where the data do not say.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     name: Text
-    clients: PositiveInt
+    clients: PositiveInt | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -110,15 +113,22 @@ class PartitionTable(BaseModel):
 class DataTable(Table):
     """The data: live, only ``tags`` count; in simulation everything else.
 
-    ``cache``: MiB of prepared clients that each process of a simulation keeps at most.
+    ``folder`` and ``file`` say where data lie that are not bundled. ``client`` names the column whose values are the
+    clients; where there is none, ``partition`` divides. ``label`` names the column that partitions look at. ``held_out``
+    belongs to no client: a share, or ``"test"`` for the data set's own test part. ``cache``: MiB of prepared clients
+    that each process of a simulation keeps at most. ``options`` are the source's own.
     """
 
     name: Text
     tags: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
     folder: Text | None = None
-    held_out: Share | None = None
+    file: Text | None = None
+    client: Text | None = None
+    label: Text = "label"
+    held_out: Share | Literal["test"] | None = None
     cache: PositiveInt = 1024
-    partition: PartitionTable
+    options: dict[str, Any] = Field(default_factory=dict)
+    partition: PartitionTable | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -131,12 +141,15 @@ class DataTable(Table):
 class TestTable(Table):
     """The test phase: the share of each client's examples that is kept for testing; ``every`` so many rounds.
 
+    ``validation``: another share, kept from training and testing for what chooses between models.
+
     ``central_every`` so many rounds a simulation measures the model on the held-out part as well (0: only at the end).
     """
 
     __test__ = False
 
     ratio: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     every: PositiveInt = 1
     central_every: Annotated[int, Field(ge=0, le=2**53)] = 0
 

@@ -45,7 +45,7 @@ def spec_of(assignment: Assignment) -> RunSpec:
         strategy=StrategyTable(name=assignment.strategy, **assignment.options),
         cohort=CohortTable(size=1),
         data=DataTable(name="node", partition=PartitionTable(name="node", clients=1)),
-        test=TestTable(ratio=assignment.test_ratio),
+        test=TestTable(ratio=assignment.test_ratio, validation=assignment.validation_ratio),
     )
 
 
@@ -101,7 +101,9 @@ class Session:
         ask, key = order.assignment, (order.assignment.client, order.dataset)
         if key not in self._data:
             columns = read_columns(Path(order.dataset))
-            self._data[key] = prepare_client(ask.client, columns, self._plan.prepare, ask.test_ratio, ask.seed)
+            self._data[key] = prepare_client(
+                ask.client, columns, self._plan.prepare, ask.test_ratio, ask.seed, ask.validation_ratio
+            )
         return self._data[key]
 
     def _phase(self, ask: Assignment) -> Phase:
@@ -114,7 +116,7 @@ class Session:
 
 
 def _made_of(ask: Assignment) -> tuple[object, ...]:
-    return ask.plan, ask.run, ask.seed, ask.strategy, ask.options, ask.test_ratio
+    return ask.plan, ask.run, ask.seed, ask.strategy, ask.options, (ask.test_ratio, ask.validation_ratio)
 
 
 def _told(phase: Phase, stepped: Callable[[], None]) -> Phase:

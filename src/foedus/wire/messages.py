@@ -183,6 +183,7 @@ class Assignment(Message):
     plan_blob: Digest
     broadcast: Annotated[dict[Name, Digest], Field(max_length=32)]
     state: Digest | None = None
+    validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Work(Message):

@@ -16,15 +16,20 @@ def _examples(n: int) -> Examples:
     return Examples(torch.arange(float(n)), torch.arange(n))
 
 
-@given(st.integers(1, 60), st.floats(0, 0.99), st.integers(0, 5))
+@given(st.integers(1, 60), st.floats(0, 0.99), st.floats(0, 0.99), st.integers(0, 5))
 def test_a_split_is_disjoint_covers_everything_and_never_leaves_nothing_to_train_on(
-    n: int, ratio: float, seed: int
+    n: int, ratio: float, validation: float, seed: int
 ) -> None:
-    train, test = split(_examples(n), ratio, seed, "c")
-    assert sorted([*train.targets.tolist(), *test.targets.tolist()]) == list(range(n))
-    assert len(test) == min(int(ratio * n), n - 1)
-    again = split(_examples(n), ratio, seed, "c")
-    assert torch.equal(again[0].targets, train.targets)
+    data = split(_examples(n), ratio, validation, seed, "c")
+    parts = (data.train, data.test, data.validation)
+    assert sorted(target for part in parts for target in part.targets.tolist()) == list(range(n))
+    assert len(data.train) >= 1
+    assert len(data.test) == min(int(ratio * n), n - 1)
+    assert len(data.validation) == min(int(validation * n), n - 1 - len(data.test))
+    again = split(_examples(n), ratio, validation, seed, "c")
+    assert torch.equal(again.train.targets, data.train.targets)
+    without = split(_examples(n), ratio, 0.0, seed, "c")
+    assert torch.equal(without.test.targets, data.test.targets)
 
 
 NAN = torch.tensor([[1.0], [float("nan")]])
@@ -58,6 +63,11 @@ def test_a_client_is_prepared_by_the_plan() -> None:
     assert (len(data.train), len(data.test)) == (3, 2)
     together = torch.cat([data.train.inputs, data.test.inputs])
     assert sorted(together[:, 0].tolist()) == [0.0, 4.0, 8.0, 12.0, 16.0]
+
+
+def test_nothing_is_made_of_columns_without_rows() -> None:
+    data = prepare_client("c", {"x": torch.empty(0, 2)}, _raise, 0.2, 1)
+    assert (len(data.train), len(data.test), len(data.validation)) == (0, 0, 0)
 
 
 def _raise(columns: Columns) -> tuple[Tensor, Tensor]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from foedus.data.dataset import Columns
 from foedus.data.population import Federation, Generated, federation
+from foedus.domain.errors import DataError
 from foedus.engine.choice import Engine
 from foedus.engine.clients import MIB, Clients
 from foedus.engine.prepare import Prepared
-from foedus.engine.simulate import simulate_on
+from foedus.engine.simulate import simulate, simulate_on
 from tests.plans import prepared
 
 EAGER = Engine("eager", "inline")
@@ -72,3 +74,50 @@ def test_one_client_larger_than_the_limit_is_kept_alone(tmp_path: Path) -> None:
     assert clients("c0000") is clients("c0000")
     clients("c0001")
     assert list(clients.ready) == ["c0001"]
+
+
+@pytest.mark.parametrize("kernel", ["eager", "graph"])
+def test_clients_with_few_examples_one_or_none_take_part_as_they_can(kernel: str, tmp_path: Path) -> None:
+    clients = [{name: column[:size] for name, column in _columns(size).items()} for size in (0, 1, 3)]
+    clients.append(
+        {
+            name: column.repeat(2, 1)[:25] if column.ndim == 2 else column.repeat(2)[:25]
+            for name, column in _columns(9).items()
+        }
+    )
+    ready = prepared(
+        tmp_path,
+        rounds=1,
+        cohort={"size": 4},
+        test={"ratio": 0.4},
+        data={"name": "digits", "partition": {"name": "iid", "clients": 4}},
+    )
+    result = simulate_on(ready, federation(clients), Engine(kernel, "inline"))
+    train, test = result.rounds[0].phases
+    assert [receipt.weights.get("examples", 0) for receipt in train.receipts] == [0, 1, 2, 15]
+    assert [receipt.weights.get("examples", 0) for receipt in test.receipts] == [0, 0, 1, 10]
+    failures = [receipt.failure.partition(":")[0] for receipt in (*train.receipts, *test.receipts)]
+    assert failures == ["no_examples", "", "", "", "no_examples", "no_examples", "", ""]
+
+
+def test_a_part_for_validation_is_kept_from_training_and_testing_in_every_round(tmp_path: Path) -> None:
+    ready = prepared(tmp_path, test={"ratio": 0.2, "validation": 0.3}, rounds=3)
+    result = simulate(ready, EAGER)
+    clients = Clients(ready, federation([_columns(0)]))
+    data = clients("c0000")
+    assert (len(data.train), len(data.test), len(data.validation)) == (10, 4, 6)
+    rows = [tuple(row) for part in (data.train, data.test, data.validation) for row in part.inputs.tolist()]
+    assert len(set(rows)) == 20
+    for record in result.rounds:
+        train, test = record.phases
+        kept = [
+            t.weights["examples"] + e.weights["examples"] for t, e in zip(train.receipts, test.receipts, strict=True)
+        ]
+        assert sum(kept) < 0.72 * 1438
+
+
+def test_a_vertical_partition_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    data = {"name": "breast_cancer", "partition": {"name": "vertical", "clients": 3}}
+    with pytest.raises(DataError) as refusal:
+        simulate(prepared(tmp_path, data=data), EAGER)
+    assert refusal.value.code == "partition_vertical"

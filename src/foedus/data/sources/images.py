@@ -1,0 +1,88 @@
+"""Image folders, one folder per class: ``class/anything.png`` (extra ``images``)."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+
+from foedus.data.dataset import Columns
+from foedus.data.sources.source import Pool, Request, Source, check_size, missing, required_folder, unreadable
+from foedus.domain.errors import DataError
+from foedus.domain.table import Table
+
+ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+LAYOUT = "`[data] folder` has one folder of images per class, or `train` and `test`, each with those."
+CHANNELS = {"L": 1, "RGB": 3}
+
+
+class ImageOptions(Table):
+    """``mode``: grey or colours. ``size``: the side in pixels that images are scaled to; none where they are alike."""
+
+    mode: Literal["L", "RGB"] = "RGB"
+    size: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+
+def read(request: Request) -> Pool:
+    """``image`` ``[n, height, width]`` (grey) or ``[n, 3, height, width]`` uint8, ``label`` ``[n]`` by sorted classes.
+
+    Raises:
+        DataError: ``dataset_missing``, ``dataset_unreadable``, ``dataset_ragged``, ``dataset_too_large``.
+    """
+    folder = required_folder(request, LAYOUT)
+    train = folder / "train"
+    classes = _classes(train if train.is_dir() else folder)
+    if not classes:
+        raise missing(request.name, f"a folder per class in {folder}", LAYOUT)
+    columns = _part(request, train if train.is_dir() else folder, classes)
+    return Pool(columns, _part(request, folder / "test", classes) if request.test else None)
+
+
+def _classes(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _part(request: Request, folder: Path, classes: list[str]) -> Columns:
+    files = [(file, at) for at, name in enumerate(classes) for file in _images(folder / name)]
+    if not files:
+        raise missing(request.name, f"images in {folder}", LAYOUT)
+    images = []
+    for file, _ in files:
+        images.append(_image(file, request.options))
+        if len(images) == 1:
+            check_size(images[0].nbytes * len(files), f"The folder {folder.name}, unpacked,")
+        if images[-1].shape != images[0].shape:
+            sizes = [f"{image.shape[1]}×{image.shape[0]}" for image in (images[0], images[-1])]
+            raise DataError(
+                "dataset_ragged",
+                f"The images differ in size: {files[0][0].name} has {sizes[0]}, {file.name} {sizes[1]}.",
+                "A batch needs images of one size.",
+                "Give `[data] options.size`, the side to scale them to.",
+            )
+    stacked = torch.from_numpy(np.stack(images))
+    image = stacked if request.options.mode == "L" else stacked.permute(0, 3, 1, 2).contiguous()
+    return {"image": image, "label": torch.tensor([at for _, at in files])}
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in ENDINGS) if folder.is_dir() else []
+
+
+def _image(file: Path, options: ImageOptions) -> np.ndarray:
+    """The pixels ``[height, width(, 3)]``; Pillow itself refuses images of too many."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                scaled = image.convert(options.mode)
+                return np.array(scaled.resize((options.size, options.size)) if options.size else scaled)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise unreadable(file, f"{type(error).__name__}.") from error
+
+
+SOURCE = Source(read, ImageOptions)
