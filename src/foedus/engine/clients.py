@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from foedus.data.dataset import ClientData, prepare_client
 from foedus.data.population import Federation
+from foedus.domain.errors import DataError
 from foedus.engine.prepare import Prepared
 
 MIB = 2**20
@@ -26,15 +27,24 @@ class Clients:
     ready: OrderedDict[str, ClientData] = field(default_factory=OrderedDict)
     held: int = 0
 
+    def __post_init__(self) -> None:
+        if self.federation.vertical:
+            strategy = self.prepared.spec.strategy.name
+            raise DataError(
+                "partition_vertical",
+                f"The strategy `{strategy}` needs clients that have rows, and this partition gives each other columns.",
+                "Each client would train another model.",
+                "Use a partition by rows; `foedus data partition` writes the vertical parts as files.",
+            )
+
     def __call__(self, name: str) -> ClientData:
         """One client's prepared data."""
         if name in self.ready:
             self.ready.move_to_end(name)
             return self.ready[name]
         spec = self.prepared.spec
-        data = prepare_client(
-            name, self.federation.clients[name], self.prepared.plan.prepare, spec.test.ratio, spec.seed
-        )
+        columns, (test, validation) = self.federation.clients[name], (spec.test.ratio, spec.test.validation)
+        data = prepare_client(name, columns, self.prepared.plan.prepare, test, spec.seed, validation)
         self.ready[name] = data
         self.held += size_of(data)
         while self.held > spec.data.cache * MIB and len(self.ready) > 1:
@@ -44,4 +54,5 @@ class Clients:
 
 def size_of(data: ClientData) -> int:
     """The bytes that a client's prepared data take, about."""
-    return OVERHEAD + sum(part.inputs.nbytes + part.targets.nbytes for part in (data.train, data.test))
+    parts = (data.train, data.test, data.validation)
+    return OVERHEAD + sum(part.inputs.nbytes + part.targets.nbytes for part in parts)

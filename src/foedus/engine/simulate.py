@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from foedus.data.catalogue import federate
 from foedus.data.dataset import ClientData, Columns, Examples, prepare_client
 from foedus.data.population import Federation
-from foedus.domain.errors import ConfigError, DataError
+from foedus.domain.errors import ConfigError
 from foedus.domain.round import RoundRecord
 from foedus.domain.tree import Tensors, model_digest
 from foedus.engine.choice import Choice, Engine, choose
+from foedus.engine.clients import Clients
 from foedus.engine.driver import drive
 from foedus.engine.observers import Observer
 from foedus.engine.prepare import Prepared
@@ -42,54 +42,6 @@ class Result:
         return model_digest(self.model)
 
 
-MIB = 2**20
-OVERHEAD = 4096
-"""Bytes that a client's prepared data take beside those of its tensors, about."""
-
-
-@dataclass
-class Clients:
-    """The simulated clients' data, prepared by the plan when it is asked for.
-
-    Those asked for last are kept, up to ``[data] cache`` MiB, so that memory stays flat whatever the population.
-    """
-
-    prepared: Prepared
-    federation: Federation
-    ready: OrderedDict[str, ClientData] = field(default_factory=OrderedDict)
-    held: int = 0
-
-    def __post_init__(self) -> None:
-        if self.federation.vertical:
-            strategy = self.prepared.spec.strategy.name
-            raise DataError(
-                "partition_vertical",
-                f"The strategy `{strategy}` needs clients that have rows, and this partition gives each other columns.",
-                "Each client would train another model.",
-                "Use a partition by rows; `foedus data partition` writes the vertical parts as files.",
-            )
-
-    def __call__(self, name: str) -> ClientData:
-        """One client's prepared data."""
-        if name in self.ready:
-            self.ready.move_to_end(name)
-            return self.ready[name]
-        spec = self.prepared.spec
-        columns, (test, validation) = self.federation.clients[name], (spec.test.ratio, spec.test.validation)
-        data = prepare_client(name, columns, self.prepared.plan.prepare, test, spec.seed, validation)
-        self.ready[name] = data
-        self.held += size_of(data)
-        while self.held > spec.data.cache * MIB and len(self.ready) > 1:
-            self.held -= size_of(self.ready.popitem(last=False)[1])
-        return data
-
-
-def size_of(data: ClientData) -> int:
-    """The bytes that a client's prepared data take, about."""
-    parts = (data.train, data.test, data.validation)
-    return OVERHEAD + sum(part.inputs.nbytes + part.targets.nbytes for part in parts)
-
-
 def client_data(prepared: Prepared) -> dict[str, ClientData]:
     """Every simulated client's prepared data, by name."""
     clients = Clients(prepared, federate(prepared.spec, prepared.base))
@@ -105,7 +57,8 @@ def simulate(
         ConfigError, PlanError, DataError: before round 1.
         QuorumError: where too few clients could contribute.
     """
-    return simulate_on(prepared, federate(prepared.spec, prepared.base), engine, observers, keeper)
+    described = replace(federate(prepared.spec, prepared.base), described=True)
+    return simulate_on(prepared, described, engine, observers, keeper)
 
 
 def simulate_on(
