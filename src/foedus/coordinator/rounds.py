@@ -18,7 +18,7 @@ from sqlalchemy import Connection, insert, select, update
 from foedus.coordinator.bells import CLIENTS, of_node, of_run
 from foedus.coordinator.folding import MODEL, Closing, Given, digest_of_model, fold_and_close
 from foedus.coordinator.hearing import Hearing
-from foedus.coordinator.live import Live, RunRow, find_run, move_run, name_blob, spec_of, tell
+from foedus.coordinator.live import Live, RunRow, find_run, move_run, name_blob, not_live, spec_of, tell
 from foedus.coordinator.orders import (
     Answers,
     abandoned,
@@ -39,7 +39,7 @@ from foedus.domain.round import PhaseOrder, PhaseRecord, Receipt
 from foedus.domain.run import RunStatus
 from foedus.domain.tree import State
 from foedus.engine.driver import Progress
-from foedus.schedules.schedule import Ask, Event, WakeAt
+from foedus.schedules.schedule import Ask, Close, Draw, Event, WakeAt
 from foedus.store.artifacts import Artifacts, hash_file
 from foedus.store.tables import phase_events, phases, rounds, runs
 from foedus.strategies.strategy import Phase, round_of
@@ -95,6 +95,10 @@ class LivePort:
                 return tuple(sorted(found))
             self._rung.wait(RECHECK)
 
+    def out(self) -> tuple[str, ...]:
+        """Nobody: an assignment ends with its phase."""
+        return ()
+
     def open(self, order: PhaseOrder, phase: Phase, state: State) -> None:
         """Store the order, its deadline and the assignments that the schedule begins with, as one."""
         _, commands = phase.schedule.init(order.clients)
@@ -122,6 +126,10 @@ class LivePort:
             with self._writing("ask") as (tx, run):
                 nodes = add_assignments(tx, run.id, order, missing)
             self._live.bells.ring(*map(of_node, nodes))
+
+    def draw(self, order: PhaseOrder, draw: Draw) -> None:
+        """Live phases ask cohorts that were planned."""
+        raise not_live("that draws clients")
 
     def wake_at(self, order: PhaseOrder, at: float) -> None:
         """Store the deadline, unless it is the one that the phase was opened with."""
@@ -152,9 +160,9 @@ class LivePort:
                 self._rung.wait(min(left, RECHECK))
         return hearing.events.popleft()
 
-    def close(self, order: PhaseOrder, phase: Phase, state: State, clients: tuple[str, ...]) -> State:
-        """Fold these clients' updates from their blobs, and store state, record and client states as one."""
-        return self._end_phase(order, frozenset(clients))
+    def close(self, order: PhaseOrder, phase: Phase, state: State, verdict: Close) -> State:
+        """Fold the updates that count from their blobs, and store state, record and client states as one."""
+        return self._end_phase(order, frozenset(verdict.clients))
 
     def untested(self, order: PhaseOrder, phase: Phase, state: State, reason: str) -> State:
         """Record that too few answered; the model stays as it is."""

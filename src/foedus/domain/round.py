@@ -16,10 +16,14 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class PartSpec:
-    """One named part of an update: its tensors, and the weight that its mean uses."""
+    """One named part of an update: its tensors, and the weight that its mean uses.
+
+    ``discounted``: staleness shrinks it, as it does a difference; what a client sends as values is not shrunk.
+    """
 
     tensors: Mapping[str, TensorSpec]
     weight: str
+    discounted: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Receipt:
 
     ``weights`` and ``metrics`` as sent; ``digest`` names the update's bytes, ``state`` the client state that becomes
     current because this contribution was counted (both empty in simulation); ``seconds`` of work on the client.
-    ``failure`` is a reason where the client did not contribute, and empty where it did.
+    ``failure`` is a reason where the client did not contribute, and empty where it did. ``staleness``: how many
+    versions the model was further, when the phase was closed, than the one that the client began with.
     """
 
     client: str
@@ -65,6 +70,7 @@ class Receipt:
     seconds: float = 0.0
     size: int = 0
     failure: str = ""
+    staleness: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,14 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The cohort's combined update; ``count`` contributions are in it."""
+    """The cohort's combined update; ``count`` contributions are in it.
+
+    ``factors``: what staleness left of each, in the order of client names; none where the schedule knows no staleness.
+    """
 
     tensors: Parts
     count: int
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,10 @@ class PhaseOrder:
 
 @dataclass(frozen=True)
 class PhaseRecord:
-    """What happened in a phase. ``metrics`` are means over the receipts, weighted by examples."""
+    """What happened in a phase. ``metrics`` are means over the receipts, weighted by examples.
+
+    In simulation it took ``virtual_seconds``, in which clients worked for ``client_seconds`` all together.
+    """
 
     phase: str
     asked: tuple[str, ...]
@@ -113,6 +126,8 @@ class PhaseRecord:
     bytes_down: int = 0
     bytes_up: int = 0
     outcome: str = "closed"
+    virtual_seconds: float = 0.0
+    client_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,7 @@ class RoundRecord:
     """What happened in a round (1-based), phase by phase; ``model`` is the digest of the model after it.
 
     ``central``: loss and metrics of that model on the held-out part, in the rounds in which it was measured.
+    ``virtual_time``: seconds on the simulation's virtual clock when the round was done.
     """
 
     round: int
@@ -127,6 +143,7 @@ class RoundRecord:
     model: str
     seconds: float
     central: Metrics = field(default_factory=dict)
+    virtual_time: float = 0.0
 
     @property
     def metrics(self) -> dict[str, float]:

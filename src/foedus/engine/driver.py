@@ -15,7 +15,7 @@ from foedus.domain.errors import QuorumError
 from foedus.domain.round import PhaseOrder
 from foedus.domain.tree import State
 from foedus.engine.round import plan_phase
-from foedus.schedules.schedule import Abandon, Ask, Close, Command, Event, WakeAt
+from foedus.schedules.schedule import Abandon, Ask, Close, Command, Draw, Event, WakeAt
 from foedus.strategies.stopping import stopped
 from foedus.strategies.strategy import Done, Phase, Strategy, round_of
 
@@ -35,7 +35,23 @@ class Progress:
     attempt: int = 0
 
 
-class Port(Protocol):
+class Ear(Protocol):
+    """What a schedule's commands are said to, and its events come from."""
+
+    def ask(self, order: PhaseOrder, clients: tuple[str, ...]) -> None:
+        """Ask these clients, unless they were asked already."""
+
+    def draw(self, order: PhaseOrder, draw: Draw) -> None:
+        """Choose among the idle and ask them, unless this draw was made already; :class:`Asked` tells of it."""
+
+    def wake_at(self, order: PhaseOrder, at: float) -> None:
+        """Have a Tick ``at`` seconds after the phase was opened, and no other."""
+
+    def next_event(self, order: PhaseOrder) -> Event:
+        """The next event of the phase, from its beginning; waits for it."""
+
+
+class Port(Ear, Protocol):
     """Where a run lives. Every method is durable when it returns, and may be called again after a crash."""
 
     def load(self) -> Progress:
@@ -44,20 +60,14 @@ class Port(Protocol):
     def population(self) -> Sequence[str]:
         """The sorted names of the clients that may be asked now; waits until there are enough."""
 
+    def out(self) -> tuple[str, ...]:
+        """Whose asks of earlier phases are still out, in the order of names."""
+
     def open(self, order: PhaseOrder, phase: Phase, state: State) -> None:
         """Store the order of a phase; from now on :meth:`load` gives it back until it is closed or abandoned."""
 
-    def ask(self, order: PhaseOrder, clients: tuple[str, ...]) -> None:
-        """Ask these clients, unless they were asked already."""
-
-    def wake_at(self, order: PhaseOrder, at: float) -> None:
-        """Have a Tick ``at`` seconds after the phase was opened."""
-
-    def next_event(self, order: PhaseOrder) -> Event:
-        """The next event of the phase, from its beginning; waits for it."""
-
-    def close(self, order: PhaseOrder, phase: Phase, state: State, clients: tuple[str, ...]) -> State:
-        """Fold these clients' contributions, call ``close_phase``, and store state and record as one."""
+    def close(self, order: PhaseOrder, phase: Phase, state: State, verdict: Close) -> State:
+        """Fold the contributions that count, call ``close_phase``, and store state and record as one."""
 
     def untested(self, order: PhaseOrder, phase: Phase, state: State, reason: str) -> State:
         """Close an optional phase to which too few answered."""
@@ -85,11 +95,11 @@ def drive(strategy: Strategy, rounds: int, seed: int, port: Port) -> State:
             state = port.end_round(state)
             continue
         if order is None:
-            order = plan_phase(phase, state, port.population(), seed, attempt)
+            order = _order(phase, state, seed, attempt, port)
             port.open(order, phase, state)
-        verdict = _collect(phase, order, port)
+        verdict = collect(phase, order, port)
         if isinstance(verdict, Close):
-            state, attempt, first = port.close(order, phase, state, verdict.clients), 0, 0
+            state, attempt, first = port.close(order, phase, state, verdict), 0, 0
         elif phase.optional:
             state, attempt, first = port.untested(order, phase, state, verdict.reason), 0, 0
         else:
@@ -112,7 +122,14 @@ def _too_few(order: PhaseOrder, times: int, reason: str, said: tuple[str, ...]) 
     )
 
 
-def _collect(phase: Phase, order: PhaseOrder, port: Port) -> Close | Abandon:
+def _order(phase: Phase, state: State, seed: int, attempt: int, port: Port) -> PhaseOrder:
+    """A cohort that is planned, or whose asks are out where the schedule draws as it goes."""
+    if phase.schedule.draws:
+        return PhaseOrder(round_of(state), phase.name, port.out(), attempt)
+    return plan_phase(phase, state, port.population(), seed, attempt)
+
+
+def collect(phase: Phase, order: PhaseOrder, port: Ear) -> Close | Abandon:
     """Feed the schedule until it closes the phase or gives it up."""
     schedule_state, commands = phase.schedule.init(order.clients)
     while True:
@@ -123,8 +140,10 @@ def _collect(phase: Phase, order: PhaseOrder, port: Port) -> Close | Abandon:
         schedule_state, commands = phase.schedule.advance(schedule_state, port.next_event(order))
 
 
-def _perform(command: Command, order: PhaseOrder, port: Port) -> None:
+def _perform(command: Command, order: PhaseOrder, port: Ear) -> None:
     if isinstance(command, Ask):
         port.ask(order, command.clients)
+    elif isinstance(command, Draw):
+        port.draw(order, command)
     elif isinstance(command, WakeAt):
         port.wake_at(order, command.at)

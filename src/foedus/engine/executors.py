@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from foedus.engine.kernels import BlockResult, ClientSource, Kernel, PhaseWork
+from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork
 
 
 class Executor(Protocol):
@@ -19,6 +19,9 @@ class Executor(Protocol):
 
     def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
         """The blocks' results, in the blocks' order."""
+
+    def outcomes(self, work: PhaseWork, clients: tuple[str, ...]) -> Iterator[Outcome]:
+        """What became of each client's work, unfolded, in the order given."""
 
     def close(self) -> None:
         """Give back processes and memory."""
@@ -37,6 +40,10 @@ class InlineExecutor:
         """Compute and fold block by block."""
         for block in blocks:
             yield self._kernel.fold(work, block, self._source)
+
+    def outcomes(self, work: PhaseWork, clients: tuple[str, ...]) -> Iterator[Outcome]:
+        """Compute one after another."""
+        return self._kernel.run(work, clients, self._source)
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -10,8 +10,8 @@ from foedus.aggregation.aggregator import Sums
 from foedus.data.dataset import ClientData
 from foedus.domain.errors import ClientWorkError
 from foedus.domain.rng import Randomness
-from foedus.domain.round import Ask, Broadcast, Contribution, PhaseOrder, Receipt
-from foedus.domain.tree import State
+from foedus.domain.round import Ask, Broadcast, Contribution, PhaseOrder, Receipt, Schema
+from foedus.domain.tree import Parts, State
 from foedus.engine.client import ClientTask, run_client
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan
@@ -40,6 +40,8 @@ class Outcome:
 
 
 ClientSource = Callable[[str], ClientData]
+
+NO_FACTORS: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,28 @@ class EagerKernel:
         return Outcome(client, contribution, new_state)
 
 
-def fold_outcomes(phase: Phase, outcomes: Iterable[Outcome]) -> BlockResult:
-    """Fold one block's contributions, which stand in the order of their names."""
+def fold_outcomes(phase: Phase, outcomes: Iterable[Outcome], factors: Mapping[str, float] = NO_FACTORS) -> BlockResult:
+    """Fold one block's contributions, which stand in the order of their names; ``factors`` shrink those of clients."""
     sums, receipts, states = phase.aggregator.zero(), [], {}
     for outcome in outcomes:
         contribution = outcome.contribution
         if contribution is None:
             receipts.append(Receipt(outcome.client, {}, {}, failure=outcome.failure))
             continue
-        sums = phase.aggregator.add(sums, phase.transform.decode(contribution.update), contribution.weights)
+        update = phase.transform.decode(contribution.update)
+        if (factor := factors.get(outcome.client, 1.0)) != 1.0:
+            update = discounted(phase.schema, update, factor)
+        sums = phase.aggregator.add(sums, update, contribution.weights)
         size = sum(t.numel() * t.element_size() for part in contribution.update.values() for t in part.values())
         weights, metrics, seconds = contribution.weights, contribution.metrics, contribution.seconds
         receipts.append(Receipt(outcome.client, weights, metrics, seconds=seconds, size=size))
         states[outcome.client] = outcome.state
     return BlockResult(sums, tuple(receipts), states)
+
+
+def discounted(schema: Schema, update: Parts, factor: float) -> Parts:
+    """An update as staleness leaves it: its differences times ``factor``, and what is sent as values as it is."""
+    return {
+        part: {name: tensor * factor for name, tensor in tensors.items()} if schema.parts[part].discounted else tensors
+        for part, tensors in update.items()
+    }

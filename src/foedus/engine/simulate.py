@@ -16,9 +16,10 @@ from foedus.engine.choice import Choice, Engine, choose
 from foedus.engine.clients import Clients
 from foedus.engine.driver import drive
 from foedus.engine.observers import Observer
+from foedus.engine.pacing import pacing
 from foedus.engine.prepare import Prepared
 from foedus.engine.snapshot import Keeper
-from foedus.engine.virtual import VirtualPort
+from foedus.engine.virtual import Setting, VirtualPort
 from foedus.local.evaluate import measure
 from foedus.local.objective import EagerObjective
 
@@ -71,9 +72,11 @@ def simulate_on(
     """As :func:`simulate`, on clients and a held-out part that were loaded."""
     began = time.monotonic()
     clients = Clients(prepared, federation)
+    paces = pacing(prepared, federation.names, clients)
     executor, choice = choose(engine, prepared, clients, federation.names)
     held_out = HeldOut(prepared, federation.held_out)
-    port = VirtualPort(prepared, federation.names, executor, observers, held_out.in_round, keeper)
+    setting = Setting(federation.names, paces, executor)
+    port = VirtualPort(prepared, setting, observers, held_out.in_round, keeper)
     if keeper:
         keeper.chosen(choice)
     try:

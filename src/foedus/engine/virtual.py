@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from foedus.aggregation.aggregator import Sums
-from foedus.domain.round import Aggregate, Broadcast, PhaseOrder, PhaseRecord, Receipt, RoundRecord
+from foedus.domain.round import Broadcast, PhaseOrder, PhaseRecord, RoundRecord
 from foedus.domain.tree import State, Tensors, model_digest, size_in_bytes
-from foedus.engine.driver import Progress
+from foedus.engine.cohort import CohortPhase, Gathered
+from foedus.engine.devices import MICRO
+from foedus.engine.driver import Ear, Progress
 from foedus.engine.executors import Executor
+from foedus.engine.flights import Flights
 from foedus.engine.kernels import PhaseWork
 from foedus.engine.observers import Observer
+from foedus.engine.pacing import Pacing
 from foedus.engine.prepare import Prepared
 from foedus.engine.records import Recent
 from foedus.engine.round import close_phase, record_of
 from foedus.engine.snapshot import Keeper, Snapshot
-from foedus.schedules.schedule import Event, Failed, Reported, Tick
+from foedus.schedules.schedule import Close, Draw, Event
 from foedus.strategies.strategy import Phase, round_of
 
 Central = Callable[[int, Tensors], Mapping[str, float]]
@@ -27,14 +29,24 @@ Central = Callable[[int, Tensors], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class _Between:
-    """The state between two rounds, and the clients' states that were replaced since then."""
+    """The state between two rounds, what the clock knew, and the clients' states that were replaced since then."""
 
     state: State
+    port: State = field(default_factory=State)
     replaced: dict[str, State | None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Who could be asked, how long each takes, and where the work is done."""
+
+    population: Sequence[str]
+    pacing: Pacing
+    executor: Executor
+
+
 class VirtualPort:
-    """Holds a simulated run in memory. Every client answers at virtual time 0, in the order of names.
+    """Holds a simulated run in memory: client work is done when it is due, and time is only counted.
 
     It begins where the ``keeper`` says that it stood, and lets it know between two rounds where it stands.
     """
@@ -42,22 +54,25 @@ class VirtualPort:
     def __init__(
         self,
         prepared: Prepared,
-        population: Sequence[str],
-        executor: Executor,
+        setting: Setting,
         observers: Sequence[Observer],
         central: Central,
         keeper: Keeper | None = None,
     ) -> None:
         self.records = Recent()
         self._prepared = prepared
-        self._population = population
-        self._executor = executor
+        self._setting = setting
         self._observers = observers
         self._central = central
         self._keeper = keeper
         begin = keeper.begin if keeper else None
         self._states: dict[str, State] = dict(begin.clients) if begin else {}
         self._between = _Between(begin.state if begin else prepared.strategy.init(prepared.model))
+        self._flights = Flights(setting.executor)
+        if begin:
+            self._flights.restore(begin.port)
+        self._between = replace(self._between, port=self._flights.export())
+        self._there: tuple[int, Sequence[str]] | None = None
         self._phases: list[PhaseRecord] = []
         self._began = time.monotonic()
 
@@ -74,77 +89,105 @@ class VirtualPort:
         """Where the run was when the last round was done."""
         clients = {name: state for name, state in self._states.items() if name not in self._between.replaced}
         before = {name: state for name, state in self._between.replaced.items() if state is not None}
-        return Snapshot(self._between.state, clients | before)
+        return Snapshot(self._between.state, clients | before, self._between.port)
 
     def population(self) -> Sequence[str]:
-        """Every client of the partition."""
-        return self._population
+        """The clients of the partition that are there in this round; the clock waits until there are enough."""
+        number = round_of(self._between.state)
+        if self._there is None or self._there[0] != number:
+            devices, needed = self._setting.pacing.devices, self._prepared.spec.cohort.size or 1
+            names, waited = devices.there(self._setting.population, number, needed)
+            self._flights.wait(waited)
+            self._there = number, names
+        return self._there[1]
+
+    def out(self) -> tuple[str, ...]:
+        """Whose asks of earlier rounds are still out."""
+        return self._flights.out
 
     def open(self, order: PhaseOrder, phase: Phase, state: State) -> None:
         """Begin a phase."""
         broadcast = Broadcast({part: state.tensors[part] for part in phase.broadcast})
         self._work = PhaseWork(order, phase, broadcast, self._states, self._prepared.spec.seed)
-        self._events = deque[Event]()
-        self._sums: Sums = phase.aggregator.zero()
-        self._receipts: list[Receipt] = []
-        self._new_states: dict[str, State] = {}
-        self._deadline = 0.0
+        pacing = self._setting.pacing
+        if phase.schedule.draws:
+            self._flights.open(self._work, self.population(), pacing.of(self._work))
+        else:
+            self._cohort = CohortPhase(self._work, self._setting.executor, pacing.of(self._work), pacing.devices.even)
 
     def ask(self, order: PhaseOrder, clients: tuple[str, ...]) -> None:
-        """Have the clients' work done, fold block by block, and queue their answers."""
-        for result in self._executor.run(self._work, order.blocks):
-            self._sums = self._work.phase.aggregator.merge(self._sums, result.sums)
-            self._receipts.extend(result.receipts)
-            self._new_states.update(result.states)
-        for receipt in self._receipts:
-            self._events.append(Failed(receipt.client, 0.0) if receipt.failure else Reported(receipt.client, 0.0))
+        """Have the cohort's work done, and know all its answers."""
+        self._cohort.ask()
+
+    def draw(self, order: PhaseOrder, draw: Draw) -> None:
+        """Ask some of the idle."""
+        self._flights.draw(order, draw)
 
     def wake_at(self, order: PhaseOrder, at: float) -> None:
-        """Remember the deadline; it comes when nothing else does."""
-        self._deadline = at
+        """Set the phase's alarm."""
+        self._ear.wake_at(order, at)
 
     def next_event(self, order: PhaseOrder) -> Event:
-        """The next answer, or the deadline."""
-        return self._events.popleft() if self._events else Tick(self._deadline)
+        """The next event of the phase in virtual time."""
+        return self._ear.next_event(order)
 
-    def close(self, order: PhaseOrder, phase: Phase, state: State, clients: tuple[str, ...]) -> State:
+    def close(self, order: PhaseOrder, phase: Phase, state: State, verdict: Close) -> State:
         """Take the step; the clients' new states become current."""
-        aggregate = Aggregate(phase.aggregator.finish(self._sums), self._sums.count)
-        closed, record = close_phase(self._prepared.strategy, state, order, aggregate, self._receipts)
-        for client in self._new_states:
+        gathered = self._gather(verdict)
+        closed, record = close_phase(self._prepared.strategy, state, order, gathered.aggregate, gathered.receipts)
+        for client in gathered.states:
             self._between.replaced.setdefault(client, self._states.get(client))
-        self._states.update(self._new_states)
-        self._record(record)
+        self._states.update(gathered.states)
+        self._record(record, gathered)
         return closed
 
     def untested(self, order: PhaseOrder, phase: Phase, state: State, reason: str) -> State:
         """Go on without a test."""
-        closed, record = close_phase(self._prepared.strategy, state, order, Aggregate({}, 0), self._receipts)
-        self._record(replace(record, outcome="untested"))
+        gathered = self._gather(None)
+        closed, record = close_phase(self._prepared.strategy, state, order, gathered.aggregate, gathered.receipts)
+        self._record(replace(record, outcome="untested"), gathered)
         return closed
 
     def abandon(self, order: PhaseOrder, reason: str) -> tuple[str, ...]:
         """Record this attempt, of which nothing counts."""
-        self._record(replace(record_of(order, self._receipts, optional=False), metrics={}, outcome="abandoned"))
+        gathered = self._gather(None)
+        record = replace(record_of(order, gathered.receipts, optional=False), metrics={}, outcome="abandoned")
+        self._record(record, gathered)
         if self._keeper:
-            self._keeper.abandoned(order, reason, self._receipts)
-        return tuple(f"{receipt.client}: {receipt.failure}" for receipt in self._receipts if receipt.failure)
+            self._keeper.abandoned(order, reason, gathered.receipts)
+        return tuple(f"{receipt.client}: {receipt.failure}" for receipt in gathered.receipts if receipt.failure)
 
     def end_round(self, state: State) -> State:
         """Record the round and tell the observers."""
         number, model = round_of(state), state.tensors["model"]
         central = self._central(number, model)
         now = time.monotonic()
-        record = RoundRecord(number, tuple(self._phases), model_digest(model), now - self._began, central)
+        phases, clock = tuple(self._phases), self._flights.now / MICRO
+        record = RoundRecord(number, phases, model_digest(model), now - self._began, central, clock)
         self.records.add(record)
         self._phases, self._began = [], now
         for observer in self._observers:
             observer.round(record)
-        self._between = _Between(self._prepared.strategy.end(state, record.metrics))
+        self._between = _Between(self._prepared.strategy.end(state, record.metrics), self._flights.export())
         if self._keeper:
             self._keeper.between(number, self.snapshot)
         return self._between.state
 
-    def _record(self, record: PhaseRecord) -> None:
-        down = sum(size_in_bytes(part) for part in self._work.broadcast.tensors.values()) * len(record.asked)
-        self._phases.append(replace(record, bytes_down=down))
+    @property
+    def _ear(self) -> Ear:
+        return self._flights if self._work.phase.schedule.draws else self._cohort.line
+
+    def _gather(self, verdict: Close | None) -> Gathered:
+        """What the phase came to. The clock does not wait for a test: the training needs no answer to go on."""
+        phase = self._work.phase
+        if phase.schedule.draws:
+            return self._flights.gather(verdict)
+        gathered = self._cohort.gather(verdict)
+        if not phase.optional:
+            self._flights.now += gathered.micros
+        return gathered
+
+    def _record(self, record: PhaseRecord, gathered: Gathered) -> None:
+        down = sum(size_in_bytes(part) for part in self._work.broadcast.tensors.values()) * len(gathered.asked)
+        record = replace(record, asked=gathered.asked, bytes_down=down, virtual_seconds=gathered.micros / MICRO)
+        self._phases.append(replace(record, client_seconds=gathered.client_micros / MICRO))

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -94,16 +94,27 @@ class WorkersExecutor:
 
     def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
         """The blocks' results in the blocks' order, each as soon as those before it are there."""
-        self._ready_for(work)
-        (broadcast,) = self._broadcast.write([work.broadcast.tensors])
         done: dict[int, BlockResult] = {}
         after = 0
+        for at, result in self._results(work, self.items(work, blocks)):
+            done[at] = result if isinstance(result, BlockResult) else fold_outcomes(work.phase, result)
+            while after in done:
+                yield done.pop(after)
+                after += 1
+
+    def outcomes(self, work: PhaseWork, clients: tuple[str, ...]) -> Iterator[Outcome]:
+        """What became of each client's work, when all is done."""
+        items = [Item(0, part, some, False) for part, some in enumerate(self._kernel.parts(work, clients))]
+        for _, result in self._results(work, items):
+            assert not isinstance(result, BlockResult)
+            yield from result
+
+    def _results(self, work: PhaseWork, items: list[Item]) -> Iterator[tuple[int, BlockResult | list[Outcome]]]:
+        """Blocks by their number, as they are finished; workers that were left at work are ended."""
+        self._ready_for(work)
+        (broadcast,) = self._broadcast.write([work.broadcast.tensors])
         try:
-            for at, result in _Round(self, work, broadcast, blocks).results():
-                done[at] = result
-                while after in done:
-                    yield done.pop(after)
-                    after += 1
+            yield from _Round(self, work, broadcast, items).results()
         finally:
             if any(worker.item for worker in self._workers):
                 self.close()
@@ -174,18 +185,16 @@ class WorkersExecutor:
 class _Round:
     """One phase on its way: what is still to be handed out, and the parts of blocks that have come back."""
 
-    def __init__(
-        self, executor: WorkersExecutor, work: PhaseWork, broadcast: Packed, blocks: Sequence[tuple[str, ...]]
-    ) -> None:
+    def __init__(self, executor: WorkersExecutor, work: PhaseWork, broadcast: Packed, items: list[Item]) -> None:
         self._executor, self._work, self._broadcast = executor, work, broadcast
-        self._waiting = deque(executor.items(work, blocks))
+        self._waiting = deque(items)
         self._left = len(self._waiting)
         self._deaths: dict[tuple[int, int], int] = {}
         self._parts: dict[int, dict[int, list[Outcome]]] = {}
-        self._expected = {block: sum(item.block == block for item in self._waiting) for block in range(len(blocks))}
+        self._expected = Counter(item.block for item in items)
 
-    def results(self) -> Iterator[tuple[int, BlockResult]]:
-        """Blocks by their number, as they are finished."""
+    def results(self) -> Iterator[tuple[int, BlockResult | list[Outcome]]]:
+        """Blocks by their number, as they are finished; outcomes where the workers had parts of a block."""
         while self._left:
             for worker in self._executor.workers:
                 if worker.item is None and self._waiting:
@@ -194,7 +203,7 @@ class _Round:
             for pipe in wait(list(busy)):
                 yield from self._hear(next(worker for known, worker in busy.items() if known is pipe))
 
-    def _hear(self, worker: _Worker) -> Iterator[tuple[int, BlockResult]]:
+    def _hear(self, worker: _Worker) -> Iterator[tuple[int, BlockResult | list[Outcome]]]:
         item = worker.item
         assert item is not None
         try:
@@ -214,16 +223,16 @@ class _Round:
         else:
             yield from self._part(item, _outcomes(reply, worker.results))
 
-    def _part(self, item: Item, outcomes: list[Outcome]) -> Iterator[tuple[int, BlockResult]]:
+    def _part(self, item: Item, outcomes: list[Outcome]) -> Iterator[tuple[int, list[Outcome]]]:
         self._left -= 1
         parts = self._parts.setdefault(item.block, {})
         parts[item.part] = outcomes
         if len(parts) == self._expected[item.block]:
             inside = [outcome for at in sorted(parts) for outcome in parts[at]]
             del self._parts[item.block]
-            yield item.block, fold_outcomes(self._work.phase, inside)
+            yield item.block, inside
 
-    def _bury(self, item: Item) -> Iterator[tuple[int, BlockResult]]:
+    def _bury(self, item: Item) -> Iterator[tuple[int, BlockResult | list[Outcome]]]:
         place = (item.block, item.part)
         self._deaths[place] = self._deaths.get(place, 0) + 1
         if self._deaths[place] < TRIES:

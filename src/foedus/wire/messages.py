@@ -307,6 +307,7 @@ class ReceiptView(Message):
     seconds: float
     size: int
     failure: str = ""
+    staleness: int = 0
 
 
 class PhaseView(Message):
@@ -319,6 +320,8 @@ class PhaseView(Message):
     metrics: dict[str, float]
     bytes_down: int
     bytes_up: int
+    virtual_seconds: float = 0.0
+    client_seconds: float = 0.0
 
 
 class RoundView(Message):

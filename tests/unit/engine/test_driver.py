@@ -18,7 +18,7 @@ from foedus.domain.tree import State, Tensors
 from foedus.engine.driver import Progress, drive
 from foedus.engine.round import close_phase
 from foedus.local.evaluate import evaluation
-from foedus.schedules.schedule import Event, Failed, Reported, Tick
+from foedus.schedules.schedule import Close, Draw, Event, Failed, Reported, Tick
 from foedus.schedules.selectors import uniform
 from foedus.schedules.synchronous import synchronous
 from foedus.strategies.stopping import next_round
@@ -92,6 +92,12 @@ class MemoryPort:
         if (order, clients) not in self.disk.asked:
             self.disk.asked.append((order, clients))
 
+    def draw(self, order: PhaseOrder, draw: Draw) -> None:
+        raise AssertionError("the schedule does not draw")
+
+    def out(self) -> tuple[str, ...]:
+        return ()
+
     def wake_at(self, order: PhaseOrder, at: float) -> None:
         self._spend()
 
@@ -109,8 +115,9 @@ class MemoryPort:
         self._spend()
         return self.disk.events[self.at - 1]
 
-    def close(self, order: PhaseOrder, phase: Phase, state: State, clients: tuple[str, ...]) -> State:
+    def close(self, order: PhaseOrder, phase: Phase, state: State, verdict: Close) -> State:
         self._spend()
+        clients = verdict.clients
         sums = Sums()
         for _ in clients:
             one = phase.aggregator.add(Sums(), {"p": {"w": torch.ones(1)}}, {"examples": 1.0})
