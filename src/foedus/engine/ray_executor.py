@@ -7,7 +7,7 @@ is replaced, and its work is done again elsewhere; work that ends several actors
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 import ray
@@ -24,6 +24,9 @@ from foedus.engine.ray_actors import Actors
 from foedus.engine.ray_cluster import Cluster, connect
 from foedus.engine.serving import pack_state
 from foedus.engine.workers import BLOCKS_PER_WORKER, TRIES, Item, cores
+
+Numbered = tuple[int, BlockResult | list[Outcome]]
+"""A block's number, and its sum where a whole block went to one actor, else its clients' outcomes in their order."""
 
 
 def begin(
@@ -89,17 +92,28 @@ class RayExecutor:
 
     def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
         """The blocks' results in the blocks' order, each as soon as those before it are there."""
+        done: dict[int, BlockResult] = {}
+        after = 0
+        for at, result in self._results(work, self.items(work, blocks)):
+            done[at] = result if isinstance(result, BlockResult) else fold_outcomes(work.phase, result)
+            while after in done:
+                yield done.pop(after)
+                after += 1
+
+    def outcomes(self, work: PhaseWork, clients: tuple[str, ...]) -> Iterator[Outcome]:
+        """What became of each client's work, when all is done."""
+        items = [Item(0, part, some, False) for part, some in enumerate(self._kernel.parts(work, clients))]
+        for _, result in self._results(work, items):
+            assert not isinstance(result, BlockResult)
+            yield from result
+
+    def _results(self, work: PhaseWork, items: Sequence[Item]) -> Iterator[Numbered]:
+        """Blocks by their number, as they are finished; actors that were left at work are ended."""
         actors = self.start()
         self._phases += 1
         down = Down(self._phases, ray.put(encode(State(work.broadcast.tensors))), work.broadcast.options)
-        done: dict[int, BlockResult] = {}
-        after = 0
         try:
-            for at, result in _Round(actors, work, down, self.items(work, blocks)).results():
-                done[at] = result
-                while after in done:
-                    yield done.pop(after)
-                    after += 1
+            yield from _Round(actors, work, down, items).results()
         finally:
             if actors.busy:
                 self._end()
@@ -136,11 +150,9 @@ class _Round:
         self._left = len(items)
         self._deaths: dict[tuple[int, int], int] = {}
         self._parts: dict[int, dict[int, list[Outcome]]] = {}
-        self._expected: dict[int, int] = {}
-        for item in items:
-            self._expected[item.block] = self._expected.get(item.block, 0) + 1
+        self._expected = Counter(item.block for item in items)
 
-    def results(self) -> Iterator[tuple[int, BlockResult]]:
+    def results(self) -> Iterator[Numbered]:
         """Blocks by their number, as they are finished."""
         while self._left:
             for member in self._actors.idle[: len(self._waiting)]:
@@ -155,7 +167,7 @@ class _Round:
         states = {client: pack_state(known[client]) for client in item.clients if client in known}
         return Job(self._work.order, self._down, states, item.clients, item.fold)
 
-    def _settle(self, item: Item, reply: Reply | None) -> Iterator[tuple[int, BlockResult]]:
+    def _settle(self, item: Item, reply: Reply | None) -> Iterator[Numbered]:
         if isinstance(reply, FoedusError):
             raise reply
         if isinstance(reply, Block):
@@ -176,11 +188,11 @@ class _Round:
         self._deaths[place] = self._deaths.get(place, 0) + 1
         return self._deaths[place] < TRIES
 
-    def _part(self, item: Item, outcomes: list[Outcome]) -> Iterator[tuple[int, BlockResult]]:
+    def _part(self, item: Item, outcomes: list[Outcome]) -> Iterator[Numbered]:
         self._left -= 1
         parts = self._parts.setdefault(item.block, {})
         parts[item.part] = outcomes
         if len(parts) == self._expected[item.block]:
             del self._parts[item.block]
             inside = [outcome for at in sorted(parts) for outcome in parts[at]]
-            yield item.block, fold_outcomes(self._work.phase, inside)
+            yield item.block, inside
