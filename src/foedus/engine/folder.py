@@ -33,7 +33,7 @@ from foedus.domain.run import RunSpec
 from foedus.domain.tree import Tensors
 from foedus.engine.history import History
 from foedus.engine.json_text import to_json
-from foedus.engine.records import plain
+from foedus.engine.records import plain, read_records
 from foedus.engine.report import Report, report_html
 
 RUN, ROUNDS, SUMMARY, MODEL = "run.toml", "rounds.jsonl", "summary.json", "model.safetensors"
@@ -145,10 +145,32 @@ class RunFolder:
         if bundle is not None:
             self._keep(bundle)
             spec = spec.model_copy(update={"plan": _kept_as(bundle)})
-        self._write(RUN, tomli_w.dumps(_without_none(spec.model_dump(mode="json"))).encode())
         self._write(ROUNDS, b"")
-        self.environment({"plan": bundle.digest} if bundle else {})
+        self._ask(spec, {"plan": bundle.digest} if bundle else {})
         self.log("started")
+
+    def go_on(self, spec: RunSpec, facts: Mapping[str, Json], until: Position) -> None:
+        """Take a run up after ``until``: what rounds.jsonl has beyond it is removed, what it has before it is known.
+
+        Raises:
+            IntegrityError: ``rounds_malformed``.
+        """
+        path = self.path / ROUNDS
+        os.truncate(path, until.size)
+        with path.open("rb") as file:
+            self._rounds, self._size = hashlib.file_digest(file, "sha256"), until.size
+        for record in read_records(path):
+            self.history.add(record)
+        self._positions = {len(self.history.rows): until}
+        (self.path / SUMMARY).unlink(missing_ok=True)
+        self._ask(spec, facts)
+        self.log("resumed", after=len(self.history.rows))
+
+    def _ask(self, spec: RunSpec, facts: Mapping[str, Json]) -> None:
+        """Say what is run, and how that is known to be the same later on."""
+        content = tomli_w.dumps(_without_none(spec.model_dump(mode="json"))).encode()
+        self._write(RUN, content)
+        self.environment({**facts, "run": hashlib.sha256(content).hexdigest()})
 
     def environment(self, facts: Mapping[str, Json]) -> None:
         """Say where the run runs, and how: kernel, executor, workers, the reason. What was said before stays."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from foedus.domain.checkpoint import CheckpointTable
-from foedus.domain.errors import StorageError
+from foedus.domain.errors import ConfigError, StorageError
 from foedus.domain.plain import Json
 from foedus.domain.round import PhaseOrder, Receipt
 from foedus.engine.checkpoints import Checkpoint, write
@@ -17,6 +17,9 @@ from foedus.engine.snapshot import Snapshot
 
 SECONDS = 60.0
 """Where ``[checkpoint] every`` is not given, a checkpoint is written after so many seconds …"""
+
+FREE = ("executor", "workers", "reason")
+"""What of a choice decides no bit."""
 
 SHARE = 20
 """… and not before so many times as long as the last one took to write."""
@@ -34,13 +37,27 @@ class Keeping:
         self._table = table
         self._kept = before.rounds if before else 0
         self._spent = before.seconds if before else 0.0
+        self._before = before.choice if before else {}
         self._choice: dict[str, Json] = {}
         self._began = self._last = time.monotonic()
         self._took = 0.0
 
     def chosen(self, choice: Choice) -> None:
-        """Write down the choice, which a run that goes on has to repeat."""
+        """Write down the choice, which a run that goes on has to repeat.
+
+        Raises:
+            ConfigError: ``choice_differs`` where it does not.
+        """
         self._choice = asdict(choice)
+        differs = [name for name in self._before if name not in FREE and self._before[name] != self._choice.get(name)]
+        if differs:
+            was, now = self._before[differs[0]], self._choice.get(differs[0])
+            raise ConfigError(
+                "choice_differs",
+                f"The run was begun with {differs[0]} {was}, and would go on with {now}.",
+                choice.reason,
+                "Go on on a machine like the one that it was begun on, or begin another run with `--kernel eager`.",
+            )
         self._folder.environment(self._choice)
 
     def between(self, rounds: int, snapshot: Callable[[], Snapshot]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foedus.cli import simulate as module
+from foedus.cli import simulation as module
 from foedus.domain.plan import read_bundle
 from foedus.engine.choice import Engine
 from foedus.engine.folder import FILES, FOLDERS

@@ -1,0 +1,162 @@
+"""Take a simulation up again from its folder: the same run, plan and choice, after the newest checkpoint that is whole.
+
+What the folder holds was perhaps written elsewhere: it is read strictly, and the plan and run.toml have to be those
+that the run was begun with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from foedus.domain.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, PlanError
+from foedus.domain.plain import Json
+from foedus.domain.plan import read_bundle
+from foedus.domain.run import RunSpec
+from foedus.engine.checkpoints import Checkpoint, newest
+from foedus.engine.choice import Choice
+from foedus.engine.folder import ENVIRONMENT, ROUNDS, RUN, SUMMARY, Position, RunFolder, is_run, versions
+from foedus.engine.keeping import Keeping
+from foedus.engine.prepare import Prepared, prepare_bundle, read_spec
+from foedus.strategies.stopping import stopped
+
+MAY_CHANGE = ("rounds", "data.folder", "data.file", "data.cache", "time.trace", "checkpoint", "track")
+"""Keys of run.toml that decide no bit of the rounds that are done: more rounds, where files lie, what is kept."""
+
+DOCUMENT_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class TakenUp:
+    """A run that can go on. ``choice`` is none where no checkpoint was written yet; ``notes`` are for people."""
+
+    prepared: Prepared
+    folder: RunFolder
+    keeping: Keeping
+    name: str
+    rounds: int
+    seconds: float
+    choice: Choice | None
+    notes: tuple[str, ...]
+
+
+def take_up(path: Path, overrides: Mapping[str, str]) -> TakenUp:
+    """The run in the folder ``path``, cut back to its newest checkpoint, or to its beginning where there is none.
+
+    Raises:
+        NotFoundError: ``run_folder_missing``.
+        ConflictError: ``run_in_progress``, ``run_complete``, ``run_changed``, ``run_not_simulated``.
+        ConfigError: ``resume_refused``; and as for any run, where an override is wrong.
+        PlanError: ``plan_changed``.
+        IntegrityError: ``checkpoints_unusable``.
+    """
+    if not is_run(path):
+        raise NotFoundError(
+            "run_folder_missing", f"{path} holds no run.", "", "Name the folder that `foedus simulate` said, runs/…"
+        )
+    folder = RunFolder(path, None)
+    facts = _document(path / ENVIRONMENT)
+    if facts.get("run") != hashlib.sha256((path / RUN).read_bytes()).hexdigest():
+        raise _changed(path)
+    if "plan" not in facts:
+        raise ConflictError(
+            "run_not_simulated", f"The run in {path} is no simulation.", "", "`foedus run resume` goes on."
+        )
+    kept, spec = read_spec(path / RUN, {}), read_spec(path / RUN, overrides)
+    _refuse_changes(kept, spec)
+    bundle = read_bundle(path / kept.plan)
+    if facts.get("plan") != bundle.digest:
+        raise PlanError(
+            "plan_changed",
+            f"The plan in {path} is not the one that the run was begun with.",
+            "One changed byte is another plan, whose rounds would not go on from those that are done.",
+            "Restore it, or begin another run.",
+        )
+    checkpoint, notes = newest(path, path / ROUNDS)
+    _refuse_complete(path, kept, spec, checkpoint)
+    base = Path(str(facts.get("base", "")))
+    prepared = prepare_bundle(spec, base if base.is_dir() else path, bundle)
+    stays = {name: value for name, value in facts.items() if name not in versions()}
+    folder.go_on(spec, stays, checkpoint.position if checkpoint else Position())
+    keeping = Keeping(folder, spec.checkpoint, checkpoint)
+    rounds, seconds = (checkpoint.rounds, checkpoint.seconds) if checkpoint else (0, 0.0)
+    choice = _choice(checkpoint.choice) if checkpoint else None
+    return TakenUp(prepared, folder, keeping, str(facts.get("name", "run")), rounds, seconds, choice, tuple(notes))
+
+
+def _refuse_changes(kept: RunSpec, spec: RunSpec) -> None:
+    before, after = _flat(kept.model_dump(mode="json")), _flat(spec.model_dump(mode="json"))
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    refused = [key for key in changed if not any(key == may or key.startswith(may + ".") for may in MAY_CHANGE)]
+    if refused:
+        raise ConfigError(
+            "resume_refused",
+            f"`{refused[0]}` cannot change in a run that goes on.",
+            "The rounds that are done were run with the value that the run was begun with.",
+            f"Only these may change: {', '.join(MAY_CHANGE)}. For anything else begin another run.",
+        )
+    if spec.rounds < kept.rounds:
+        raise ConfigError(
+            "resume_refused", f"`rounds` is {kept.rounds}, and can only be raised.", "", "Leave it, or give more."
+        )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _refuse_complete(path: Path, kept: RunSpec, spec: RunSpec, checkpoint: Checkpoint | None) -> None:
+    summary = _document(path / SUMMARY) if (path / SUMMARY).is_file() else {}
+    if summary.get("status") != "completed":
+        return
+    why = stopped(checkpoint.snapshot.state) if checkpoint else ""
+    if spec.rounds == kept.rounds or why:
+        raise ConflictError(
+            "run_complete",
+            f"The run in {path} is complete.",
+            why,
+            f"More rounds: `foedus simulate --resume {path} --set rounds=N`." if not why else "Begin another run.",
+        )
+    if checkpoint is None:
+        raise ConflictError(
+            "run_complete",
+            f"The run in {path} is complete, and kept no checkpoint to go on from.",
+            "`[checkpoint] every` is 0.",
+            "Begin another run with more rounds.",
+        )
+
+
+def _choice(table: Mapping[str, Json]) -> Choice:
+    try:
+        return TypeAdapter(Choice).validate_python(dict(table))
+    except ValidationError as error:
+        raise IntegrityError(
+            "choice_malformed", "The checkpoint does not say how the run was computed.", "", "Begin the run anew."
+        ) from error
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(DOCUMENT_LIMIT))
+    except (OSError, ValueError, RecursionError) as error:
+        raise IntegrityError("document_malformed", f"{path} is not what foedus wrote.", "", "Restore it.") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _changed(path: Path) -> ConflictError:
+    return ConflictError(
+        "run_changed",
+        f"{path / RUN} was changed.",
+        "The rounds that are done were run with what it said.",
+        "Restore it; `--set` changes what may change: " + ", ".join(MAY_CHANGE) + ".",
+    )
