@@ -1,0 +1,122 @@
+"""``foedus simulate --resume``: what may change, what is refused, and more rounds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EAGER = ("--kernel", "eager", "--executor", "inline")
+
+
+@pytest.fixture
+def done(run, here: Path, digits: Path) -> Path:
+    """A run of two rounds that is complete."""
+    assert run("simulate", digits / "run.toml", "--set", "rounds=2", *EAGER, "--out", "one").code == 0
+    return here / "one"
+
+
+def refused(run, *arguments: object) -> tuple[int, str]:
+    ran = run("simulate", *arguments, "--json")
+    return ran.code, ran.envelope["error"]["code"]
+
+
+def rounds_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def test_a_complete_run_goes_on_only_for_more_rounds(run, done: Path, digits: Path) -> None:
+    assert refused(run, "--resume", done) == (7, "run_complete")
+    longer = run("simulate", "--resume", done, "--set", "rounds=4", "--json")
+    assert longer.code == 0
+    assert "going on after round 2" in longer.err
+    whole = run("simulate", digits / "run.toml", "--set", "rounds=4", *EAGER, "--out", "whole", "--json")
+    assert longer.envelope["data"]["model_digest"] == whole.envelope["data"]["model_digest"]
+    assert [line["model"] for line in rounds_of(done)] == [line["model"] for line in rounds_of(done.parent / "whole")]
+    assert refused(run, "--resume", done) == (7, "run_complete")
+    assert refused(run, "--resume", done, "--set", "rounds=3") == (3, "resume_refused")
+
+
+def test_the_summary_and_the_report_are_those_of_the_whole_run(run, done: Path) -> None:
+    data = run("simulate", "--resume", done, "--set", "rounds=3", "--json").envelope["data"]
+    assert data["rounds"] == 3
+    assert data["run"] == "digits"
+    assert json.loads((done / "summary.json").read_text()) == data
+    events = [json.loads(line)["event"] for line in (done / "log.jsonl").read_text().splitlines()]
+    assert events.count("started") == events.count("resumed") == 1
+
+
+@pytest.mark.parametrize(
+    "change", ["seed=2", "strategy.local.lr=0.2", "cohort.size=3", "data.name=wine", "test.every=2"]
+)
+def test_what_the_done_rounds_depend_on_cannot_change(run, done: Path, change: str) -> None:
+    before = (done / "rounds.jsonl").read_bytes()
+    assert refused(run, "--resume", done, "--set", "rounds=4", "--set", change) == (3, "resume_refused")
+    assert (done / "rounds.jsonl").read_bytes() == before
+
+
+def test_what_they_do_not_depend_on_may(run, done: Path) -> None:
+    changes = ("--set", "rounds=3", "--set", "checkpoint.every=1", "--set", "data.cache=7")
+    assert run("simulate", "--resume", done, *changes, "--executor", "workers", "--workers", "2").code == 0
+
+
+def test_a_plan_or_a_run_toml_that_was_changed_is_refused(run, done: Path) -> None:
+    plan, run_toml = done / "plan" / "plan.py", done / "run.toml"
+    kept = plan.read_bytes()
+    plan.write_bytes(kept + b"\n")
+    assert refused(run, "--resume", done, "--set", "rounds=4") == (3, "plan_changed")
+    plan.write_bytes(kept)
+    run_toml.write_text(run_toml.read_text().replace("0.1", "0.2"))
+    assert refused(run, "--resume", done, "--set", "rounds=4") == (7, "run_changed")
+
+
+def test_another_kernel_is_refused(run, done: Path) -> None:
+    assert refused(run, "--resume", done, "--set", "rounds=4", "--kernel", "graph") == (3, "kernel_recorded")
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(run, here: Path, digits: Path, done: Path) -> None:
+    settings = ("--set", "rounds=3", "--set", "checkpoint.every=1", *EAGER)
+    whole = run("simulate", digits / "run.toml", *settings, "--out", "two", "--json").envelope["data"]
+    (here / "two" / "summary.json").unlink()
+    (here / "two" / "checkpoints" / "000003" / "strategy.safetensors").write_bytes(b"")
+    ran = run("simulate", "--resume", "two", "--json")
+    assert "The checkpoint after round 3 is not used" in ran.err
+    assert "going on after round 2" in ran.err
+    assert ran.envelope["data"]["model_digest"] == whole["model_digest"]
+
+
+def test_a_run_without_a_checkpoint_begins_anew(run, here: Path, digits: Path) -> None:
+    settings = ("--set", "rounds=2", "--set", "checkpoint.every=0", *EAGER)
+    whole = run("simulate", digits / "run.toml", *settings, "--out", "two", "--json").envelope["data"]
+    assert not (here / "two" / "checkpoints").exists()
+    assert refused(run, "--resume", "two", "--set", "rounds=3") == (7, "run_complete")
+    (here / "two" / "summary.json").unlink()
+    ran = run("simulate", "--resume", "two", "--json")
+    assert "beginning with the first" in ran.err
+    assert ran.envelope["data"]["model_digest"] == whole["model_digest"]
+    assert len(rounds_of(here / "two")) == 2
+
+
+def test_a_folder_goes_on_elsewhere(run, here: Path, digits: Path, done: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "other" / "place"
+    shutil.copytree(done, elsewhere)
+    shutil.rmtree(done)
+    facts = json.loads((elsewhere / "environment.json").read_text())
+    (elsewhere / "environment.json").write_text(json.dumps({**facts, "base": "/not/here"}))
+    assert run("simulate", "--resume", elsewhere, "--set", "rounds=3").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ((), (2, "run_or_folder")),
+        (("run.toml", "--resume", "one"), (2, "run_or_folder")),
+        (("--resume", "one", "--out", "two"), (2, "run_or_folder")),
+        (("--resume", "nowhere"), (6, "run_folder_missing")),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(run, done: Path, arguments: tuple[str, ...], code: tuple[int, str]) -> None:
+    assert refused(run, *arguments) == code
