@@ -29,7 +29,7 @@ from foedus.domain.tree import State
 from foedus.engine.choice import Engine
 from foedus.engine.clients import Clients
 from foedus.engine.executors import InlineExecutor
-from foedus.engine.kernels import BlockResult, EagerKernel, PhaseWork
+from foedus.engine.kernels import BlockResult, EagerKernel, Outcome, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.ray_extra import ray_executor, require_ray
 from foedus.engine.simulate import Result, simulate, simulate_on
@@ -146,6 +146,26 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_round_costs_nothing(two: Non
         executor.close()
     expected = list(InlineExecutor(kernel, source).run(work, work.order.blocks))
     assert [told(block) for block in found] == [told(block) for block in expected]
+
+
+def test_single_outcomes_are_those_of_inline_in_the_order_given(two: None, tmp_path: Path) -> None:
+    ready = many(tmp_path)
+    work, source, kernel = work_of(ready), Clients(ready, federate(ready.spec, ready.base)), EagerKernel(ready.plan, 1)
+    executor, _ = ray_executor(kernel, ready, source, 2, 43)
+    clients = ("c0007", "c0002", "c0011")
+    try:
+        found = list(executor.outcomes(work, clients))
+    finally:
+        executor.close()
+    assert tuple(outcome.client for outcome in found) == clients
+    expected = list(InlineExecutor(kernel, source).outcomes(work, clients))
+    assert [unfolded(outcome) for outcome in found] == [unfolded(outcome) for outcome in expected]
+
+
+def unfolded(outcome: Outcome) -> tuple[object, ...]:
+    made = outcome.contribution
+    assert made is not None
+    return encode(State(made.update)), made.weights, made.metrics, outcome.state.data, outcome.failure
 
 
 def work_of(ready: Prepared) -> PhaseWork:
