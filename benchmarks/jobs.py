@@ -1,23 +1,29 @@
-"""The jobs: synthetic clients by seed, models and plans. Every runner trains the same clients on the same batches."""
+"""The jobs as foedus runs them, and as they are written down for every other runner: :class:`Exported`."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from foedus.data.batching import batches
-from foedus.data.dataset import ClientData, Examples
+from benchmarks import networks
+from benchmarks.definitions import PIXELS, Job
+from benchmarks.exported import Exported
+from foedus.data.batching import permutation
+from foedus.data.catalogue import load
+from foedus.data.dataset import Columns, prepare_client
+from foedus.data.population import Federation, Numbered, OnDemand
+from foedus.data.sources.source import Pool
 from foedus.domain.plan import PlanBundle
 from foedus.domain.rng import generator
-from foedus.domain.run import parse_spec
+from foedus.domain.run import DataTable, parse_spec
 from foedus.domain.tree import clone
 from foedus.engine.prepare import Prepared
 from foedus.local.plan import TrainingPlan, build_model, manifest_of, tensors_of
@@ -26,84 +32,24 @@ from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import RunContext
 
 SEED = 1
-PIXELS = 784
+DATA = Path(os.environ.get("FOEDUS_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+"""Where data sets are looked for that are not bundled."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """``low`` to ``high`` examples for each client; ``hidden`` widths of an MLP, or none for the CNN; plain SGD."""
-
-    name: str
-    clients: int
-    low: int
-    high: int
-    classes: int
-    cohort: int
-    rounds: int
-    batch: int
-    hidden: tuple[int, ...]
-    lr: float = 0.1
-
-
-JOBS: Mapping[str, Job] = {
-    job.name: job
-    for job in (
-        Job("j1", 1000, 20, 60, 62, 100, 20, 10, (128,)),
-        Job("j2", 200, 50, 50, 62, 20, 5, 10, ()),
-        Job("j3", 10, 2000, 2000, 10, 10, 10, 32, (512, 512)),
-    )
-}
-
-
-def model(job: Job) -> nn.Module:
-    """The job's network, as a user would write it."""
-    if not job.hidden:
-        return nn.Sequential(
-            nn.Unflatten(1, (1, 28, 28)),
-            *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Linear(128, job.classes)),
-        )
-    widths = (PIXELS, *job.hidden, job.classes)
-    layers = [part for i, o in itertools.pairwise(widths) for part in (nn.Linear(i, o), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
-
-
-def loss(output: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy."""
-    return nn.functional.cross_entropy(output, target)
+def available(job: Job) -> str:
+    """Why the job cannot be run here; empty where it can."""
+    if job.name != "flute" or (DATA / "mnist").is_dir():
+        return ""
+    return f"MNIST is not here; put its IDX files into {DATA.name}/mnist, or set FOEDUS_TEST_DATA to what holds it."
 
 
 def plan(job: Job) -> TrainingPlan:
     """The job as a training plan."""
-    return TrainingPlan(
-        functools.partial(model, job), loss, {}, {}, lambda columns: (columns["inputs"], columns["targets"])
-    )
+    return TrainingPlan(functools.partial(networks.model, job), networks.loss, {}, {}, _inputs_and_targets)
 
 
-@functools.lru_cache(None)
-def clients(job: Job) -> dict[str, Examples]:
-    """Every client's examples: noisy prototypes, with label shares drawn from Dirichlet(0.5)."""
-    rng = np.random.default_rng(1)
-    prototypes = np.random.default_rng(7).standard_normal((job.classes, PIXELS), np.float32)
-    sizes = rng.integers(job.low, job.high + 1, job.clients)
-    return {f"c{at:04d}": _draw(rng, prototypes, int(size)) for at, size in enumerate(sizes)}
-
-
-def _draw(rng: np.random.Generator, prototypes: NDArray[np.float32], size: int) -> Examples:
-    shares = rng.dirichlet(np.full(len(prototypes), 0.5))
-    targets = rng.choice(len(prototypes), size, p=shares)
-    inputs = 0.3 * (0.5 * prototypes[targets] + rng.standard_normal((size, PIXELS), np.float32))
-    return Examples(torch.from_numpy(inputs.astype(np.float32)), torch.from_numpy(targets.astype(np.int64)))
-
-
-def client_data(job: Job) -> dict[str, ClientData]:
-    """The same, as the engine takes it; nothing is kept for testing."""
-    return {name: ClientData(name, examples, examples.take(torch.arange(0))) for name, examples in clients(job).items()}
-
-
-def prepared(job: Job) -> Prepared:
-    """The job as a run that could begin."""
+def prepared(job: Job, cache: int = 1024) -> Prepared:
+    """The job as a run that could begin; each process keeps ``cache`` MiB of clients' data at most."""
     local = {"optimizer": "sgd", "lr": job.lr, "epochs": 1, "batch_size": job.batch}
     spec = parse_spec(
         {
@@ -112,7 +58,7 @@ def prepared(job: Job) -> Prepared:
             "seed": SEED,
             "strategy": {"name": "fedavg", "local": local},
             "cohort": {"size": job.cohort},
-            "data": {"name": job.name, "partition": {"name": "given", "clients": job.clients}},
+            "data": {"name": job.name, "cache": cache, "partition": {"name": "given", "clients": job.clients}},
             "test": {"ratio": 0.0},
         }
     )
@@ -124,14 +70,81 @@ def prepared(job: Job) -> Prepared:
     return Prepared(spec, Path(), bundle, plan(job), clone(tensors_of(module)), manifest, strategy)
 
 
-def cohorts(job: Job) -> list[tuple[str, ...]]:
-    """Whom each round asks, as foedus draws them."""
+def federation(data: Exported) -> Federation:
+    """The clients of a job that was written down."""
+    inputs, targets, bounds = torch.from_numpy(data.inputs), torch.from_numpy(data.targets), data.bounds.tolist()
+
+    def read(place: int) -> Columns:
+        rows = slice(bounds[place], bounds[place + 1])
+        return {"inputs": inputs[rows], "targets": targets[rows]}
+
+    return Federation(OnDemand(Numbered(data.job.clients), read))
+
+
+def export(job: Job) -> Exported:
+    """The job with the data, cohorts and batches that foedus would draw."""
+    inputs, targets, bounds = _mnist(job) if job.name == "flute" else _synthetic(job)
+    names, asked = Numbered(job.clients), cohorts(job)
+    epochs, orders, ends = dict.fromkeys(names, 0), [], [0]
+    for cohort in asked:
+        for name in cohort:
+            first, stop = bounds[names.index(name)], bounds[names.index(name) + 1]
+            kept = _kept(name, int(stop - first))
+            orders.append(first + kept[permutation(SEED, name, epochs[name], len(kept))].numpy())
+            ends.append(ends[-1] + len(orders[-1]))
+            epochs[name] += 1
+    places = np.array([[names.index(name) for name in cohort] for cohort in asked])
+    parameters = {name: tensor.numpy() for name, tensor in prepared(job).model.items()}
+    return Exported(job, inputs, targets, bounds, places, np.concatenate(orders), np.array(ends), parameters)
+
+
+def _kept(name: str, size: int) -> Tensor:
+    """A client's rows to train on, in the order in which foedus keeps them, ``[size]``."""
+    columns = {"inputs": torch.zeros(size), "targets": torch.arange(size)}
+    return prepare_client(name, columns, _inputs_and_targets, 0.0, SEED).train.targets
+
+
+def _inputs_and_targets(columns: Columns) -> tuple[Tensor, Tensor]:
+    return columns["inputs"], columns["targets"]
+
+
+def cohorts(job: Job) -> list[Sequence[str]]:
+    """Whom each round asks, as foedus draws them, sorted."""
     select = uniform(prepared(job).spec.cohort)
-    names = tuple(sorted(clients(job)))
-    return [select(names, generator(SEED, at, "", "select train")) for at in range(1, job.rounds + 1)]
+    names = Numbered(job.clients)
+    return [sorted(select(names, generator(SEED, at, "", "select train"))) for at in range(1, job.rounds + 1)]
 
 
-def in_order(job: Job, client: str, epoch: int) -> Examples:
-    """A client's examples in the order of its batches in one epoch, so that a bare loop only cuts slices."""
-    examples = clients(job)[client]
-    return examples.take(torch.cat(list(batches(len(examples), job.batch, SEED, client, epoch))))
+def shortened(job: Job, rounds: int) -> Job:
+    """The job with fewer rounds, where ``rounds`` is not 0."""
+    return replace(job, rounds=rounds) if rounds else job
+
+
+Data = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]
+
+
+def _synthetic(job: Job) -> Data:
+    """Noisy prototypes, with each client's label shares drawn from Dirichlet(0.5)."""
+    rng = np.random.default_rng(1)
+    prototypes = np.random.default_rng(7).standard_normal((job.classes, PIXELS), np.float32)
+    sizes = rng.integers(job.low, job.high + 1, job.clients)
+    inputs, targets = zip(*(_draw(rng, prototypes, int(size)) for size in sizes), strict=True)
+    return np.concatenate(inputs), np.concatenate(targets), np.concatenate([[0], sizes.cumsum()])
+
+
+def _draw(
+    rng: np.random.Generator, prototypes: NDArray[np.float32], size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    shares = rng.dirichlet(np.full(len(prototypes), 0.5))
+    targets = rng.choice(len(prototypes), size, p=shares).astype(np.int64)
+    inputs = 0.3 * (0.5 * prototypes[targets] + rng.standard_normal((size, PIXELS), np.float32))
+    return inputs.astype(np.float32), targets
+
+
+def _mnist(job: Job) -> Data:
+    """MNIST, shuffled, and cut into clients of the same size; pixels from 0 to 1."""
+    pool = load(DataTable(name="mnist", folder=str(DATA / "mnist")))
+    assert isinstance(pool, Pool), "MNIST has no clients of its own"
+    rows = torch.from_numpy(np.random.default_rng(1).permutation(len(pool.columns["label"])))[: job.clients * job.low]
+    inputs = pool.columns["image"][rows].reshape(len(rows), PIXELS).float() / 255
+    return inputs.numpy(), pool.columns["label"][rows].numpy(), np.arange(job.clients + 1, dtype=np.int64) * job.low

@@ -20,6 +20,7 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks import crowd
 from benchmarks.payload import ELEMENTS, TENSORS, model, submission
+from benchmarks.rounds import Options
 from foedus.cli.local_federation import LocalFederation, local_federation
 from foedus.client import runs
 from foedus.client.admin import create_join_token
@@ -172,12 +173,9 @@ def _file_server(folder: Path) -> Iterator[str]:
         process.kill()
 
 
-def table(name: str, result: Result) -> str:
-    """The result for people."""
-    rows = [
-        f"  {key:<16}{value:>10.3g}" if value < 10 else f"  {key:<16}{value:>10.0f}" for key, value in result.items()
-    ]
-    return "\n".join([name, *rows])
-
-
 LIVE = {"blobs": blobs, "nodes": nodes}
+
+
+def run(name: str, options: Options) -> Result:
+    """One of the two; it is measured once."""
+    return LIVE[name]()

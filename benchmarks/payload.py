@@ -10,8 +10,10 @@ import torch
 from foedus.client.runs import Submission
 from foedus.domain.codec import encode, encode_tensors
 from foedus.domain.plan import ModelManifest, ModelTensor, PlanBundle
-from foedus.domain.run import parse_spec
+from foedus.domain.run import RunSpec, parse_spec
 from foedus.domain.tree import State
+from foedus.strategies.catalogue import build
+from foedus.strategies.strategy import RunContext, Strategy
 
 TAG = "benchmark"
 BUNDLE = PlanBundle(
@@ -35,7 +37,17 @@ def write_update(path: Path, name: str) -> None:
 
 def submission(tensors: int, elements: int, cohort: int, population: int) -> Submission:
     """One round of FedAvg, without a test phase."""
-    spec = parse_spec(
+    start = model(tensors, elements, 0)
+    return Submission(_spec(cohort, population), BUNDLE, encode_tensors(start), _manifest(tensors, elements))
+
+
+def one_round(tensors: int, elements: int, cohort: int) -> Strategy:
+    """The strategy of :func:`submission`."""
+    return build(RunContext(_spec(cohort, cohort), _manifest(tensors, elements)))
+
+
+def _spec(cohort: int, population: int) -> RunSpec:
+    return parse_spec(
         {
             "plan": "plan.py",
             "rounds": 1,
@@ -45,6 +57,9 @@ def submission(tensors: int, elements: int, cohort: int, population: int) -> Sub
             "test": {"ratio": 0.0},
         }
     )
-    start = model(tensors, elements, 0)
-    rows = tuple(ModelTensor(name, tuple(tensor.shape), "F32", "parameter", "Linear") for name, tensor in start.items())
-    return Submission(spec, BUNDLE, encode_tensors(start), ModelManifest(rows, {"loss": "min"}))
+
+
+def _manifest(tensors: int, elements: int) -> ModelManifest:
+    names = (f"layer{at:02d}.weight" for at in range(tensors))
+    rows = tuple(ModelTensor(name, (elements,), "F32", "parameter", "Linear") for name in names)
+    return ModelManifest(rows, {"loss": "min"})

@@ -1,0 +1,90 @@
+"""One runner in a fresh process: how long it took, the most memory that it and its children had, and what it said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+ROOT = Path(__file__).parents[1]
+POLL = 0.1
+"""Seconds between two looks at a runner's memory."""
+LIMIT = 900.0
+"""Seconds after which a runner is given up."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``began`` is on the clock that all processes share, ``wall`` in seconds, ``peak`` in MiB.
+
+    ``said`` is the JSON in the last line that was printed; ``failure`` says why there is none.
+    """
+
+    began: float
+    wall: float
+    peak: float
+    said: Mapping[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+
+def measure(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Measured:
+    """Run a command at the root of the repository, one thread per process unless ``environment`` says otherwise."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        began, start, peak = time.time(), time.perf_counter(), 0.0
+        with subprocess.Popen(
+            list(command),
+            cwd=ROOT,
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        ) as process:
+            watched = psutil.Process(process.pid)
+            while process.poll() is None:
+                peak = max(peak, memory(watched))
+                if time.perf_counter() - start > LIMIT:
+                    _end(watched)
+                time.sleep(POLL)
+        wall = time.perf_counter() - start
+        lines = _lines(out)
+        if process.returncode or not lines:
+            return Measured(began, wall, peak, failure=_last_words(_lines(err), process.returncode))
+        return Measured(began, wall, peak, json.loads(lines[-1]))
+
+
+def memory(process: psutil.Process) -> float:
+    """MiB of a process and its children; what they share counts once."""
+    total = 0.0
+    try:
+        for each in (process, *process.children(recursive=True)):
+            total += each.memory_full_info().pss
+    except psutil.Error:
+        return 0.0
+    return total / 2**20
+
+
+def _end(process: psutil.Process) -> None:
+    for each in (*process.children(recursive=True), process):
+        try:
+            each.kill()
+        except psutil.Error:
+            continue
+
+
+def _lines(file: Any) -> list[str]:
+    file.seek(0)
+    return [line for line in file.read().splitlines() if line.strip()]
+
+
+def _last_words(lines: list[str], code: int) -> str:
+    return lines[-1].strip()[:200] if lines else f"ended with {code} and said nothing"

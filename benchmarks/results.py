@@ -1,0 +1,184 @@
+"""What was measured, kept as data (results.json) and as a page made of them (RESULTS.md); nothing is typed by hand.
+
+A section that is measured again replaces the one that was there; on another machine or with other versions the page
+begins anew.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from benchmarks import rounds
+from benchmarks.peers.environments import ENVIRONMENTS
+
+FOLDER = Path(__file__).parent
+PAGE, DATA = FOLDER / "RESULTS.md", FOLDER / "results.json"
+
+Section = Mapping[str, Any]
+"""When and of which commit something was measured, and what: ``{"date": …, "commit": …, "data": …}``."""
+
+Lines = Sequence[Sequence[str]]
+
+
+def section(data: Mapping[str, object]) -> Section:
+    """What was measured just now."""
+    return {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": _commit(), "data": data}
+
+
+def write(found: Mapping[str, Section]) -> None:
+    """Keep what was found, and write the page."""
+    kept = json.loads(DATA.read_text()) if DATA.is_file() else {}
+    if kept.get("machine") != machine() or kept.get("versions") != versions():
+        kept = {"machine": machine(), "versions": versions(), "sections": {}}
+    kept["sections"] |= found
+    DATA.write_text(json.dumps(kept, indent=1) + "\n")
+    PAGE.write_text(page(kept))
+
+
+def page(kept: Mapping[str, Any]) -> str:
+    """The page of what was kept."""
+    parts = [
+        "# Results",
+        "`make bench` measures this and `.venv/bin/python -m benchmarks --write` writes it: do not edit it. "
+        "[README.md](README.md) says what is measured and how to read it.",
+        "\n".join(f"- **{key}**: {value}" for key, value in (kept["machine"] | kept["versions"]).items()),
+    ]
+    known = [name for name in SHOWN if name in kept["sections"]]
+    for name in known:
+        one = kept["sections"][name]
+        title, tables = SHOWN[name]
+        parts.append(f"## {title}")
+        parts.append(f"Measured {one['date']}, commit {one['commit']}{_turns(one['data'])}.")
+        parts.extend(_markdown(table) if isinstance(table, list) else str(table) for table in tables(one["data"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def text(name: str, one: Section) -> str:
+    """One section for a terminal."""
+    title, tables = SHOWN[name]
+    parts = [_plain(table) if isinstance(table, list) else str(table) for table in tables(one["data"])]
+    return "\n".join([f"{title}{_turns(one['data'])}", *parts, ""])
+
+
+def machine() -> dict[str, str]:
+    """The processor, the cores that may be used, memory and system."""
+    info = Path("/proc/cpuinfo")
+    models = [line.split(":", 1)[1].strip() for line in _lines(info) if line.startswith("model name")]
+    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
+    return {
+        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "cores": str(cores),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "system": platform.system(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python, what decides the arithmetic, and the peers that are installed."""
+    own = {name: importlib.metadata.version(name) for name in ("foedus", "torch", "numpy")}
+    peers = {name: each.version() for name, each in ENVIRONMENTS.items() if each.ready}
+    missing = {name: "not installed" for name, each in ENVIRONMENTS.items() if not each.ready}
+    return {"python": platform.python_version(), **own, **peers, **missing}
+
+
+def _job(data: Mapping[str, Any]) -> list[object]:
+    if data["skipped"]:
+        return [f"Not measured: {data['skipped']}"]
+    job = data["job"]
+    sizes = f"{job['low']}–{job['high']}" if job["low"] != job["high"] else str(job["low"])
+    widths = "-".join(map(str, (784, *job["hidden"], job["classes"])))
+    network = (
+        "CNN 32-64" if job["convolutions"] else f"MLP {widths}" if job["hidden"] else f"logistic regression {widths}"
+    )
+    said = (
+        f"{job['clients']:,} clients with {sizes} examples, {network}, {job['cohort']} clients a round, "
+        f"{job['rounds']} rounds, batches of {job['batch']}, SGD at {job['lr']}."
+    )
+    return [said, [rounds.HEAD, *rounds.lines([rounds.Row(**row) for row in data["rows"]])]]
+
+
+def _averaging(data: Mapping[str, Any]) -> list[object]:
+    head = ("way", "GB/s read", "peak, models", "peak MiB", "largest error")
+    rows = [
+        (
+            row["way"],
+            f"{row['rate']:.1f}",
+            f"{row['peak'] / data['model_mib']:.2f}",
+            f"{row['peak']:.0f}",
+            f"{row['error']:.0e}",
+        )
+        for row in data["rows"]
+    ]
+    failed = [f"{name}: failed: {why}" for name, why in data["failures"].items()]
+    return [f"{data['models']} models of {data['model_mib']:.0f} MiB.", [head, *rows], *failed]
+
+
+def _growth(data: Mapping[str, Any]) -> list[object]:
+    head = ("case", "population", "cohort", "rounds", "round ms", "start-up s", "peak MiB", "MiB after rounds")
+    rows = []
+    for row in data["rows"]:
+        first = (row["case"], f"{row['population']:,}", f"{row['cohort']:,}", f"{row['rounds']:,}")
+        if "failure" in row:
+            rows.append((*first, "–", "–", "–", f"failed: {row['failure']}"))
+            continue
+        looks = ", ".join(f"{int(at):,}: {mib:.0f}" for at, mib in row["memory"].items())
+        rows.append((*first, f"{1000 * row['round']:.1f}", f"{row['startup']:.2f}", f"{row['peak']:.0f}", looks))
+    return [[head, *rows]]
+
+
+def _live(data: Mapping[str, Any]) -> list[object]:
+    return [[("measure", "value"), *((key, f"{value:.3g}") for key, value in data.items())]]
+
+
+SHOWN = {
+    "j1": ("J1: cross-device, tiny MLP", _job),
+    "j2": ("J2: small CNN", _job),
+    "j3": ("J3: cross-silo MLP", _job),
+    "flute": ("FLUTE's published job: logistic regression on MNIST", _job),
+    "averaging": ("The averaging itself", _averaging),
+    "growth": ("Growth", _growth),
+    "blobs": ("Live: a 200 MB model to four nodes and back", _live),
+    "nodes": ("Live: 1,000 waiting nodes", _live),
+}
+
+
+def _turns(data: Mapping[str, Any]) -> str:
+    return f", n = {data['n']}" if "n" in data else ""
+
+
+def _markdown(table: Lines) -> str:
+    head, *rows = table
+    lines = [head, ["---", *("--:" for _ in head[1:])], *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def _plain(table: Lines) -> str:
+    widths = [max(len(line[at]) for line in table) for at in range(len(table[0]))]
+    return "\n".join(
+        "  "
+        + "  ".join(
+            cell.rjust(width) if at else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    )
+
+
+def _commit() -> str:
+    asked = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=FOLDER, capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or "unknown"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
