@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -18,9 +18,10 @@ from foedus.engine.choice import Choice, Engine
 from foedus.engine.folder import RunFolder, choose_folder
 from foedus.engine.keeping import Keeping
 from foedus.engine.prepare import Prepared, prepare
-from foedus.engine.results import Outcome, close_folder, recorded, run_name
+from foedus.engine.results import Outcome, close_folder, how_it_ran, recorded, run_name
 from foedus.engine.resume import take_up
 from foedus.engine.simulate import simulate
+from foedus.engine.trackers import tracking
 
 TERMINATED = 143
 
@@ -60,14 +61,21 @@ def run(simulation: Simulation, asked: Engine) -> dict[str, Json]:
     """Run it to its end; returns the summary, which is in the folder too."""
     spec, folder = simulation.prepared.spec, simulation.folder
     engine = _as_before(asked, simulation.choice) if simulation.choice else asked
-    with _terminable(), _resumable(folder), recorded(folder, spec, simulation.name):
+    if engine.executor == "ray":
+        say("connecting to Ray, or starting it here, which takes some seconds …")
+    with (
+        _terminable(),
+        _resumable(folder),
+        recorded(folder, spec, simulation.name),
+        tracking(spec, folder.path.resolve().name) as trackers,
+    ):
         with progress(spec.rounds) as observer:
-            result = simulate(simulation.prepared, engine, [folder, observer], simulation.keeping)
+            told = [folder, observer, *trackers.observers]
+            result = simulate(simulation.prepared, engine, told, simulation.keeping)
         say(result.choice.reason)
-        choice = asdict(result.choice)
-        facts = {name: choice[name] for name in ("kernel", "executor", "workers", "reason")}
-        seconds = simulation.seconds + result.seconds
+        facts, seconds = how_it_ran(result.choice, result.stopped), simulation.seconds + result.seconds
         outcome = Outcome(simulation.name, "completed", result.model_digest, seconds, result.held_out, facts)
+        trackers.result(outcome.final(folder.history))
         return close_folder(folder, spec, outcome)
 
 

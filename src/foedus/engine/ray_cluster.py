@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -35,24 +35,17 @@ STORE_BYTES = 256 << 20
 
 @dataclass
 class Cluster:
-    """A connection to Ray. ``ours``: this process connected, and disconnects; ``folder``: where a started Ray lives.
-
-    ``handler``: what SIGTERM did before; with a started Ray it unwinds the stack, so that Ray is stopped.
-    """
+    """A connection to Ray. ``ours``: this process connected, and disconnects; ``folder``: where a started Ray lives."""
 
     cpus: int
     ours: bool
     folder: Path | None = None
-    handler: Any = None
 
     def close(self) -> None:
         """Disconnect, and stop the Ray that was started here; nothing of it is left when this returns."""
         if self.ours:
             ray.shutdown()
         self.ours = False
-        if self.handler is not None:
-            signal.signal(signal.SIGTERM, self.handler)
-            self.handler = None
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -89,8 +82,6 @@ def _start(cpus: int, store_bytes: int) -> Cluster:
     started = {"num_cpus": cpus, "num_gpus": 0, "object_store_memory": store_bytes, "_temp_dir": str(folder)}
     try:
         _init(refusal, address=LOCAL, include_dashboard=False, **started)
-        if threading.current_thread() is threading.main_thread() and not callable(signal.getsignal(signal.SIGTERM)):
-            cluster.handler = signal.signal(signal.SIGTERM, _leave)
     except BaseException:
         cluster.close()
         raise
@@ -105,10 +96,6 @@ def _init(refusal: FoedusError, **options: Any) -> None:
     except (Exception, SystemExit) as error:
         why = f"{type(error).__name__}: {error}"
         raise type(refusal)(refusal.code, refusal.what, why, refusal.fix) from error
-
-
-def _leave(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 @contextmanager
