@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,33 @@ def test_a_vertical_partition_is_refused_before_anything_runs(tmp_path: Path) ->
     with pytest.raises(DataError) as refusal:
         simulate(prepared(tmp_path, data=data), EAGER)
     assert refusal.value.code == "partition_vertical"
+
+
+def _parquet(path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
+    from pyarrow import parquet
+
+    images = [row for place in range(8) for row in _columns(place)["image"].tolist()]
+    table = {"user": [f"u{at // 20}" for at in range(160)], "image": images, "label": [at % 10 for at in range(160)]}
+    parquet.write_table(pyarrow.table(table), path, row_group_size=40)
+
+
+def _sqlite(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE digits (user TEXT, image BLOB, label INTEGER)")
+        rows = [(f"u{at // 20}", bytes((at * 7 + k) % 17 for k in range(64)), at % 10) for at in range(160)]
+        database.executemany("INSERT INTO digits VALUES (?, ?, ?)", rows)
+        database.execute("CREATE INDEX by_user ON digits (user)")
+    database.close()
+
+
+@pytest.mark.parametrize("name", ["parquet", "sqlite"])
+def test_work_processes_read_clients_from_the_same_file(name: str, tmp_path: Path) -> None:
+    {"parquet": _parquet, "sqlite": _sqlite}[name](tmp_path / "data")
+    options = {"table": "digits"} if name == "sqlite" else {}
+    data = {"name": name, "file": "data", "client": "user", "options": options}
+    ready = prepared(tmp_path, data=data, cohort={"size": 3}, rounds=4)
+    results = [simulate(ready, Engine("eager", executor, 2)) for executor in ("inline", "workers")]
+    assert results[0].model_digest == results[1].model_digest
+    assert {name for record in results[0].rounds for name in record.phases[0].asked} <= {f"u{at}" for at in range(8)}
+    assert not any(receipt.failure for record in results[1].rounds for receipt in record.phases[0].receipts)
