@@ -18,13 +18,20 @@ TOLERANCE = 1e-4
 """Distance of ``graph`` from ``eager``, relative to the distance trained (L2), as the guide states it."""
 
 STRATEGIES: dict[str, dict[str, Any]] = {
-    f"fedavg-{name}": {"name": "fedavg", "local": {"lr": 0.1}, "server": server} for name, server in SERVERS.items()
+    **{f"fedavg-{n}": {"name": "fedavg", "local": {"lr": 0.1}, "server": server} for n, server in SERVERS.items()},
+    "fedbuff": {"name": "fedbuff", "local": {"lr": 0.1}, "weighting": "uniform"},
+    "fedasync": {"name": "fedasync", "local": {"lr": 0.1}},
 }
+BUFFERS = {"fedbuff": 12, "fedasync": 1}
+TIME = {"speed": {"name": "lognormal", "median": 50, "sigma": 1.0}}
 MANY = {"name": "digits", "held_out": 0.2, "partition": {"name": "dirichlet", "alpha": 0.5, "clients": 25}}
 
 
 def _run(folder: Path, engine: Engine, strategy: dict[str, Any], plan: str = DIGITS) -> Result:
-    return simulate(prepared(folder, plan, strategy=strategy, data=MANY, cohort={"size": 23}), engine)
+    asynchronous: dict[str, Any] = {}
+    if buffer := BUFFERS.get(strategy["name"]):
+        asynchronous = {"schedule": {"name": "buffered", "buffer": buffer}, "time": TIME, "rounds": 4}
+    return simulate(prepared(folder, plan, strategy=strategy, data=MANY, cohort={"size": 23}, **asynchronous), engine)
 
 
 def _distance(first: Tensors, second: Tensors) -> float:

@@ -25,31 +25,34 @@ class SynchronousTable(Table):
     deadline: Seconds = 600.0
 
 
-class Staleness(Table):
-    """How an update counts that began ``tau`` versions of the model ago; over ``max_staleness`` it does not count.
+class StalenessTable(Table):
+    """How an update counts that began ``tau`` versions of the model ago; over ``maximum`` it does not count.
 
     ``polynomial``: ``(1 + tau) ** -a``; ``hinge``: 1 up to ``b``, then ``1 / (a * (tau - b) + 1)``; ``constant``: 1.
     """
 
-    staleness: Literal["polynomial", "hinge", "constant"] = "polynomial"
+    name: Literal["polynomial", "hinge", "constant"] = "polynomial"
     a: Annotated[float, Field(ge=0, le=1000)] = 0.5
     b: Annotated[int, Field(ge=0, le=2**31)] = 4
-    max_staleness: Annotated[int, Field(ge=0, le=2**31)] | None = None
-    selector: Drawing = "random"
+    maximum: Annotated[int, Field(ge=0, le=2**31)] | None = None
 
 
-class BufferedTable(Staleness):
+class BufferedTable(Table):
     """Close when ``buffer`` contributions are there; ``cohort.size`` clients work at any time."""
 
     name: Literal["buffered"]
     buffer: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    staleness: StalenessTable = StalenessTable()
+    selector: Drawing = "random"
 
 
-class TimedTable(Staleness):
+class TimedTable(Table):
     """Close every ``every`` seconds over whoever reported; ``cohort.size`` clients work at any time."""
 
     name: Literal["timed"]
     every: Seconds
+    staleness: StalenessTable = StalenessTable()
+    selector: Drawing = "random"
 
 
 class CyclicTable(Table):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from foedus.domain.timing import BufferedTable, Staleness
+from foedus.domain.timing import BufferedTable, StalenessTable
 from foedus.schedules.schedule import (
     Abandon,
     Asked,
@@ -47,7 +47,7 @@ def buffered(options: BufferedTable, concurrency: int) -> Schedule:
     """Close over ``options.buffer`` contributions; ``concurrency`` clients work at any time."""
 
     def advance(state: Flow, event: Event) -> Answer:
-        state = heard(state, event, options)
+        state = heard(state, event, options.staleness)
         if len(state.counted) == options.buffer:
             return state, (close(state),)
         if isinstance(event, Asked):
@@ -64,7 +64,7 @@ def begin(out: tuple[str, ...]) -> Answer:
     return Flow(frozenset(out)), (WakeAt(0.0),)
 
 
-def heard(state: Flow, event: Event, options: Staleness) -> Flow:
+def heard(state: Flow, event: Event, options: StalenessTable) -> Flow:
     """The state with an event taken up."""
     if isinstance(event, Asked):
         return replace(state, out=state.out | set(event.clients))

@@ -6,20 +6,19 @@ constant, polynomial, hinge.
 
 from __future__ import annotations
 
-from foedus.domain.timing import Staleness
+from foedus.domain.timing import StalenessTable
 
 
-def factor(options: Staleness, tau: int) -> float | None:
+def factor(options: StalenessTable, tau: int) -> float | None:
     """``s(tau)``, or none where ``tau`` is over the maximum.
 
-    >>> from foedus.domain.timing import BufferedTable
-    >>> factor(BufferedTable(name="buffered", a=0.5), 3)
+    >>> factor(StalenessTable(a=0.5), 3)
     0.5
     """
-    if options.max_staleness is not None and tau > options.max_staleness:
+    if options.maximum is not None and tau > options.maximum:
         return None
-    if options.staleness == "polynomial":
+    if options.name == "polynomial":
         return float((1.0 + tau) ** -options.a)
-    if options.staleness == "hinge" and tau > options.b:
+    if options.name == "hinge" and tau > options.b:
         return 1.0 / (options.a * (tau - options.b) + 1.0)
     return 1.0

@@ -32,9 +32,9 @@ def synchronous(minimum: int | None, deadline: float, goal: int | None = None) -
         return Waiting(frozenset(clients)), (Ask(tuple(sorted(clients))), WakeAt(deadline))
 
     def advance(state: Waiting, event: Event) -> tuple[Waiting, tuple[Command, ...]]:
-        if isinstance(event, Reported) and event.client in state.asked - state.failed:
+        if isinstance(event, Reported) and event.client in state.asked and event.client not in state.failed:
             state = replace(state, reported=state.reported | {event.client})
-        elif isinstance(event, Failed) and event.client in state.asked - state.reported:
+        elif isinstance(event, Failed) and event.client in state.asked and event.client not in state.reported:
             state = replace(state, failed=state.failed | {event.client})
         wanted = len(state.asked) if goal is None else min(goal, len(state.asked))
         answered = len(state.reported) + len(state.failed)

@@ -30,7 +30,7 @@ def timed(options: TimedTable, concurrency: int) -> Schedule:
         return Window(flow, options.every), commands
 
     def advance(state: Window, event: Event) -> tuple[Window, tuple[Command, ...]]:
-        flow = heard(state.flow, event, options)
+        flow = heard(state.flow, event, options.staleness)
         if isinstance(event, Asked):
             idle = not flow.out and not flow.counted
             return replace(state, flow=flow), (give_up(flow),) if idle else ()

@@ -8,7 +8,9 @@ from typing import Any
 
 from foedus.domain.errors import ConfigError
 from foedus.domain.table import Table, nearest, validate
+from foedus.strategies.fedasync import FedAsyncOptions, fedasync
 from foedus.strategies.fedavg import FedAvgOptions, fedavg
+from foedus.strategies.fedbuff import FedBuffOptions, fedbuff
 from foedus.strategies.strategy import RunContext, Strategy
 
 
@@ -21,7 +23,9 @@ class Listing:
 
 
 CATALOGUE: Mapping[str, Listing] = {
+    "fedasync": Listing(FedAsyncOptions, fedasync),
     "fedavg": Listing(FedAvgOptions, fedavg),
+    "fedbuff": Listing(FedBuffOptions, fedbuff),
 }
 
 

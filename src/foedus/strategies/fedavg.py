@@ -28,7 +28,14 @@ class FedAvgOptions(Table):
 
 def fedavg(options: FedAvgOptions, context: RunContext) -> Strategy:
     """FedAvg weighted by examples, with the server optimizer that the options name."""
-    optimizer = server_optimizer(options.server)
+    return compose(averaging("fedavg", options.local, options.server, context), context)
+
+
+def averaging(
+    name: str, local: LocalOptions, server: ServerOptions, context: RunContext, weight: str = "examples"
+) -> Recipe:
+    """Local SGD, the mean of the updates by the ``weight`` that clients send, and the server's step along it."""
+    optimizer = server_optimizer(server)
     trainable = context.names("parameter")
 
     def init(model: Tensors) -> State:
@@ -44,17 +51,17 @@ def fedavg(options: FedAvgOptions, context: RunContext) -> Strategy:
         model.update(aggregate.tensors.get("buffers", {}))
         return State({"model": model, **moments}, state.data)
 
-    schema = _schema(context)
+    schema = _schema(context, weight)
     kinds = {part: {n: dtypes[t.dtype] for n, t in spec.tensors.items()} for part, spec in schema.parts.items()}
-    aggregator = weighted_mean(dict.fromkeys(schema.parts, "examples"), kinds)
-    recipe = Recipe("fedavg", local_sgd(options.local), schema, aggregator, init, step, epochs=options.local.epochs)
-    return compose(recipe, context)
+    aggregator = weighted_mean(dict.fromkeys(schema.parts, weight), kinds)
+    return Recipe(name, local_sgd(local), schema, aggregator, init, step, epochs=local.epochs)
 
 
-def _schema(context: RunContext) -> Schema:
+def _schema(context: RunContext, weight: str) -> Schema:
+    """The trainable parameters' differences, and the buffers' values, which staleness does not shrink."""
     parts: dict[str, Any] = {}
     for part, kind in (("parameters", "parameter"), ("buffers", "buffer")):
         chosen = {t.name: TensorSpec(t.shape, t.dtype) for t in context.manifest.tensors if t.kind == kind}
         if chosen:
-            parts[part] = PartSpec(chosen, "examples")
-    return Schema(parts, ("examples",), ("loss",))
+            parts[part] = PartSpec(chosen, weight, discounted=part == "parameters")
+    return Schema(parts, tuple(dict.fromkeys(("examples", weight))), ("loss",))

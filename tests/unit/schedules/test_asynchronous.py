@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foedus.domain.run import CohortTable
-from foedus.domain.timing import BufferedTable, CyclicTable, SynchronousTable, TimedTable
+from foedus.domain.timing import BufferedTable, CyclicTable, StalenessTable, SynchronousTable, TimedTable
 from foedus.schedules.buffered import buffered
 from foedus.schedules.cyclic import cyclic
 from foedus.schedules.named import schedule_of
@@ -63,7 +63,7 @@ def test_a_full_buffer_closes_before_anybody_else_is_asked() -> None:
 
 
 def test_what_is_too_stale_frees_its_slot_and_does_not_count() -> None:
-    options = BufferedTable(name="buffered", buffer=2, max_staleness=3)
+    options = BufferedTable(name="buffered", buffer=2, staleness=StalenessTable(maximum=3))
     events: list[Event] = [Reported("a", 1.0, 4), Reported("b", 1.0, 3), Reported("c", 2.0)]
     assert _feed(buffered(options, 4), "abcd", events)[-1] == Close(("b", "c"), (0.5, 1.0))
 
@@ -113,14 +113,14 @@ def test_a_buffer_never_has_more_out_than_the_concurrency_and_closes_over_distin
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"staleness": "polynomial", "a": 0.5}, [1.0, 0.5, 0.25]),
-        ({"staleness": "constant"}, [1.0, 1.0, 1.0]),
-        ({"staleness": "hinge", "a": 10.0, "b": 4}, [1.0, 1.0, 1 / 111]),
-        ({"max_staleness": 3}, [1.0, 0.5, None]),
+        ({"name": "polynomial", "a": 0.5}, [1.0, 0.5, 0.25]),
+        ({"name": "constant"}, [1.0, 1.0, 1.0]),
+        ({"name": "hinge", "a": 10.0, "b": 4}, [1.0, 1.0, 1 / 111]),
+        ({"maximum": 3}, [1.0, 0.5, None]),
     ],
 )
 def test_staleness_weighs_as_the_paper_says(options: dict[str, Any], expected: list[float | None]) -> None:
-    table = BufferedTable(name="buffered", **options)
+    table = StalenessTable(**options)
     assert [factor(table, tau) for tau in (0, 3, 15)] == expected
 
 
