@@ -64,7 +64,7 @@ def run(simulation: Simulation, asked: Engine) -> dict[str, Json]:
     if engine.executor == "ray":
         say("connecting to Ray, or starting it here, which takes some seconds …")
     with (
-        _terminable(),
+        terminable(),
         _resumable(folder),
         recorded(folder, spec, simulation.name),
         tracking(spec, folder.path.resolve().name) as trackers,
@@ -104,7 +104,7 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Have SIGTERM end the run as Ctrl-C does, with a code of its own."""
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,284 @@
+"""``foedus simulate --sweep``: the runs of a sweep, each in a process and a folder of its own, and their comparison."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from foedus.cli.main import execute
+from foedus.cli.output import say, table
+from foedus.cli.simulation import terminable
+from foedus.domain.errors import ConflictError, IntegrityError, PlanError
+from foedus.domain.plain import Json
+from foedus.engine.choice import Engine
+from foedus.engine.folder import SUMMARY, choose_folder, is_run
+from foedus.engine.json_text import to_json
+from foedus.engine.prepare import prepare, read_spec
+from foedus.engine.results import run_name
+from foedus.engine.sweep import (
+    Ended,
+    Planned,
+    as_csv,
+    as_html,
+    as_json,
+    cells,
+    compared,
+    measure_of,
+    names_of,
+    planned,
+)
+from foedus.engine.workers import available, cores
+
+SWEEP, LIMIT = "sweep.json", 64 << 20
+ENDING = 60.0
+"""Seconds for which a run that is told to stop may write its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept: ``options`` and ``seeds``, over run.toml with ``overrides``. ``plan`` is the plan's digest."""
+
+    name: str
+    run_toml: str
+    overrides: dict[str, str]
+    options: dict[str, list[str]]
+    seeds: list[int]
+    plan: str
+    directions: dict[str, str]
+
+    @property
+    def runs(self) -> list[Planned]:
+        """Every run, in order."""
+        return planned(self.options, self.seeds)
+
+
+def begin_sweep(run_toml: Path, overrides: Mapping[str, str], options: dict[str, list[str]], seeds: int) -> Sweep:
+    """The sweep, with every run's table checked, and the plan imported once.
+
+    Raises:
+        ConfigError, PlanError: where any run could not begin.
+    """
+    first = prepare(run_toml, overrides)
+    numbers = [first.spec.seed + at for at in range(seeds)]
+    name = run_name(first.spec, run_toml)
+    path = run_toml / "run.toml" if run_toml.is_dir() else run_toml
+    directions = dict(first.manifest.metrics)
+    sweep = Sweep(name, str(path.resolve()), dict(overrides), options, numbers, first.bundle.digest, directions)
+    for run in sweep.runs[:: len(numbers)]:
+        read_spec(path, {**overrides, **run.overrides})
+    return sweep
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder holds a sweep."""
+    return (folder / SWEEP).is_file()
+
+
+def sweep_folder(sweep: Sweep, out: Path | None) -> Path:
+    """A new folder for a sweep.
+
+    Raises:
+        ConflictError: ``sweep_exists``; and as for a run.
+    """
+    if out and is_sweep(out):
+        raise ConflictError(
+            "sweep_exists",
+            f"{out} holds a sweep already.",
+            "",
+            f"Go on with it (`foedus simulate --resume {out}`), or name another folder.",
+        )
+    folder = choose_folder(out, f"{sweep.name}-sweep", datetime.now(UTC))
+    (folder / SWEEP).write_text(to_json({"sweep": vars(sweep)}, indent=2) + "\n")
+    return folder
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """The sweep that a folder was made for.
+
+    Raises:
+        IntegrityError: ``sweep_malformed``.
+        PlanError: ``plan_changed``.
+    """
+    try:
+        with (folder / SWEEP).open("rb") as file:
+            sweep = TypeAdapter(Sweep).validate_python(json.loads(file.read(LIMIT))["sweep"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(
+            "sweep_malformed", f"{folder / SWEEP} is not what foedus wrote.", "", "Begin the sweep anew."
+        ) from error
+    if prepare(Path(sweep.run_toml), sweep.overrides).bundle.digest != sweep.plan:
+        raise PlanError(
+            "plan_changed",
+            f"The plan of {sweep.run_toml} is not the one that the sweep was begun with.",
+            "Its runs could not be compared with those that are done.",
+            "Restore it, or begin another sweep.",
+        )
+    return sweep
+
+
+def run_sweep(sweep: Sweep, folder: Path, engine: Engine) -> dict[str, Json]:
+    """Run what is left of a sweep; returns its summary, which is in the folder as JSON, CSV and a page."""
+    waiting = [run for run in sweep.runs if ended(folder, run).status != "completed"]
+    done = len(sweep.runs) - len(waiting)
+    together = _together(engine, len(waiting))
+    say(f"{len(sweep.runs)} runs, {done} of them done; {together} at a time, in {folder}")
+    inline = Engine(engine.kernel, "inline" if together > 1 else engine.executor, engine.workers)
+    began = time.monotonic()
+    with terminable(), _stopping() as running:
+        for run in _each(sweep, folder, inline, waiting, (running, together)):
+            done += 1
+            left = (time.monotonic() - began) / (done - len(sweep.runs) + len(waiting)) * (len(sweep.runs) - done)
+            say(f"run {done}/{len(sweep.runs)}  {_words(ended(folder, run))}  left {left:.0f} s")
+    return _close(sweep, folder)
+
+
+def told(summary: Mapping[str, Any], folder: Path) -> str:
+    """The table of settings, for people."""
+    results = [ended(folder, run) for run in read_runs(summary)]
+    rows = compared(results, str(summary["measure"]), str(summary["direction"]))
+    names = names_of(rows)
+    lines = table(["setting", "runs", *names], [cells(row, names) for row in rows])
+    return f"{lines}\n* best {summary['measure']}\nfolder  {folder}\nreport  {folder / 'sweep.html'}"
+
+
+def read_runs(summary: Mapping[str, Any]) -> list[Planned]:
+    """The runs of a sweep's summary."""
+    return planned(summary["sweep"]["options"], summary["sweep"]["seeds"])
+
+
+def ended(folder: Path, run: Planned) -> Ended:
+    """How a run ended, by its summary; ``waiting`` where it did not begin, ``died`` where it has no summary."""
+    path = folder / run.name
+    try:
+        summary = json.loads((path / SUMMARY).read_text())
+        metrics = {name: float("nan") if value is None else value for name, value in summary["metrics"].items()}
+        words = (str(summary["status"]), metrics, float(summary["seconds"]), str(summary["model_digest"]))
+        return Ended(run, *words, str(summary.get("error", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Ended(run, "died" if path.is_dir() or _log(folder, run).is_file() else "waiting", {})
+
+
+def _words(run: Ended) -> str:
+    name, rows = run.planned.name, compared([run], "", "max")
+    shown = "  ".join(f"{metric} {value:.4f}" for metric, value in list(run.metrics.items())[:3])
+    reason = f"{run.error}  (see its log)" if run.error or run.status == "died" else ""
+    return f"{name}  {rows[0].setting.words}  {run.status}  {shown or reason}"
+
+
+def _together(engine: Engine, runs: int) -> int:
+    """How many runs at a time: one per core where each keeps to its process, else one."""
+    return max(1, min(cores(), runs)) if engine.executor in ("auto", "inline") and engine.workers is None else 1
+
+
+@contextmanager
+def _stopping() -> Iterator[dict[int, tuple[BaseProcess, Planned]]]:
+    """The processes that run; whatever happens, none is left: each is told to stop, and keeps a checkpoint."""
+    running: dict[int, tuple[BaseProcess, Planned]] = {}
+    try:
+        yield running
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.join(ENDING)
+            process.kill()
+            process.join()
+
+
+def _each(
+    sweep: Sweep,
+    folder: Path,
+    engine: Engine,
+    waiting: Sequence[Planned],
+    place: tuple[dict[int, tuple[BaseProcess, Planned]], int],
+) -> Iterator[Planned]:
+    """Start the runs that wait, so many at a time, and give each back when it has ended, however it did."""
+    running, together = place
+    left = list(reversed(waiting))
+    while left or running:
+        while left and len(running) < together:
+            run = left.pop()
+            process = _started(_arguments(sweep, folder, run, engine), _log(folder, run))
+            running[process.sentinel] = (process, run)
+        for sentinel in wait(list(running)):
+            assert isinstance(sentinel, int)
+            process, run = running.pop(sentinel)
+            process.join()
+            yield run
+
+
+def _started(arguments: list[str], log: Path) -> BaseProcess:
+    fork = available()
+    make = multiprocessing.get_context("fork").Process if fork else multiprocessing.get_context("spawn").Process
+    process: BaseProcess = make(target=_run, args=(arguments, log))
+    with warnings.catch_warnings():
+        # Python warns of any thread at a fork; the child needs no lock that one of them could hold.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    return process
+
+
+def _arguments(sweep: Sweep, folder: Path, run: Planned, engine: Engine) -> list[str]:
+    path = folder / run.name
+    words = ["simulate", "--kernel", engine.kernel, "--executor", engine.executor]
+    words += ["--workers", str(engine.workers)] if engine.workers else []
+    if is_run(path):
+        return [*words, "--resume", str(path)]
+    shutil.rmtree(path, ignore_errors=True)  # what was left of a run that died before it had begun
+    settings = {**sweep.overrides, **run.overrides}
+    return [*words, sweep.run_toml, "--out", str(path), *(f"--set={key}={text}" for key, text in settings.items())]
+
+
+def _log(folder: Path, run: Planned) -> Path:
+    return folder / f"{run.name}.log"
+
+
+def _run(arguments: list[str], log: Path) -> None:
+    """A run, in a process of its own, whose words go into its log; the sweep alone hears of Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with log.open("a", buffering=1, encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+        sys.exit(execute(arguments))
+
+
+def _close(sweep: Sweep, folder: Path) -> dict[str, Json]:
+    results = [ended(folder, run) for run in sweep.runs]
+    names = sorted({name for run in results if run.status == "completed" for name in run.metrics})
+    measure, direction = measure_of(sweep.directions, names)
+    rows = compared(results, measure, direction)
+    failed = sum(run.status != "completed" for run in results)
+    summary: dict[str, Json] = {
+        "sweep": dict(vars(sweep)),
+        "folder": str(folder),
+        "measure": measure,
+        "direction": direction,
+        "completed": len(results) - failed,
+        "failed": failed,
+        **as_json(rows, results),
+    }
+    for name, text in (
+        (SWEEP, to_json(summary, indent=2) + "\n"),
+        ("sweep.csv", as_csv(results)),
+        ("sweep.html", as_html(sweep.name, rows, results, measure)),
+    ):
+        aside = folder / f".{name}.part"
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(folder / name)
+    return summary
