@@ -18,12 +18,14 @@ from foedus.domain.errors import FoedusError, RunFailedError
 from foedus.domain.plain import Json
 from foedus.domain.round import PhaseRecord, Receipt, RoundRecord
 from foedus.domain.run import ENDED, RunSpec, RunStatus, parse_spec
+from foedus.domain.track import TrackTable
 from foedus.domain.tree import Tensors
 from foedus.engine.folder import MODEL, RunFolder, choose_folder
 from foedus.engine.observers import Observer
 from foedus.engine.prepare import Prepared
 from foedus.engine.results import Outcome, close_folder, recorded
 from foedus.engine.simulate import measure_held_out
+from foedus.engine.trackers import tracking
 from foedus.wire.messages import PhaseView, RoundView, RunView
 
 LOOK = 0.5
@@ -48,9 +50,12 @@ def watch(connection: Connection, run: str, out: Path | None, prepared: Prepared
     spec = parse_spec(view.spec)
     folder = RunFolder(choose_folder(out, view.name, datetime.now(UTC), force=True), spec)
     folder.environment({**FACTS, "run": run, "coordinator": connection.url})
-    with recorded(folder, spec, view.name):
+    # Which trackers are told, and where, is this machine's to say: the coordinator's copy of the run has no say in it.
+    track = prepared.spec.track if prepared else TrackTable()
+    told = spec.model_copy(update={"track": track})
+    with recorded(folder, spec, view.name), tracking(told, folder.path.resolve().name) as trackers:
         with progress(spec.rounds) as observer:
-            view = follow(connection, run, [folder, observer])
+            view = follow(connection, run, [folder, observer, *trackers.observers])
         runs.download_model(connection, run, None, folder.path / MODEL)
     held_out = measured(prepared, read_model(folder.path)) if prepared else {}
     return close_live(folder, spec, view, held_out)

@@ -15,6 +15,8 @@ from foedus.client import runs
 from foedus.client.http import Connection
 from foedus.client.runs import Submission
 from foedus.domain.codec import encode_tensors
+from foedus.domain.errors import ConfigError
+from foedus.domain.track import TrackTable
 from foedus.engine.prepare import Prepared, prepare
 
 NOTE = "Of [data] only `tags` counts live: name, folder and partition stay here. Nodes find their own data."
@@ -41,5 +43,18 @@ def command(connection: Connection, run_toml: Path, follow: bool, overrides: tup
 
 
 def submission_of(prepared: Prepared) -> Submission:
-    """What a run that was prepared sends to the coordinator."""
-    return Submission(prepared.spec, prepared.bundle, encode_tensors(prepared.model), prepared.manifest)
+    """What a run that was prepared sends to the coordinator; the table [track] stays here.
+
+    Raises:
+        ConfigError: ``stop_refused`` where the run would stop by what only a simulation measures.
+    """
+    stop = prepared.spec.stop
+    if stop is not None and stop.metric.startswith("central/"):
+        raise ConfigError(
+            "stop_refused",
+            f"`stop.metric` is `{stop.metric}`, which a live run does not measure.",
+            "The coordinator never sees data, and never runs a plan.",
+            f"Use test/{stop.metric.partition('/')[2]}.",
+        )
+    spec = prepared.spec.model_copy(update={"track": TrackTable()})
+    return Submission(spec, prepared.bundle, encode_tensors(prepared.model), prepared.manifest)

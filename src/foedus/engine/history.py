@@ -17,12 +17,18 @@ BANDED = 10
 NAMED = 100_000
 """Clients whose names are kept; a run of more says "more than"."""
 
+CLOCK = ("virtual_seconds", "virtual_client_seconds", "virtual_time")
+COSTS = ("asked", "contributed", "failed", "bytes_down", "bytes_up", "seconds", "client_seconds", *CLOCK)
+"""What a round cost, beside its metrics."""
+
 
 @dataclass(frozen=True)
 class RoundRow:
     """One round in short. ``bands``: per ``phase/metric`` the 10th and the 90th percentile over clients.
 
-    Bytes and seconds are sums over phases; ``client_seconds`` is the work of all clients together.
+    Bytes and seconds are sums over phases; ``client_seconds`` is the measured work of all clients together. On the
+    virtual clock the round took ``virtual_seconds``, in which clients worked for ``virtual_client_seconds``, and ended
+    at ``virtual_time``.
     """
 
     round: int
@@ -36,6 +42,9 @@ class RoundRow:
     seconds: float
     client_seconds: float
     model: str
+    virtual_seconds: float = 0.0
+    virtual_client_seconds: float = 0.0
+    virtual_time: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,16 @@ def row_of(record: RoundRecord) -> RoundRow:
         seconds=record.seconds,
         client_seconds=sum(receipt.seconds for receipt in receipts),
         model=record.model,
+        virtual_seconds=sum(phase.virtual_seconds for phase in record.phases),
+        virtual_client_seconds=sum(phase.client_seconds for phase in record.phases),
+        virtual_time=record.virtual_time,
     )
+
+
+def flat(row: RoundRow) -> dict[str, float | int | str]:
+    """A row as one table of plain values: metrics stand beside the rest, as ``test/accuracy``."""
+    costs: dict[str, float | int | str] = {name: getattr(row, name) for name in COSTS}
+    return {"round": row.round, **row.metrics, **costs, "model": row.model}
 
 
 def _bands(record: RoundRecord) -> dict[str, tuple[float, float]]:

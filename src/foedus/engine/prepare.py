@@ -54,8 +54,12 @@ def prepare_spec(spec: RunSpec, base: Path) -> Prepared:
 
 def prepare_bundle(spec: RunSpec, base: Path, bundle: PlanBundle) -> Prepared:
     """As :func:`prepare_spec`, for a plan whose files were read."""
+    return prepare_plan(spec, base, bundle, load_plan(bundle))
+
+
+def prepare_plan(spec: RunSpec, base: Path, bundle: PlanBundle, plan: TrainingPlan) -> Prepared:
+    """As :func:`prepare_bundle`, for a plan that was imported, or made in Python."""
     torch.set_num_threads(1)
-    plan = load_plan(bundle)
     module = build_model(plan, spec.seed)
     manifest = manifest_of(plan, module)
     strategy = build(RunContext(spec, manifest))
@@ -70,20 +74,25 @@ def read_spec(path: Path, overrides: Mapping[str, str]) -> RunSpec:
     """
     table = read_toml(path)
     for key, text in overrides.items():
-        _set(table, key, text)
+        override(table, key, text)
     spec = parse_spec(table, path.name)
     check_options(spec.strategy.name, spec.strategy.options)
     return spec
 
 
-def _set(table: dict[str, Any], key: str, text: str) -> None:
+def override(table: dict[str, Any], key: str, value: object) -> None:
+    """Set a key such as ``strategy.local.lr`` in a run's table; text is read as TOML where it is TOML.
+
+    Raises:
+        ConfigError: ``override_refused``.
+    """
     *path, last = key.split(".")
     for step in path:
         inner = table.setdefault(step, {})
         if not isinstance(inner, dict):
-            raise ConfigError("override_refused", f"`--set {key}` goes through `{step}`, which is not a table.")
+            raise ConfigError("override_refused", f"`{key}` goes through `{step}`, which is not a table.")
         table = inner
-    table[last] = _value(text)
+    table[last] = _value(value) if isinstance(value, str) else value
 
 
 def _value(text: str) -> Any:

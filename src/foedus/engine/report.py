@@ -43,7 +43,7 @@ def report_html(report: Report) -> str:
     rows, last = report.history.rows, report.history.last
     sections = {
         "Comparison": _comparison(report),
-        "Curves": _grid(_curves(rows)),
+        "Curves": _grid(curve_figures(rows)),
         "Clients": _clients(report.history) + _grid(_last_round(last)) if last else "",
         "Who dropped out": _dropped(report.history) if rows else "",
         "Bytes and time": _grid(_costs(rows)) if rows else "",
@@ -93,7 +93,8 @@ def _grid(figures: Iterable[str]) -> str:
     return f'<div class="figures">{content}</div>' if content else ""
 
 
-def _curves(rows: Sequence[RoundRow]) -> Iterator[str]:
+def curve_figures(rows: Sequence[RoundRow]) -> Iterator[str]:
+    """A figure for each metric, wherever it was measured."""
     for metric, places in curves_by_metric(rows).items():
         lines = []
         for where, points in places.items():
@@ -150,6 +151,11 @@ def _costs(rows: Sequence[RoundRow]) -> Iterator[str]:
     up = [(float(row.round), row.bytes_up / 1e6) for row in rows]
     lines = [Series("to clients", down, COLOURS[1]), Series("from clients", up, COLOURS[0])]
     yield figure("bytes per round", line_chart(lines, y_label="MB", zero=True))
+    if any(row.virtual_seconds for row in rows):
+        clock = [(float(row.round), row.virtual_seconds) for row in rows]
+        devices = [(float(row.round), row.virtual_client_seconds) for row in rows]
+        lines = [Series("virtual clock", clock, COLOURS[4]), Series("clients' devices, added up", devices, COLOURS[5])]
+        yield figure("virtual seconds per round", line_chart(lines, y_label="s", zero=True))
     wall = [(float(row.round), row.seconds) for row in rows]
     worked = [(float(row.round), row.client_seconds) for row in rows]
     lines = [Series("wall", wall, COLOURS[4]), Series("clients' work, added up", worked, COLOURS[5])]

@@ -11,6 +11,7 @@ from foedus.domain.errors import FoedusError
 from foedus.domain.names import NAME
 from foedus.domain.plain import Json
 from foedus.domain.run import RunSpec
+from foedus.engine.choice import Choice
 from foedus.engine.folder import REPORT, RunFolder
 from foedus.engine.history import History
 from foedus.engine.report import Report
@@ -27,6 +28,17 @@ class Outcome:
     held_out: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Json] = field(default_factory=dict)
     comparison: Sequence[tuple[str, float]] = ()
+
+    def final(self, history: History) -> dict[str, float]:
+        """The last round's metrics, and those on the held-out part as ``held_out/accuracy``."""
+        last = history.rows[-1].metrics if history.rows else {}
+        return {**last, **{f"held_out/{name}": value for name, value in self.held_out.items()}}
+
+
+def how_it_ran(choice: Choice, stopped: str = "") -> dict[str, Json]:
+    """The facts of a simulation's end: kernel, executor and why; why it stopped before its last round, if it did."""
+    facts: dict[str, Json] = {"kernel": choice.kernel, "executor": choice.executor, "workers": choice.workers}
+    return {**facts, "reason": choice.reason, **({"stopped": stopped} if stopped else {})}
 
 
 def run_name(spec: RunSpec, run_toml: Path) -> str:
@@ -60,8 +72,10 @@ def last_words(summary: Mapping[str, Json], folder: Path) -> str:
     """The lines that a run ends with on a terminal."""
     metrics = summary["metrics"]
     shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()) if isinstance(metrics, dict) else ""
+    early = [f"stopped early: {summary['stopped']}"] if "stopped" in summary else []
     return "\n".join(
         [
+            *early,
             f"{summary['status']}, rounds {summary['rounds']}: {shown}",
             f"model   {summary['model_digest']}",
             f"folder  {folder}",
@@ -71,13 +85,11 @@ def last_words(summary: Mapping[str, Json], folder: Path) -> str:
 
 
 def _summary(folder: RunFolder, outcome: Outcome) -> dict[str, Json]:
-    last = folder.history.rows[-1].metrics if folder.history.rows else {}
-    held_out = {f"held_out/{name}": value for name, value in outcome.held_out.items()}
     return {
         "run": outcome.run,
         "status": outcome.status,
         "rounds": len(folder.history.rows),
-        "metrics": {**last, **held_out},
+        "metrics": {**outcome.final(folder.history)},
         "model_digest": outcome.model_digest,
         "seconds": round(outcome.seconds, 3),
         "folder": str(folder.path),
@@ -102,7 +114,8 @@ def _report(spec: RunSpec, history: History, outcome: Outcome) -> Report:
 
 
 def _notes(outcome: Outcome) -> list[str]:
-    """How the run was computed, and why so."""
+    """Why the run ended before its last round, how it was computed, and why so."""
     facts = outcome.facts
+    early = f"Stopped early: {facts['stopped']}." if "stopped" in facts else ""
     how = f"Computed by kernel {facts['kernel']} with executor {facts['executor']}." if "kernel" in facts else ""
-    return [text for text in (how, str(facts.get("reason", ""))) if text]
+    return [text for text in (early, how, str(facts.get("reason", ""))) if text]

@@ -22,13 +22,15 @@ from foedus.engine.snapshot import Keeper
 from foedus.engine.virtual import Setting, VirtualPort
 from foedus.local.evaluate import measure
 from foedus.local.objective import EagerObjective
+from foedus.strategies.stopping import stopped
 
 
 @dataclass(frozen=True)
 class Result:
     """What a simulation came to. ``held_out``: loss and metrics on the part that belongs to no client.
 
-    ``rounds``: the last records, as many as :class:`Recent` keeps; rounds.jsonl has them all.
+    ``rounds``: the last records, as many as :class:`Recent` keeps; rounds.jsonl has them all. ``stopped``: why the run
+    ended before its last round, where it did.
     """
 
     model: Tensors
@@ -36,6 +38,7 @@ class Result:
     held_out: dict[str, float]
     seconds: float
     choice: Choice
+    stopped: str = ""
 
     @property
     def model_digest(self) -> str:
@@ -88,7 +91,8 @@ def simulate_on(
     model = state.tensors["model"]
     for observer in observers:
         observer.finished(model)
-    return Result(model, tuple(port.records.records), held_out.measure(model), time.monotonic() - began, choice)
+    last, measured = tuple(port.records.records), held_out.measure(model)
+    return Result(model, last, measured, time.monotonic() - began, choice, stopped(state))
 
 
 def measure_held_out(prepared: Prepared, federation: Federation, model: Tensors) -> dict[str, float]:

@@ -71,7 +71,7 @@ def load_plan(bundle: PlanBundle) -> TrainingPlan:
             f"{type(error).__name__}: {error}{_line_of(error)}",
             "Run the file with Python, and mend what it says.",
         ) from error
-    return _plan_of(vars(module), bundle.entry)
+    return plan_of(vars(module), bundle.entry)
 
 
 def _line_of(error: BaseException) -> str:
@@ -79,7 +79,12 @@ def _line_of(error: BaseException) -> str:
     return f" ({frames[-1].filename.removeprefix('<plan>/')}, line {frames[-1].lineno})" if frames else ""
 
 
-def _plan_of(names: Mapping[str, Any], entry: str) -> TrainingPlan:
+def plan_of(names: Mapping[str, Any], entry: str) -> TrainingPlan:
+    """The plan that these names define; ``entry`` is what it is called in refusals.
+
+    Raises:
+        PlanError: ``plan_incomplete``.
+    """
     missing = [name for name in ("model", "loss", "prepare") if not callable(names.get(name))]
     metrics: Any = names.get("metrics", {})
     if missing:

@@ -50,6 +50,15 @@ def stopped(state: State) -> str:
     return str(state.data.get(STOPPED, ""))
 
 
+def go_on(state: State) -> State:
+    """The state of a run that goes on although it stopped.
+
+    >>> go_on(State(data={"round": 3, "stopped": "enough"})).data
+    {'round': 3}
+    """
+    return replace(state, data={key: value for key, value in state.data.items() if key != STOPPED})
+
+
 def next_round(state: State) -> State:
     """The state at the beginning of the next round."""
     return replace(state, data={**state.data, "round": _number(state) + 1, "phase": 0})
@@ -89,7 +98,7 @@ def _direction(spec: RunSpec, stop: StopTable, directions: Mapping[str, str]) ->
         raise _refused(stop.metric, "In training only the loss is measured.", f"Use test/{name}.")
     if place == "test" and spec.test.ratio == 0:
         raise _refused(stop.metric, "`test.ratio` is 0, so no client tests.", "Raise `test.ratio`.")
-    if place == "central" and not (spec.test.central_every and spec.data.held_out):
+    if place == "central" and not spec.test.central_every:
         raise _refused(stop.metric, "Nothing is measured centrally.", "Set `test.central_every` and `data.held_out`.")
     return directions[name]
 

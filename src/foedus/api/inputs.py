@@ -1,0 +1,120 @@
+"""What a notebook hands over, as the values that a run is prepared from: run, plan and data as files or as objects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from torch import Tensor, nn
+
+from foedus.data.catalogue import federate
+from foedus.data.dataset import Columns
+from foedus.data.population import Federation, Generated, federation
+from foedus.domain.errors import UsageError
+from foedus.domain.plan import PlanBundle
+from foedus.domain.run import RunSpec, parse_spec
+from foedus.domain.table import read_toml
+from foedus.engine.choice import Engine
+from foedus.engine.prepare import Prepared, override, prepare_plan, prepare_spec
+from foedus.local.loader import plan_of
+from foedus.local.plan import Loss, TrainingPlan
+from foedus.strategies.catalogue import check_options
+
+Run = RunSpec | Mapping[str, Any] | str | os.PathLike[str]
+Data = Federation | Generated | Mapping[str, Columns]
+PYTHON = "python"
+"""What stands in run.toml for a plan or for data that were given as objects."""
+
+NO_FILES = PlanBundle({}, "plan.py")
+"""What a plan that was made in Python has of files."""
+
+
+class How(TypedDict, total=False):
+    """How a run is computed, and whether it tells its progress; ``workers`` is the number of processes."""
+
+    kernel: Literal["auto", "eager", "graph"]
+    executor: str
+    workers: int | None
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A run that could begin, and its clients. ``name`` is what it is called."""
+
+    prepared: Prepared
+    federation: Federation
+    name: str
+
+
+def plan(
+    model: Callable[[], nn.Module],
+    loss: Loss,
+    prepare: Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]],
+    metrics: Mapping[str, Loss] | None = None,
+    directions: Mapping[str, Literal["max", "min"]] | None = None,
+) -> TrainingPlan:
+    """A training plan from functions, as a plan file has them.
+
+    ``model()`` makes the network; ``loss(output, target)`` is a scalar; ``prepare(columns)`` gives inputs and targets;
+    each metric is a mean over a batch, of which ``directions`` says whether ``max`` (the default) or ``min`` is better.
+
+    Raises:
+        PlanError: ``plan_incomplete``.
+    """
+    names = {"model": model, "loss": loss, "prepare": prepare}
+    return plan_of({**names, "metrics": dict(metrics or {}), "directions": dict(directions or {})}, "given")
+
+
+def read_inputs(
+    run: Run, overrides: Mapping[str, object] | None, plan: TrainingPlan | None, data: Data | None
+) -> Inputs:
+    """Check everything, and import the plan; nothing runs yet.
+
+    Raises:
+        ConfigError, PlanError, DataError: where anything is wrong.
+        UsageError: ``run_refused`` where ``run`` is none of the things that it can be.
+    """
+    table, base, where = _table(run)
+    if plan is not None:
+        table = {**table, "plan": PYTHON}
+    if data is not None:
+        kept = {key: value for key, value in table.get("data", {}).items() if key in ("tags", "cache")}
+        table = {**table, "data": {"name": PYTHON, **kept}}
+    for key, value in (overrides or {}).items():
+        override(table, key, value)
+    spec = parse_spec(table, where)
+    check_options(spec.strategy.name, spec.strategy.options)
+    prepared = prepare_spec(spec, base) if plan is None else prepare_plan(spec, base, NO_FILES, plan)
+    clients = data if isinstance(data, Federation) else federation(data) if data is not None else federate(spec, base)
+    return Inputs(prepared, clients, spec.name or (base.resolve().name if plan is None else "run"))
+
+
+def engine_of(how: How) -> Engine:
+    """The kernel and executor that were asked for."""
+    return Engine(how.get("kernel", "auto"), how.get("executor", "auto"), how.get("workers"))
+
+
+def _table(run: Run) -> tuple[dict[str, Any], Path, str]:
+    """The run's table, the folder that its paths are relative to, and what it is called in refusals."""
+    if isinstance(run, RunSpec):
+        return run.model_dump(mode="json", exclude_unset=True), Path(), "the run"
+    if isinstance(run, Mapping):
+        return _copied(run), Path(), "the run"
+    if isinstance(run, (str, os.PathLike)):
+        path = Path(run)
+        path = path / "run.toml" if path.is_dir() else path
+        return read_toml(path), path.parent, path.name
+    raise UsageError(
+        "run_refused",
+        f"A run cannot be a {type(run).__name__}.",
+        "It is the path of a run.toml, a table as a dict, or a RunSpec.",
+    )
+
+
+def _copied(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy whose tables may be changed."""
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in table.items()}
