@@ -87,4 +87,7 @@ def _lines(file: Any) -> list[str]:
 
 
 def _last_words(lines: list[str], code: int) -> str:
-    return lines[-1].strip()[:200] if lines else f"ended with {code} and said nothing"
+    """The last line that names an error, else the last one with a word in it."""
+    worded = [line.strip() for line in lines if any(letter.isalpha() for letter in line)]
+    errors = [line for line in worded if "Error" in line]
+    return (errors or worded or [f"ended with {code} and said nothing"])[-1][:200]

@@ -57,6 +57,9 @@ def _peer(name: str, peer: str, command: str, *arguments: str, all_clients: bool
     return Runner(name, line, arguments, quiet, peer, all_clients)
 
 
+ALONE = "--rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1"
+"""So that torchrun takes a free port of this machine."""
+
 REFERENCE = _bare("float64", "1", "float64")
 
 RUNNERS = (
@@ -68,7 +71,7 @@ RUNNERS = (
     _ours("foedus, graph workers", "graph", "workers"),
     _ours(AUTO, "auto", "auto"),
     _peer("pfl", "pfl", "python -m benchmarks.peers.pfl"),
-    _peer("pfl, 2 workers", "pfl", "torchrun --nproc_per_node=2 -m benchmarks.peers.pfl"),
+    _peer("pfl, 2 workers", "pfl", f"torchrun {ALONE} --nproc-per-node=2 -m benchmarks.peers.pfl"),
     _peer("Flower, 2 actors", "flower", "python -m benchmarks.peers.flower", "2"),
     _peer("FedLab", "fedlab", "python -m benchmarks.peers.fedlab"),
     _peer("FedJAX", "fedjax", "python -m benchmarks.peers.fedjax"),

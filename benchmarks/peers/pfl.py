@@ -98,6 +98,9 @@ def main(folder: str, out: str) -> None:
     clock, network = run(data)
     if os.environ.get("RANK", "0") == "0":
         report(Path(out), clock, plain(network))
+    if torch.distributed.is_initialized():  # a worker that leaves before the others can abort
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
