@@ -201,6 +201,26 @@ def test_at_the_deadline_the_phase_closes_over_who_answered(tmp_path: Path) -> N
     assert refusal(lambda: scene.contribute(taken["beta"])).code == "round_closed"
 
 
+def test_over_selection_closes_when_as_many_reported_as_were_wanted(tmp_path: Path) -> None:
+    cohort = {"size": 2, "over_selection": 1.5}
+    scene = Scene(tmp_path, size=2, rounds=1, changes={"cohort": cohort, "test": {"ratio": 0.0}})
+    for client in CLIENTS:
+        scene.enrol(client)
+    supervisor = Supervisor(scene.live)
+    supervisor.start()
+    run = begin(scene)
+    taken = {client: scene.take(client) for client in CLIENTS}
+    for client in ("gamma", "alpha"):
+        scene.contribute(taken[client])
+    until(lambda: scene.show(run).status == "completed")
+    supervisor.stop()
+    with scene.live.store.reading() as tx:
+        phase = runs.list_rounds(tx, run).rounds[0].phases[0]
+    assert [receipt.client for receipt in phase.receipts if not receipt.failure] == ["alpha", "gamma"]
+    assert phase.asked == CLIENTS
+    assert refusal(lambda: scene.contribute(taken["beta"])).code == "round_closed"
+
+
 def test_a_deadline_that_passed_while_nobody_ran_is_not_waited_for_again(tmp_path: Path) -> None:
     scene = Scene(tmp_path, changes={"schedule": {"deadline": 5.0}, "test": {"ratio": 0.0}})
     for client in CLIENTS:

@@ -53,7 +53,7 @@ def _buffered(buffer: int, **changes: Any) -> dict[str, Any]:
 
 def test_at_one_instant_who_is_further_along_reports_first_and_staleness_is_counted_in_versions(tmp_path: Path) -> None:
     result = _run(tmp_path, "1 3 1 1", rounds=5, cohort={"size": 2}, schedule=_buffered(1))
-    # 0 and 1 begin at 0; 2 at 1; 3 at 2. At 3 both 1 and 3 report, and 1 has worked for longer; then two slots are free.
+    # 0 and 1 begin at 0; 2 at 1; 3 at 2. At 3 both 1 and 3 report, 1 worked for longer; then two slots are free.
     assert _told(result) == [("0", 1.0), ("2", 2.0), ("12", 3.0), ("31", 3.0), ("0", 4.0)]
     assert [phase.asked for phase in _trains(result)] == [
         ("c0000", "c0001"),
