@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -248,6 +249,25 @@ def test_the_command_starts_a_ray_of_its_own_gives_the_digest_of_inline_and_leav
     assert not list(temporary.iterdir())
 
 
+def test_a_cluster_that_runs_is_joined_and_left_as_it_was(temporary: Path, tmp_path: Path) -> None:
+    ray = [Path(sys.executable).parent / "ray", "start", "--head", "--port=0", "--num-cpus=2", "--block"]
+    quiet = ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={temporary / 'foedus-ray-head'}"]
+    with subprocess.Popen([*ray, *quiet], env=environment(), stdout=subprocess.PIPE, text=True) as head:
+        try:
+            assert head.stdout is not None
+            address = next(found[1] for line in head.stdout if (found := re.search(r"--address='([0-9.:]+)'", line)))
+            command = [*COMMAND, "--out", tmp_path / "out"]
+            done = subprocess.run(command, env=environment(address), capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["data"]["model_digest"] == DIGEST
+            assert head.poll() is None
+            assert _until(lambda: not any("Actor" in name for name in _of_ray(temporary)))
+        finally:
+            head.terminate()
+            head.communicate(timeout=60)
+    assert _until(lambda: not _of_ray(temporary))
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_leaves_no_process_of_ray(sent: signal.Signals, temporary: Path, tmp_path: Path) -> None:
     """The signal goes to the whole group, as a terminal sends Ctrl-C."""
@@ -266,16 +286,16 @@ def test_an_interrupted_command_leaves_no_process_of_ray(sent: signal.Signals, t
     assert not list(temporary.glob("foedus-ray-*"))
 
 
-def _of_ray(folder: Path) -> list[int]:
-    """The processes of the Ray that lives under ``folder``."""
+def _of_ray(folder: Path) -> list[str]:
+    """The names of the processes of the Ray that lives under ``folder``."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.process_iter(["name"]):
         try:
             named = [*process.cmdline(), *process.environ().values()]
         except psutil.Error:
             continue
         if any(str(folder / "foedus-ray-") in text for text in named):
-            found.append(process.pid)
+            found.append(process.info["name"])
     return found
 
 

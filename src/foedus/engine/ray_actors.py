@@ -101,6 +101,7 @@ class Actors:
     def _bury(self, member: Member, error: RayError) -> tuple[Item, None] | None:
         """Replace a lost actor; an actor that never began may be lost a few times."""
         self._members.remove(member)
+        ray.kill(member.actor)  # it may be out of reach only, and would keep its CPU
         if member.site is None:
             self._lost_at_once += 1
             if self._lost_at_once >= TRIES * (1 + len(self._members)):
