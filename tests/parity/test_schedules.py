@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +137,23 @@ def test_uniform_weighting_is_the_plain_mean_of_the_buffer(tmp_path: Path) -> No
     assert _distance(model("uniform", 1), model("examples", 1)) < 1e-6
     assert _distance(model("uniform", 3), model("examples", 3)) > 1e-4
     assert all(model("uniform", 3)[name].shape == tensor.shape for name, tensor in start.items())
+
+
+def test_the_fedbuff_example_gives_the_same_digest_twice(tmp_path: Path) -> None:
+    def told(number: int, executor: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "foedus", "simulate", "examples/fedbuff/run.toml", "--kernel", "eager"]
+        command += ["--executor", executor, "--json", "--out", str(tmp_path / str(number))]
+        data: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["data"]
+        return data
+
+    first, second, third = told(1, "auto"), told(2, "auto"), told(3, "workers")
+    assert first["model_digest"] == second["model_digest"] == third["model_digest"]
+    assert first["metrics"]["held_out/accuracy"] > 0.8
+    rows = [json.loads(line) for line in (tmp_path / "1" / "rounds.jsonl").read_text().splitlines()]
+    receipts = [receipt for row in rows for phase in row["phases"] for receipt in phase["receipts"]]
+    assert max(receipt["staleness"] for receipt in receipts) > 3
+    assert any(receipt["failure"].startswith("dropped_out") for receipt in receipts)
+    assert rows[-1]["virtual_time"] > 10
 
 
 def test_kernel_graph_agrees_within_its_tolerance_under_every_schedule(tmp_path: Path) -> None:

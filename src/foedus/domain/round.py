@@ -135,7 +135,8 @@ class RoundRecord:
     """What happened in a round (1-based), phase by phase; ``model`` is the digest of the model after it.
 
     ``central``: loss and metrics of that model on the held-out part, in the rounds in which it was measured.
-    ``virtual_time``: seconds on the simulation's virtual clock when the round was done.
+    ``virtual_time``: seconds on the simulation's virtual clock when the round was done; it took ``virtual_seconds``,
+    which are those of its phases without tests, and of waiting for clients.
     """
 
     round: int
@@ -144,6 +145,7 @@ class RoundRecord:
     seconds: float
     central: Metrics = field(default_factory=dict)
     virtual_time: float = 0.0
+    virtual_seconds: float = 0.0
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -98,13 +98,13 @@ def row_of(record: RoundRecord) -> RoundRow:
         seconds=record.seconds,
         client_seconds=sum(receipt.seconds for receipt in receipts),
         model=record.model,
-        virtual_seconds=sum(phase.virtual_seconds for phase in record.phases),
+        virtual_seconds=record.virtual_seconds,
         virtual_client_seconds=sum(phase.client_seconds for phase in record.phases),
         virtual_time=record.virtual_time,
     )
 
 
-def flat(row: RoundRow) -> dict[str, float | int | str]:
+def as_columns(row: RoundRow) -> dict[str, float | int | str]:
     """A row as one table of plain values: metrics stand beside the rest, as ``test/accuracy``."""
     costs: dict[str, float | int | str] = {name: getattr(row, name) for name in COSTS}
     return {"round": row.round, **row.metrics, **costs, "model": row.model}

@@ -72,6 +72,7 @@ class VirtualPort:
         if begin:
             self._flights.restore(begin.port)
         self._between = replace(self._between, port=self._flights.export())
+        self._clock = self._flights.now
         self._there: tuple[int, Sequence[str]] | None = None
         self._phases: list[PhaseRecord] = []
         self._began = time.monotonic()
@@ -162,10 +163,11 @@ class VirtualPort:
         number, model = round_of(state), state.tensors["model"]
         central = self._central(number, model)
         now = time.monotonic()
-        phases, clock = tuple(self._phases), self._flights.now / MICRO
-        record = RoundRecord(number, phases, model_digest(model), now - self._began, central, clock)
+        clock, seconds = (self._flights.now / MICRO, (self._flights.now - self._clock) / MICRO)
+        digest, phases = model_digest(model), tuple(self._phases)
+        record = RoundRecord(number, phases, digest, now - self._began, central, clock, seconds)
         self.records.add(record)
-        self._phases, self._began = [], now
+        self._phases, self._began, self._clock = [], now, self._flights.now
         for observer in self._observers:
             observer.round(record)
         self._between = _Between(self._prepared.strategy.end(state, record.metrics), self._flights.export())

@@ -185,16 +185,19 @@ def test_below_the_minimum_a_phase_is_abandoned_three_times_and_the_run_fails(tm
 
 def test_an_attempt_that_was_abandoned_costs_its_time(tmp_path: Path) -> None:
     result = _run(
-        tmp_path, "1 1 40 40", rounds=1, seed=2, cohort={"size": 2, "minimum": 1}, schedule={"deadline": 10.0}
+        tmp_path, "1 1 40 40", rounds=1, seed=3, cohort={"size": 2, "minimum": 1}, schedule={"deadline": 10.0}
     )
     outcomes = [phase.outcome for phase in result.rounds[0].phases]
     assert outcomes[-1] == "closed"
+    assert outcomes[:-1] == ["abandoned"]
     assert result.rounds[0].virtual_time == sum(phase.virtual_seconds for phase in result.rounds[0].phases)
+    assert result.rounds[0].virtual_seconds == result.rounds[0].virtual_time
 
 
 def test_the_clock_does_not_wait_for_tests_and_their_costs_stand_beside(tmp_path: Path) -> None:
     result = _run(tmp_path, "1 2", rounds=2, cohort={"size": 2}, test={"ratio": 0.2})
     assert [record.virtual_time for record in result.rounds] == [2.0, 4.0]
+    assert [record.virtual_seconds for record in result.rounds] == [2.0, 2.0]
     test = result.rounds[0].phases[1]
     assert (test.phase, test.virtual_seconds, test.client_seconds) == ("test", 2.0, 3.0)
     assert test.bytes_down > 0
