@@ -25,13 +25,14 @@ from foedus.data.dataset import Columns
 from foedus.data.population import Federation, Generated, federation
 from foedus.domain.codec import encode
 from foedus.domain.errors import ConfigError, PlanError
+from foedus.domain.plan import PlanBundle
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.tree import State
 from foedus.engine.choice import Engine
 from foedus.engine.clients import Clients
 from foedus.engine.executors import InlineExecutor
 from foedus.engine.kernels import BlockResult, EagerKernel, Outcome, PhaseWork
-from foedus.engine.prepare import Prepared
+from foedus.engine.prepare import Prepared, prepare, prepare_plan
 from foedus.engine.ray_extra import ray_executor, require_ray
 from foedus.engine.simulate import Result, simulate, simulate_on
 from foedus.strategies.strategy import Phase
@@ -189,6 +190,18 @@ def test_an_error_of_the_plan_is_raised_as_it_is_inline(two: None, tmp_path: Pat
     with pytest.raises(PlanError) as raised:
         simulate(ready, RAY)
     assert raised.value.code == "plan_loss_shape"
+
+
+def test_a_plan_that_was_made_in_python_is_refused_with_the_reason(two: None, tmp_path: Path) -> None:
+    ready = prepared(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        simulate(prepare_plan(ready.spec, ready.base, PlanBundle({}, "plan.py"), ready.plan), RAY)
+    assert raised.value.code == "plan_stays"
+
+
+def test_an_asynchronous_run_gives_the_bits_of_inline(two: None) -> None:
+    ready = prepare(Path("examples/fedbuff/run.toml"), {"rounds": "6", "test.every": "3"})
+    assert alike(simulate(ready, RAY), simulate(ready, INLINE))
 
 
 def test_more_workers_than_the_cluster_has_are_refused(two: None, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def federate(spec: RunSpec, base: Path) -> Federation:
     data = spec.data
     found = load(data, base, spec.seed)
     if isinstance(found, Federation):
-        return _natural(data, found, spec.seed)
+        return replace(_natural(data, found, spec.seed), described=True)
     if data.partition is None:
         raise DataError(
             "partition_missing",
@@ -66,7 +66,7 @@ def federate(spec: RunSpec, base: Path) -> Federation:
     if data.held_out is not None and (kept is None or not count(kept)):
         raise _nothing_held_out(data, f"It has {count(found.columns)} examples")
     clients = clients_of(rest, data.label, data.partition, spec.seed)
-    return replace(clients, held_out=kept)
+    return replace(clients, held_out=kept, described=True)
 
 
 def load(data: DataTable, base: Path = Path(), seed: int = 0) -> Pool | Federation:

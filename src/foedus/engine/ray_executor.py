@@ -35,13 +35,20 @@ def begin(
     """The executor on the cluster that there is, one of its actors begun, and the number of its actors.
 
     Raises:
-        ConfigError: ``workers_refused``, ``federation_stays``, ``ray_address_refused``, ``ray_versions_differ``, and
-            what is wrong with the run on an actor's machine.
+        ConfigError: ``workers_refused``, ``clients_stay``, ``plan_stays``, ``ray_address_refused``,
+            ``ray_versions_differ``, and what is wrong with the run on an actor's machine.
         UnreachableError: ``ray_unreachable``.
         RunFailedError: ``ray_not_started``, ``ray_no_worker``.
     """
     if not isinstance(source, Clients):
-        raise ConfigError("federation_stays", "These clients exist in this process alone.", "", "Use another executor.")
+        raise ConfigError("clients_stay", "These clients exist in this process alone.", "", "Use another executor.")
+    if not prepared.bundle.files:
+        raise ConfigError(
+            "plan_stays",
+            "A plan that was made in Python cannot go to Ray's workers.",
+            "They import a plan from its files, under its digest.",
+            "Put the plan in a file that run.toml names, or use another executor.",
+        )
     recipe = kernel.recipe if isinstance(kernel, GraphKernel) else None
     federation = None if source.federation.described else source.federation
     setup = Setup(prepared.spec, prepared.base.resolve(), prepared.bundle, federation, recipe)
