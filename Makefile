@@ -1,6 +1,6 @@
 # The verbs of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench soak constraints clean
+.PHONY: help setup demo test check format bench bench-peers soak constraints clean
 
 # A Python 3.11+ to build .venv with (found by itself where not given), test processes, repetitions in `make soak`.
 PYTHON ?=
@@ -38,8 +38,12 @@ format: $(READY) ## write the code as `make check` wants it
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-bench: $(READY) ## the speed suite: ratios within one run
-	$(ONE_THREAD) $(BIN)/python -m benchmarks
+bench: $(READY) ## the speed suite, into benchmarks/RESULTS.md: ratios within one run, beside the peers that are there
+	$(ONE_THREAD) $(BIN)/python -m benchmarks --write
+
+bench-peers: $(READY) ## install the peers under .bench/, and measure what they can be set beside
+	$(BIN)/python -m benchmarks.peers || echo "Going on with those that are installed."
+	$(ONE_THREAD) $(BIN)/python -m benchmarks j1 j2 j3 flute averaging --write
 
 soak: $(READY) ## every crash point at a later occurrence too, over and over (SOAK=3), and the laws with many examples
 	for i in $$(seq $(SOAK)); do $(ONE_THREAD) $(BIN)/python -m pytest -x -q -m "" tests/faults || exit 1; done
@@ -48,6 +52,6 @@ soak: $(READY) ## every crash point at a later occurrence too, over and over (SO
 constraints: $(READY) ## write constraints.txt from what .venv holds
 	@scripts/constraints
 
-clean: ## remove .venv, caches and builds
-	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove .venv, the peers' environments, caches and builds
+	rm -rf .venv .bench build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

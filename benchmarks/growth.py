@@ -26,7 +26,7 @@ from foedus.domain.tree import Tensors
 from foedus.engine.choice import Engine
 from foedus.engine.simulate import simulate_on
 
-CACHE = 32
+CACHE = 8
 """MiB of clients' data that each process keeps."""
 
 LOOKS = (100, 1_000, 10_000)

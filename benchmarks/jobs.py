@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import foedus
 from benchmarks import networks
 from benchmarks.definitions import PIXELS, Job
 from benchmarks.exported import Exported
@@ -24,12 +25,9 @@ from foedus.data.sources.source import Pool
 from foedus.domain.plan import PlanBundle
 from foedus.domain.rng import generator
 from foedus.domain.run import DataTable, parse_spec
-from foedus.domain.tree import clone
-from foedus.engine.prepare import Prepared
-from foedus.local.plan import TrainingPlan, build_model, manifest_of, tensors_of
+from foedus.engine.prepare import Prepared, prepare_plan
+from foedus.local.plan import TrainingPlan
 from foedus.schedules.selectors import uniform
-from foedus.strategies.catalogue import build
-from foedus.strategies.strategy import RunContext
 
 SEED = 1
 DATA = Path(os.environ.get("FOEDUS_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -45,29 +43,28 @@ def available(job: Job) -> str:
 
 def plan(job: Job) -> TrainingPlan:
     """The job as a training plan."""
-    return TrainingPlan(functools.partial(networks.model, job), networks.loss, {}, {}, _inputs_and_targets)
+    return foedus.plan(functools.partial(networks.model, job), networks.loss, _inputs_and_targets)
+
+
+def run(job: Job, cache: int = 1024) -> dict[str, object]:
+    """The job as a run; each process keeps ``cache`` MiB of clients' data at most."""
+    return {
+        "plan": "plan.py",
+        "rounds": job.rounds,
+        "seed": SEED,
+        "strategy": {
+            "name": "fedavg",
+            "local": {"optimizer": "sgd", "lr": job.lr, "epochs": 1, "batch_size": job.batch},
+        },
+        "cohort": {"size": job.cohort},
+        "data": {"name": job.name, "cache": cache},
+        "test": {"ratio": 0.0},
+    }
 
 
 def prepared(job: Job, cache: int = 1024) -> Prepared:
-    """The job as a run that could begin; each process keeps ``cache`` MiB of clients' data at most."""
-    local = {"optimizer": "sgd", "lr": job.lr, "epochs": 1, "batch_size": job.batch}
-    spec = parse_spec(
-        {
-            "plan": "plan.py",
-            "rounds": job.rounds,
-            "seed": SEED,
-            "strategy": {"name": "fedavg", "local": local},
-            "cohort": {"size": job.cohort},
-            "data": {"name": job.name, "cache": cache, "partition": {"name": "given", "clients": job.clients}},
-            "test": {"ratio": 0.0},
-        }
-    )
-    torch.set_num_threads(1)
-    module = build_model(plan(job), SEED)
-    manifest = manifest_of(plan(job), module)
-    strategy = build(RunContext(spec, manifest))
-    bundle = PlanBundle({}, "plan.py")
-    return Prepared(spec, Path(), bundle, plan(job), clone(tensors_of(module)), manifest, strategy)
+    """The job as a run that could begin."""
+    return prepare_plan(parse_spec(run(job, cache)), Path(), PlanBundle({}, "plan.py"), plan(job))
 
 
 def federation(data: Exported) -> Federation:

@@ -19,9 +19,16 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks import rounds
 from benchmarks.peers.environments import ENVIRONMENTS
+from foedus.engine.workers import cores
 
 FOLDER = Path(__file__).parent
 PAGE, DATA = FOLDER / "RESULTS.md", FOLDER / "results.json"
+
+FLUTE = (
+    "FLUTE's authors report 3:20 min for FLUTE and 30:14 min for Flower 1.0.0, on CPUs that they do not name, with a "
+    "test every 20 rounds (https://github.com/microsoft/msrflute). Here clients have the same number of examples "
+    "each, and nothing is tested; `wall s` is what to set beside."
+)
 
 Section = Mapping[str, Any]
 """When and of which commit something was measured, and what: ``{"date": …, "commit": …, "data": …}``."""
@@ -36,10 +43,10 @@ def section(data: Mapping[str, object]) -> Section:
 
 def write(found: Mapping[str, Section]) -> None:
     """Keep what was found, and write the page."""
+    now = {"machine": machine(), "versions": versions()}
     kept = json.loads(DATA.read_text()) if DATA.is_file() else {}
-    if kept.get("machine") != machine() or kept.get("versions") != versions():
-        kept = {"machine": machine(), "versions": versions(), "sections": {}}
-    kept["sections"] |= found
+    known = kept["sections"] if all(kept.get(key) == value for key, value in now.items()) else {}
+    kept = {**now, "peers": peers(), "sections": {**known, **found}}
     DATA.write_text(json.dumps(kept, indent=1) + "\n")
     PAGE.write_text(page(kept))
 
@@ -50,7 +57,9 @@ def page(kept: Mapping[str, Any]) -> str:
         "# Results",
         "`make bench` measures this and `.venv/bin/python -m benchmarks --write` writes it: do not edit it. "
         "[README.md](README.md) says what is measured and how to read it.",
-        "\n".join(f"- **{key}**: {value}" for key, value in (kept["machine"] | kept["versions"]).items()),
+        "\n".join(
+            f"- **{key}**: {value}" for key, value in (kept["machine"] | kept["versions"] | kept["peers"]).items()
+        ),
     ]
     known = [name for name in SHOWN if name in kept["sections"]]
     for name in known:
@@ -73,21 +82,24 @@ def machine() -> dict[str, str]:
     """The processor, the cores that may be used, memory and system."""
     info = Path("/proc/cpuinfo")
     models = [line.split(":", 1)[1].strip() for line in _lines(info) if line.startswith("model name")]
-    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
     return {
         "processor": models[0] if models else platform.processor() or platform.machine(),
-        "cores": str(cores),
+        "cores": str(cores()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": platform.system(),
     }
 
 
 def versions() -> dict[str, str]:
-    """Python, what decides the arithmetic, and the peers that are installed."""
-    own = {name: importlib.metadata.version(name) for name in ("foedus", "torch", "numpy")}
-    peers = {name: each.version() for name, each in ENVIRONMENTS.items() if each.ready}
-    missing = {name: "not installed" for name, each in ENVIRONMENTS.items() if not each.ready}
-    return {"python": platform.python_version(), **own, **peers, **missing}
+    """Python, and what decides the arithmetic."""
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in ("foedus", "torch", "numpy")
+    }
+
+
+def peers() -> dict[str, str]:
+    """The peers, and the versions of those that are installed."""
+    return {name: each.version() if each.ready else "not installed" for name, each in ENVIRONMENTS.items()}
 
 
 def _job(data: Mapping[str, Any]) -> list[object]:
@@ -103,7 +115,8 @@ def _job(data: Mapping[str, Any]) -> list[object]:
         f"{job['clients']:,} clients with {sizes} examples, {network}, {job['cohort']} clients a round, "
         f"{job['rounds']} rounds, batches of {job['batch']}, SGD at {job['lr']}."
     )
-    return [said, [rounds.HEAD, *rounds.lines([rounds.Row(**row) for row in data["rows"]])]]
+    table = [rounds.HEAD, *rounds.lines([rounds.Row(**row) for row in data["rows"]])]
+    return [said, *([FLUTE] if job["name"] == "flute" else []), table]
 
 
 def _averaging(data: Mapping[str, Any]) -> list[object]:
