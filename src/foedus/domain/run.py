@@ -114,7 +114,7 @@ class DataTable(Table):
     """The data: live, only ``tags`` count; in simulation everything else.
 
     ``folder`` and ``file`` say where data lie that are not bundled. ``client`` names the column whose values are the
-    clients; where there is none, ``partition`` divides. ``label`` names the column that partitions look at. ``held_out``
+    clients; where there is none, ``partition`` divides. ``label`` names the column that partitions see. ``held_out``
     belongs to no client: a share, or ``"test"`` for the data set's own test part. ``cache``: MiB of prepared clients
     that each process of a simulation keeps at most. ``options`` are the source's own.
     """
@@ -141,7 +141,7 @@ class DataTable(Table):
 class TestTable(Table):
     """The test phase: the share of each client's examples that is kept for testing; ``every`` so many rounds.
 
-    ``validation``: another share, kept from training and testing for what chooses between models.
+    ``validation``: another share, kept from training and testing and measured as well: for what chooses between models.
 
     ``central_every`` so many rounds a simulation measures the model on the held-out part as well (0: only at the end).
     """

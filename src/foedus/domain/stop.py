@@ -12,14 +12,15 @@ from foedus.domain.table import PositiveInt, Table, Text
 class StopTable(Table):
     """End the run when ``metric`` reaches ``target``, or has not improved for ``patience`` rounds.
 
-    ``metric`` is named as records have it: ``test/accuracy``, ``central/loss``, ``train/loss``. Whether more or less is
-    better the plan says. ``delta``: by less than this nothing has improved. Before ``minimum`` rounds nothing ends.
+    ``metric`` is named as records have it: ``test/accuracy``, ``validation/loss``, ``central/loss``, ``train/loss``.
+    Whether more or less is better the plan says. ``delta``: by less than this nothing has improved. Before ``minimum``
+    rounds nothing ends.
 
     >>> StopTable(metric="test/accuracy", target=0.9).minimum
     1
     """
 
-    metric: Annotated[Text, Field(pattern="^(test|central|train)/[^/]+$")]
+    metric: Annotated[Text, Field(pattern="^(test|validation|central|train)/[^/]+$")]
     target: Annotated[float, Field(allow_inf_nan=False)] | None = None
     patience: PositiveInt | None = None
     delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

@@ -15,7 +15,7 @@ from foedus.domain.round import Ask, Broadcast, Contribution, Metrics
 from foedus.domain.tree import Parts, State
 from foedus.local.objective import check_finite
 from foedus.local.work import Batch, LocalWork, Objective
-from foedus.strategies.strategy import TRAIN, Phase
+from foedus.strategies.strategy import TRAIN, VALIDATION, Phase
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def run_client(
 
 def part_of(phase: str, data: ClientData) -> Examples:
     """The part of a client's data that a phase works on."""
-    return data.train if phase == TRAIN else data.test
+    return {TRAIN: data.train, VALIDATION: data.validation}.get(phase, data.test)
 
 
 def settle(phase: Phase, worked: Worked, rng: Randomness, seconds: float) -> tuple[Contribution, State]:

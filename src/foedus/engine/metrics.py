@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-PLACES = ("test", "central", "train")
+PLACES = ("test", "validation", "central", "train")
 
 
 def ranked(names: Iterable[str]) -> list[str]:

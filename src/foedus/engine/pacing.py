@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from foedus.domain.round import Schema
 from foedus.domain.tree import dtypes, size_in_bytes
+from foedus.engine.client import part_of
 from foedus.engine.devices import Devices, Load, Pace
 from foedus.engine.kernels import ClientSource, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.trace import read_trace
-from foedus.strategies.strategy import TRAIN
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Pacing:
             examples = 0
             if self.devices.counts_examples:
                 data = self.source(client)
-                examples = work.phase.epochs * len(data.train if order.phase == TRAIN else data.test)
+                examples = work.phase.epochs * len(part_of(order.phase, data))
             return self.devices.pace(place, client, Load(examples, down, up))
 
         return pace

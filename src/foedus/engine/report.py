@@ -14,7 +14,7 @@ from foedus.engine.charts import COLOURS, Series, bar_chart, histogram, line_cha
 from foedus.engine.history import NAMED, History, RoundRow
 from foedus.engine.metrics import ranked
 
-COLOUR_OF = {"test": COLOURS[0], "train": COLOURS[1], "central": COLOURS[2]}
+COLOUR_OF = {"test": COLOURS[0], "train": COLOURS[1], "central": COLOURS[2], "validation": COLOURS[3]}
 OTHER = COLOURS[4]
 CLIENTS_SHOWN = 40
 """Clients that have a bar or a row of their own; more are shown as a distribution, or counted."""

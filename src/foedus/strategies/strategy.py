@@ -24,7 +24,7 @@ from foedus.schedules.selectors import Drawer, Selector, uniform
 from foedus.strategies.stopping import End, ending
 from foedus.transforms.transform import IDENTITY, Transform
 
-TRAIN, TEST = "train", "test"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Recipe:
 
 
 def compose(recipe: Recipe, context: RunContext) -> Strategy:
-    """A strategy with one training phase, and a test phase on the new model where the run asks for it.
+    """A strategy with one training phase, and phases that validate and test the new model where the run asks for them.
 
     Raises:
         ConfigError: ``strategy_unsound`` where the parts do not fit each other.
@@ -113,10 +113,12 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
     at_once = schedule if drawer is None else schedule_of(SynchronousTable(), spec.cohort)[0]
     test_schema = Schema({}, ("examples",), tuple(context.manifest.metrics))
     test = Phase(TEST, evaluation, test_schema, recipe.aggregator, IDENTITY, selector, at_once, optional=True)
+    shares = ((replace(test, name=VALIDATION), spec.test.validation), (test, spec.test.ratio))
+    measuring = tuple(phase for phase, share in shares if share > 0)
 
     def phases(round_number: int) -> tuple[Phase, ...]:
         due = round_number % spec.test.every == 0 or round_number == spec.rounds
-        return (train, test) if spec.test.ratio > 0 and due else (train,)
+        return (train, *measuring) if due else (train,)
 
     def phase(state: State) -> Phase | Done:
         planned, at = phases(round_of(state)), _integer(state, "phase")

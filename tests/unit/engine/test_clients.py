@@ -110,7 +110,9 @@ def test_a_part_for_validation_is_kept_from_training_and_testing_in_every_round(
     rows = [tuple(row) for part in (data.train, data.test, data.validation) for row in part.inputs.tolist()]
     assert len(set(rows)) == 20
     for record in result.rounds:
-        train, test = record.phases
+        train, validation, test = record.phases
+        assert (validation.phase, len(validation.receipts)) == ("validation", 4)
+        assert {"validation/loss", "validation/accuracy"} <= set(record.metrics)
         kept = [
             t.weights["examples"] + e.weights["examples"] for t, e in zip(train.receipts, test.receipts, strict=True)
         ]
