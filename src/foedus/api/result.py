@@ -20,7 +20,7 @@ from foedus.domain.run import RunSpec
 from foedus.domain.tree import Tensors, model_digest
 from foedus.engine.choice import Choice
 from foedus.engine.folder import RunFolder, choose_folder
-from foedus.engine.history import History, flat
+from foedus.engine.history import History, as_columns
 from foedus.engine.report import curve_figures, facts_list
 from foedus.engine.results import Outcome, close_folder, how_it_ran
 
@@ -81,7 +81,7 @@ class Result:
         pandas = _pandas()
         if clients:
             return pandas.DataFrame(list(_receipts(self.rounds)))
-        return pandas.DataFrame([flat(row) for row in self.history.rows])
+        return pandas.DataFrame([as_columns(row) for row in self.history.rows])
 
     def plot(self) -> Figure:
         """The curves of every metric, as a matplotlib figure."""

@@ -128,7 +128,9 @@ def undisturbed() -> Iterator[None]:
 
 def _folder(out: str | os.PathLike[str], inputs: Inputs) -> RunFolder:
     path = choose_folder(Path(out), inputs.name, datetime.now(UTC))
-    return RunFolder(path, inputs.prepared.spec, inputs.prepared.bundle)
+    folder = RunFolder(path, inputs.prepared.spec, inputs.prepared.bundle)
+    folder.environment({"name": inputs.name, "directions": dict(inputs.prepared.manifest.metrics)})
+    return folder
 
 
 def _stamped(name: str) -> str:

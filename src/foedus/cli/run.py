@@ -14,12 +14,14 @@ from foedus.wire.messages import RunView
 LAZY = {
     "submit": ("foedus.cli.run_submit", "Submit a run, and follow it if you like."),
     "watch": ("foedus.cli.run_watch", "Follow a run to its end, and keep its folder."),
+    "compare": ("foedus.cli.run_compare", "Compare runs, live or simulated, by their folders."),
+    "plot": ("foedus.cli.run_plot", "Draw a run's curves as a picture."),
 }
 
 
 @click.group("run", cls=LazyGroup, lazy=LAZY)
 def command() -> None:
-    """Submit, list, show, watch, cancel and resume live runs."""
+    """Submit, list, show, watch, cancel and resume live runs; compare and plot the folders of any."""
 
 
 @command.command("list")

@@ -44,7 +44,9 @@ def begin(run_toml: Path, overrides: Mapping[str, str], out: Path | None, force:
     name = run_name(prepared.spec, run_toml)
     path = choose_folder(out, name, datetime.now(UTC), force=force)
     folder = RunFolder(path, prepared.spec, prepared.bundle)
-    folder.environment({"name": name, "base": str(prepared.base.resolve())})
+    folder.environment(
+        {"name": name, "base": str(prepared.base.resolve()), "directions": dict(prepared.manifest.metrics)}
+    )
     return Simulation(name, prepared, folder, Keeping(folder, prepared.spec.checkpoint))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -42,7 +42,7 @@ def validate(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
     except ValidationError as error:
         complaints = [_complaint(model, problem) for problem in error.errors(include_url=False)]
     raise ConfigError(
-        "config_refused", f"{where} is refused: {'; '.join(complaints)}.", "", "Correct the keys named and try again."
+        "config_refused", f"{where} is refused: {_joined(complaints)}", "", "Correct the keys named and try again."
     )
 
 
@@ -70,6 +70,28 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     match = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean `{match[0]}`?" if match else ""
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A table with its inner tables' keys in full.
+
+    >>> flat({"rounds": 2, "cohort": {"size": 4}})
+    {'rounds': 2, 'cohort.size': 4}
+    """
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _joined(complaints: Sequence[str]) -> str:
+    """Complaints in a row; a question ends with its own mark.
+
+    >>> _joined(["a is wrong", "b is not a key. Did you mean `c`?", "d is wrong"])
+    'a is wrong; b is not a key. Did you mean `c`? d is wrong.'
+    """
+    ends = [";"] * (len(complaints) - 1) + ["."]
+    return " ".join(text if text.endswith("?") else text + end for text, end in zip(complaints, ends, strict=True))
 
 
 def _complaint(model: type[BaseModel], problem: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from foedus.domain.table import Table, Text
 
@@ -16,15 +18,20 @@ class WandbTable(Table):
 
 
 class MlflowTable(Table):
-    """MLflow: a tracking server's ``uri`` or a folder, and the ``experiment``."""
+    """MLflow: a tracking server's ``uri`` or a folder, and the ``experiment``. Text alone is the URI."""
 
     uri: Text
     experiment: Text = "foedus"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _uri_alone(cls, value: Any) -> Any:
+        return {"uri": value} if isinstance(value, str) else value
+
 
 class TrackTable(Table):
-    """Trackers by name. Folders are relative to the current one, as ``runs`` is; ``mlflow`` may be a URI alone."""
+    """Trackers by name. Folders are relative to the current one, as ``runs`` is."""
 
     tensorboard: Text | None = None
-    mlflow: MlflowTable | Text | None = None
+    mlflow: MlflowTable | None = None
     wandb: WandbTable | None = None

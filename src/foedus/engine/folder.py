@@ -31,7 +31,7 @@ from foedus.domain.plan import BESIDE, PlanBundle, check_names
 from foedus.domain.round import RoundRecord
 from foedus.domain.run import RunSpec
 from foedus.domain.tree import Tensors
-from foedus.engine.history import History, flat
+from foedus.engine.history import History, as_columns
 from foedus.engine.json_text import to_json
 from foedus.engine.records import plain, read_records
 from foedus.engine.report import Report, report_html
@@ -186,7 +186,7 @@ class RunFolder:
     def round(self, record: RoundRecord) -> None:
         """Append a round's record."""
         self.history.add(record)
-        self._advance(record.round, self._append(ROUNDS, {**plain(record), **flat(self.history.rows[-1])}))
+        self._advance(record.round, self._append(ROUNDS, {**plain(record), **as_columns(self.history.rows[-1])}))
         failures = {r.client: r.failure for phase in record.phases for r in phase.receipts if r.failure}
         self.log("round", round=record.round, model=record.model, seconds=record.seconds, failures=dict(failures))
 

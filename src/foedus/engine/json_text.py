@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from foedus.domain.errors import IntegrityError
+
+DOCUMENT_LIMIT = 1 << 20
+"""Bytes of a summary or an environment."""
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -29,3 +35,17 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_finite(inner) for inner in value]
     return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run's folder.
+
+    Raises:
+        IntegrityError: ``document_malformed``.
+    """
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(DOCUMENT_LIMIT))
+    except (OSError, ValueError, RecursionError) as error:
+        raise IntegrityError("document_malformed", f"{path} is not what foedus wrote.", "", "Restore it.") from error
+    return found if isinstance(found, dict) else {}

@@ -27,6 +27,7 @@ class Report:
     """What a report shows. ``comparison`` has a label and the value of ``measure``, where models were compared.
 
     ``notes`` are sentences under the facts: which kernel and executor ran and why, why a run stopped early.
+    ``clocked``: the virtual clock says something of it.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Report:
     comparison: Sequence[tuple[str, float]] = ()
     measure: str = "accuracy"
     notes: Sequence[str] = ()
+    clocked: bool = False
 
 
 def report_html(report: Report) -> str:
@@ -46,7 +48,7 @@ def report_html(report: Report) -> str:
         "Curves": _grid(curve_figures(rows)),
         "Clients": _clients(report.history) + _grid(_last_round(last)) if last else "",
         "Who dropped out": _dropped(report.history) if rows else "",
-        "Bytes and time": _grid(_costs(rows)) if rows else "",
+        "Bytes and time": _grid(_costs(rows, report.clocked)) if rows else "",
         "Rounds": _rounds(rows),
     }
     body = "".join(f"<h2>{title}</h2>{section}" for title, section in sections.items() if section)
@@ -146,12 +148,12 @@ def _dropped(history: History) -> str:
     return html_table(["client", "times", "last (round, phase)", "what it said then"], rows) + more
 
 
-def _costs(rows: Sequence[RoundRow]) -> Iterator[str]:
+def _costs(rows: Sequence[RoundRow], clocked: bool) -> Iterator[str]:
     down = [(float(row.round), row.bytes_down / 1e6) for row in rows]
     up = [(float(row.round), row.bytes_up / 1e6) for row in rows]
     lines = [Series("to clients", down, COLOURS[1]), Series("from clients", up, COLOURS[0])]
     yield figure("bytes per round", line_chart(lines, y_label="MB", zero=True))
-    if any(row.virtual_seconds for row in rows):
+    if clocked:
         clock = [(float(row.round), row.virtual_seconds) for row in rows]
         devices = [(float(row.round), row.virtual_client_seconds) for row in rows]
         lines = [Series("virtual clock", clock, COLOURS[4]), Series("clients' devices, added up", devices, COLOURS[5])]

@@ -99,6 +99,7 @@ def _summary(folder: RunFolder, outcome: Outcome) -> dict[str, Json]:
 
 
 def _report(spec: RunSpec, history: History, outcome: Outcome) -> Report:
+    clocked = spec.time is not None or spec.schedule.name != "synchronous"
     held_out = {f"held-out {name}": f"{value:.4f}" for name, value in outcome.held_out.items()}
     facts = {
         "status": outcome.status,
@@ -107,10 +108,11 @@ def _report(spec: RunSpec, history: History, outcome: Outcome) -> Report:
         "clients": str(history.rows[-1].asked),
         **held_out,
         "seconds": f"{outcome.seconds:.1f}",
+        **({"virtual seconds": f"{history.rows[-1].virtual_time:.1f}"} if clocked else {}),
         "model": outcome.model_digest[:16],
     }
     subtitle = f"{spec.strategy.name} on {spec.data.name}, seed {spec.seed}"
-    return Report(outcome.run, subtitle, facts, history, outcome.comparison, notes=_notes(outcome))
+    return Report(outcome.run, subtitle, facts, history, outcome.comparison, notes=_notes(outcome), clocked=clocked)
 
 
 def _notes(outcome: Outcome) -> list[str]:

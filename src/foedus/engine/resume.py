@@ -7,11 +7,9 @@ that the run was begun with.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,17 +17,17 @@ from foedus.domain.errors import ConfigError, ConflictError, IntegrityError, Not
 from foedus.domain.plain import Json
 from foedus.domain.plan import read_bundle
 from foedus.domain.run import RunSpec
+from foedus.domain.table import flat
 from foedus.engine.checkpoints import Checkpoint, newest
 from foedus.engine.choice import Choice
 from foedus.engine.folder import ENVIRONMENT, ROUNDS, RUN, SUMMARY, Position, RunFolder, is_run, versions
+from foedus.engine.json_text import read_json
 from foedus.engine.keeping import Keeping
 from foedus.engine.prepare import Prepared, prepare_bundle, read_spec
 from foedus.strategies.stopping import stopped
 
 MAY_CHANGE = ("rounds", "data.folder", "data.file", "data.cache", "time.trace", "checkpoint", "track")
 """Keys of run.toml that decide no bit of the rounds that are done: more rounds, where files lie, what is kept."""
-
-DOCUMENT_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def take_up(path: Path, overrides: Mapping[str, str]) -> TakenUp:
             "run_folder_missing", f"{path} holds no run.", "", "Name the folder that `foedus simulate` said, runs/…"
         )
     folder = RunFolder(path, None)
-    facts = _document(path / ENVIRONMENT)
+    facts = read_json(path / ENVIRONMENT)
     if facts.get("run") != hashlib.sha256((path / RUN).read_bytes()).hexdigest():
         raise _changed(path)
     if "plan" not in facts:
@@ -91,7 +89,7 @@ def take_up(path: Path, overrides: Mapping[str, str]) -> TakenUp:
 
 
 def _refuse_changes(kept: RunSpec, spec: RunSpec) -> None:
-    before, after = _flat(kept.model_dump(mode="json")), _flat(spec.model_dump(mode="json"))
+    before, after = flat(kept.model_dump(mode="json")), flat(spec.model_dump(mode="json"))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     refused = [key for key in changed if not any(key == may or key.startswith(may + ".") for may in MAY_CHANGE)]
     if refused:
@@ -107,15 +105,8 @@ def _refuse_changes(kept: RunSpec, spec: RunSpec) -> None:
         )
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
-
-
 def _refuse_complete(path: Path, kept: RunSpec, spec: RunSpec, checkpoint: Checkpoint | None) -> None:
-    summary = _document(path / SUMMARY) if (path / SUMMARY).is_file() else {}
+    summary = read_json(path / SUMMARY) if (path / SUMMARY).is_file() else {}
     if summary.get("status") != "completed":
         return
     why = stopped(checkpoint.snapshot.state) if checkpoint else ""
@@ -142,15 +133,6 @@ def _choice(table: Mapping[str, Json]) -> Choice:
         raise IntegrityError(
             "choice_malformed", "The checkpoint does not say how the run was computed.", "", "Begin the run anew."
         ) from error
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(DOCUMENT_LIMIT))
-    except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError("document_malformed", f"{path} is not what foedus wrote.", "", "Restore it.") from error
-    return found if isinstance(found, dict) else {}
 
 
 def _changed(path: Path) -> ConflictError:

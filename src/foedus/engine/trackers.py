@@ -19,6 +19,7 @@ from typing import Any
 from foedus.domain.errors import ConfigError
 from foedus.domain.round import RoundRecord
 from foedus.domain.run import RunSpec
+from foedus.domain.table import flat
 from foedus.domain.track import MlflowTable, WandbTable
 from foedus.domain.tree import Tensors
 from foedus.engine.history import row_of
@@ -104,17 +105,16 @@ def tracking(spec: RunSpec, run: str) -> Iterator[Tracking]:
 def _starters(spec: RunSpec, run: str) -> dict[str, Callable[[], Tracker]]:
     """Each tracker's start, its library loaded."""
     track, starters = spec.track, dict[str, Callable[[], Tracker]]()
-    options = _flat(spec.model_dump(mode="json", exclude={"track"}))
+    options = {k: str(v) for k, v in flat(spec.model_dump(mode="json", exclude={"track"})).items() if v is not None}
     if track.tensorboard is not None:
         board, folder = _library("torch.utils.tensorboard", "tensorboard"), Path(track.tensorboard) / run
         starters["tensorboard"] = lambda: _tensorboard(board, folder, options)
-    if track.mlflow is not None:
-        table = track.mlflow if isinstance(track.mlflow, MlflowTable) else MlflowTable(uri=track.mlflow)
+    if (store := track.mlflow) is not None:
         mlflow = _library("mlflow", "mlflow")
-        starters["mlflow"] = lambda: _mlflow(mlflow, table, run, options)
-    if (found := track.wandb) is not None:
+        starters["mlflow"] = lambda: _mlflow(mlflow, store, run, options)
+    if (project := track.wandb) is not None:
         wandb = _library("wandb", "wandb")
-        starters["wandb"] = lambda: _wandb(wandb, found, run, options)
+        starters["wandb"] = lambda: _wandb(wandb, project, run, options)
     return starters
 
 
@@ -190,14 +190,3 @@ def _given_up(name: str, error: Exception) -> None:
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """``{"strategy": {"name": "fedavg"}}`` as ``{"strategy.name": "fedavg"}``; keys without a value are left out."""
-    found: dict[str, str] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            found[f"{prefix}{key}"] = str(value)
-    return found
