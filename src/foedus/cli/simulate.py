@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from foedus.cli.options import examples, out_option, parse_overrides, set_option
-from foedus.cli.output import emit, json_option
+from foedus.cli.output import emit, json_option, say
 from foedus.cli.simulation import begin, go_on, run
 from foedus.cli.sweep import Sweep, begin_sweep, is_sweep, read_sweep, run_sweep, sweep_folder, told
 from foedus.domain.errors import UsageError
 from foedus.engine.choice import EXECUTORS, KERNELS, Engine
 from foedus.engine.results import last_words
+from foedus.engine.simulate import Tools
 from foedus.engine.sweep import parse_options
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -42,6 +43,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--seeds", type=click.IntRange(min=1, max=1000), help="Run each setting with so many seeds, from `seed` up."
 )
+@click.option("--debug", is_flag=True, help="Say what clients that fail were doing, with the plan's lines.")
 @json_option
 def command(
     run_toml: Path | None,
@@ -54,6 +56,7 @@ def command(
     resume: Path | None,
     sweeps: tuple[str, ...],
     seeds: int | None,
+    debug: bool,
 ) -> None:
     """Run RUN.toml with simulated clients; the result is in runs/NAME-TIME, or in --out."""
     asked, changes = Engine(kernel, executor, workers), parse_overrides(overrides)
@@ -68,7 +71,7 @@ def command(
     if resume and is_sweep(resume):
         return sweep_in(read_sweep(resume), resume, asked)
     simulation = begin(run_toml, changes, out, force) if run_toml else go_on(resume or Path(), changes)
-    summary = run(simulation, asked)
+    summary = run(simulation, asked, Tools(say if debug else None))
     emit(summary, last_words(summary, simulation.folder.path))
 
 

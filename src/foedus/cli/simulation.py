@@ -20,7 +20,7 @@ from foedus.engine.keeping import Keeping
 from foedus.engine.prepare import Prepared, prepare
 from foedus.engine.results import Outcome, close_folder, how_it_ran, recorded, run_name
 from foedus.engine.resume import take_up
-from foedus.engine.simulate import simulate
+from foedus.engine.simulate import Tools, simulate
 from foedus.engine.trackers import tracking
 
 TERMINATED = 143
@@ -59,7 +59,7 @@ def go_on(path: Path, overrides: Mapping[str, str]) -> Simulation:
     return Simulation(taken.name, taken.prepared, taken.folder, taken.keeping, taken.seconds, taken.choice)
 
 
-def run(simulation: Simulation, asked: Engine) -> dict[str, Json]:
+def run(simulation: Simulation, asked: Engine, tools: Tools | None = None) -> dict[str, Json]:
     """Run it to its end; returns the summary, which is in the folder too."""
     spec, folder = simulation.prepared.spec, simulation.folder
     engine = _as_before(asked, simulation.choice) if simulation.choice else asked
@@ -73,7 +73,7 @@ def run(simulation: Simulation, asked: Engine) -> dict[str, Json]:
     ):
         with progress(spec.rounds) as observer:
             told = [folder, observer, *trackers.observers]
-            result = simulate(simulation.prepared, engine, told, simulation.keeping)
+            result = simulate(simulation.prepared, engine, told, simulation.keeping, tools)
         say(result.choice.reason)
         facts, seconds = how_it_ran(result.choice, result.stopped), simulation.seconds + result.seconds
         outcome = Outcome(simulation.name, "completed", result.model_digest, seconds, result.held_out, facts)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 
-from foedus.domain.errors import ConfigError
+from foedus.domain.errors import ClientWorkError, ConfigError, PlanError
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.table import nearest
@@ -118,7 +119,7 @@ def _case(prepared: Prepared, source: ClientSource, clients: Sequence[str]) -> C
     """The first training phase and the first clients with examples; none where nobody has any."""
     state = prepared.strategy.init(prepared.model)
     phase = prepared.strategy.phase(state)
-    sampled = tuple(client for client in clients[:SAMPLED] if len(source(client).train))
+    sampled = _sampled(source, clients)
     if isinstance(phase, Done) or not sampled:
         return None
     broadcast = Broadcast({part: state.tensors[part] for part in phase.broadcast})
@@ -127,6 +128,23 @@ def _case(prepared: Prepared, source: ClientSource, clients: Sequence[str]) -> C
     cohort = prepared.spec.cohort
     size = cohort.size or max(1, round((cohort.fraction or 0.0) * len(clients)))
     return Case(prepared.plan, work, sampled, source, size)
+
+
+def _sampled(source: ClientSource, clients: Sequence[str]) -> tuple[str, ...]:
+    """Which of the first clients have examples. Those for whom the plan fails are named when they are asked.
+
+    Raises:
+        PlanError: where it fails for all of them.
+    """
+    found, failures = list[str](), list[ClientWorkError]()
+    for client in clients[:SAMPLED]:
+        try:
+            found += [client] if len(source(client).train) else []
+        except ClientWorkError as error:
+            failures.append(error)
+    if failures and len(failures) == len(clients[:SAMPLED]):
+        raise PlanError(failures[0].code, failures[0].what, failures[0].why, failures[0].fix) from failures[0]
+    return tuple(found)
 
 
 def _effort(case: Case, rounds: int) -> Effort:
@@ -195,7 +213,8 @@ def _started(
     spec = prepared.spec
     asked = spec.rounds * (spec.cohort.size or len(clients))
     for client in clients if asked >= len(clients) <= INHERITED else ():
-        source(client)
+        with suppress(ClientWorkError):
+            source(client)
     executor = WorkersExecutor(kernel, source, count, _phases(prepared))
     executor.start(2 * size_in_bytes(prepared.model))
     return executor

@@ -17,6 +17,9 @@ from foedus.local.objective import check_finite
 from foedus.local.work import Batch, LocalWork, Objective
 from foedus.strategies.strategy import TRAIN, VALIDATION, Phase
 
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""What torch says in a plain RuntimeError where the processor's memory is at its end."""
+
 
 @dataclass(frozen=True)
 class ClientTask:
@@ -43,7 +46,8 @@ def run_client(
     """Do a phase's work for one client; returns the contribution and the state that is current if it is counted.
 
     Raises:
-        ClientWorkError: ``no_examples``, ``update_not_finite``, or ``plan_failed`` where the plan's code raised.
+        ClientWorkError: ``no_examples``, ``update_not_finite``, ``out_of_memory``, or ``plan_failed`` where the plan's
+            code raised anything else.
         PlanError: where loss or metrics have the wrong shape.
     """
     began = time.monotonic()
@@ -54,13 +58,19 @@ def run_client(
     work = task.phase.work(task.objective)
     try:
         worked = _work(work, task.broadcast, part, state, rng)
+        return settle(task.phase, worked, rng, time.monotonic() - began)
     except (FoedusError, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise ClientWorkError(
-            "plan_failed", f"The plan's code failed for {ask.client}.", f"{type(error).__name__}: {error}"
-        ) from error
-    return settle(task.phase, worked, rng, time.monotonic() - began)
+        raise _failed(ask.client, error) from error
+
+
+def _failed(client: str, error: Exception) -> ClientWorkError:
+    words = f"{type(error).__name__}: {error}"
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or NO_MEMORY in str(error):
+        fix = "Use smaller batches, a smaller model, or fewer workers."
+        return ClientWorkError("out_of_memory", f"The work of {client} ran out of memory.", words, fix)
+    return ClientWorkError("plan_failed", f"The plan's code failed for {client}.", words)
 
 
 def part_of(phase: str, data: ClientData) -> Examples:

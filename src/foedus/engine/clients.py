@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from foedus.data.dataset import ClientData, prepare_client
 from foedus.data.population import Federation
-from foedus.domain.errors import DataError
+from foedus.domain.errors import ClientWorkError, DataError, PlanError
 from foedus.engine.prepare import Prepared
 
 MIB = 2**20
@@ -38,13 +38,21 @@ class Clients:
             )
 
     def __call__(self, name: str) -> ClientData:
-        """One client's prepared data."""
+        """One client's prepared data.
+
+        Raises:
+            ClientWorkError: ``prepare_failed``, ``prepare_refused``: the plan's code failed for this client.
+            DataError: where the data cannot be used.
+        """
         if name in self.ready:
             self.ready.move_to_end(name)
             return self.ready[name]
         spec = self.prepared.spec
         columns, (test, validation) = self.federation.clients[name], (spec.test.ratio, spec.test.validation)
-        data = prepare_client(name, columns, self.prepared.plan.prepare, test, spec.seed, validation)
+        try:
+            data = prepare_client(name, columns, self.prepared.plan.prepare, test, spec.seed, validation)
+        except PlanError as error:
+            raise ClientWorkError(error.code, error.what, error.why, error.fix) from error
         self.ready[name] = data
         self.held += size_of(data)
         while self.held > spec.data.cache * MIB and len(self.ready) > 1:

@@ -125,8 +125,11 @@ class GraphKernel:
         return self._finish(work, local, stack)
 
     def member(self, work: PhaseWork, client: str, source: ClientSource) -> Member | None:
-        """A client with examples, ready to be stacked."""
-        part = source(client).train
+        """A client with examples, ready to be stacked; of any other kernel eager says what is wrong."""
+        try:
+            part = source(client).train
+        except ClientWorkError:
+            return None
         if not len(part):
             return None
         rng, state = Randomness(work.seed, work.order.round, client), work.states.get(client, State())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from foedus.domain.errors import ClientWorkError
 from foedus.domain.round import Schema
 from foedus.domain.tree import dtypes, size_in_bytes
 from foedus.engine.client import part_of
@@ -31,8 +33,9 @@ class Pacing:
         def pace(client: str) -> Pace:
             examples = 0
             if self.devices.counts_examples:
-                data = self.source(client)
-                examples = work.phase.epochs * len(part_of(order.phase, data))
+                with suppress(ClientWorkError):  # the client will say so when its work is asked for
+                    data = self.source(client)
+                    examples = work.phase.epochs * len(part_of(order.phase, data))
             return self.devices.pace(place, client, Load(examples, down, up))
 
         return pace

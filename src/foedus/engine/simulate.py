@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from foedus.data.catalogue import federate
@@ -14,6 +14,7 @@ from foedus.domain.round import RoundRecord
 from foedus.domain.tree import Tensors, model_digest
 from foedus.engine.choice import Choice, Engine, choose
 from foedus.engine.clients import Clients
+from foedus.engine.debug import DebuggingExecutor, Scene
 from foedus.engine.driver import drive
 from foedus.engine.observers import Observer
 from foedus.engine.pacing import pacing
@@ -23,6 +24,13 @@ from foedus.engine.virtual import Setting, VirtualPort
 from foedus.local.evaluate import measure
 from foedus.local.objective import EagerObjective
 from foedus.strategies.stopping import stopped
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What looks into a simulation: ``debug`` is told what clients were doing when they failed."""
+
+    debug: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,11 @@ def client_data(prepared: Prepared) -> dict[str, ClientData]:
 
 
 def simulate(
-    prepared: Prepared, engine: Engine, observers: Sequence[Observer] = (), keeper: Keeper | None = None
+    prepared: Prepared,
+    engine: Engine,
+    observers: Sequence[Observer] = (),
+    keeper: Keeper | None = None,
+    tools: Tools | None = None,
 ) -> Result:
     """Run every round of a run in this process (and its workers), and measure the model on the held-out part.
 
@@ -62,7 +74,7 @@ def simulate(
         QuorumError: where too few clients could contribute.
     """
     described = replace(federate(prepared.spec, prepared.base), described=True)
-    return simulate_on(prepared, described, engine, observers, keeper)
+    return simulate_on(prepared, described, engine, observers, keeper, tools)
 
 
 def simulate_on(
@@ -71,12 +83,15 @@ def simulate_on(
     engine: Engine,
     observers: Sequence[Observer] = (),
     keeper: Keeper | None = None,
+    tools: Tools | None = None,
 ) -> Result:
     """As :func:`simulate`, on clients and a held-out part that were loaded."""
     began = time.monotonic()
     clients = Clients(prepared, federation)
     paces = pacing(prepared, federation.names, clients)
     executor, choice = choose(engine, prepared, clients, federation.names)
+    if tools and tools.debug:
+        executor = DebuggingExecutor(executor, Scene(prepared, clients, federation.clients, tools.debug))
     held_out = HeldOut(prepared, federation.held_out)
     setting = Setting(federation.names, paces, executor)
     port = VirtualPort(prepared, setting, observers, held_out.in_round, keeper)

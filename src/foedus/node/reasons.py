@@ -26,6 +26,7 @@ SENTENCES = {
     "dataset_unreadable": "The dataset's file cannot be read.",
     "disk_full": "The node's disk is full.",
     "no_examples": "The client has no examples for this phase.",
+    "out_of_memory": "The work ran out of memory.",
     "phase_unknown": "The run's strategy has no such phase.",
     "plan_does_not_import": "The plan does not import.",
     "plan_failed": "The plan's code failed.",

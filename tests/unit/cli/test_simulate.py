@@ -90,7 +90,7 @@ def test_an_override_without_a_value_is_a_usage_error(run, here: Path, digits: P
 
 
 def test_ctrl_c_leaves_a_folder_that_says_so(run, here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(prepared, engine, observers, keeper):
+    def interrupted(prepared, engine, observers, *others):
         def second_round(record) -> None:
             raise KeyboardInterrupt
 
