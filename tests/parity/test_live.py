@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "part of the population": (DIGITS, {"cohort": {"size": 2, "population": 4}, "rounds": 4}),
     "rare tests": (DIGITS, {"test": {"every": 2, "ratio": 0.3}, "rounds": 3}),
+    "validation": (DIGITS, {"test": {"every": 2, "ratio": 0.1, "validation": 0.3}, "rounds": 3}),
 }  # fmt: skip
 
 

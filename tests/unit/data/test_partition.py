@@ -65,6 +65,30 @@ def test_a_seed_gives_the_same_split_everywhere() -> None:
     assert model_digest(parts) == "1ac399043271a30a03a1b2e56671d805107dc751c93f60be735a2518160e42e0"
 
 
+SPLITS = {
+    "iid": "b3b1f0b1f0bf0cbb",
+    "dirichlet": "f37bcca136cb8c33",
+    "dirichlet, alike": "4268838b1dcbb2d4",
+    "dirichlet, balanced": "ca20fd49b02278e3",
+    "shards": "05c1c2b709a1d32b",
+    "labels_per_client": "10a03b3710f1ff6c",
+    "lognormal": "5b5e1ebc63167172",
+    "power_law": "29b78aa37b27b09b",
+    "dirichlet_sizes": "e86d32d45026ff90",
+    "linear": "c5b324f4a434b852",
+    "square": "50c9a2c0e0326514",
+    "exponential": "36d9b2d1d0e87512",
+    "by_column": "1372367d6d8ab682",
+    "feature_noise": "5f2bf34c619e01df",
+}
+"""The first letters of each split's digest by seed 1. A change here changes what everybody's runs are."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_partitioner_s_split_changes_unnoticed(name: str) -> None:
+    assert model_digest(_divide(TABLES[name], 1)).startswith(SPLITS[name])
+
+
 def test_a_small_alpha_skews_the_labels() -> None:
     def most(alpha: float) -> float:
         parts = _divide(_table("dirichlet", 5, alpha=alpha), 3)

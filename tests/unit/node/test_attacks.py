@@ -62,6 +62,7 @@ def offer(node: Node, content: bytes, digest: str) -> PlanOffer:
         {"lease": float("nan")},
         {"lease": -1.0},
         {"test_ratio": 1.0},
+        {"validation_ratio": 1.0},
         {"seed": 2**63},
     ],
     ids=str,
