@@ -132,6 +132,8 @@ def _natural(data: DataTable, found: Federation, seed: int) -> Federation:
             "An example has one client.",
             "Leave out `[data] partition`, or `client`.",
         )
+    if data.held_out == TEST and (found.held_out is None or not count(found.held_out)):
+        raise _nothing_held_out(data, "It has no test part")
     if not isinstance(data.held_out, float):
         return found
     order = torch.randperm(len(found.names), generator=generator(seed, 0, "", "held_out"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from foedus.data.dataset import ClientData, prepare_client
+from foedus.data.dataset import ClientData, Columns, prepare_client
 from foedus.data.population import Federation
-from foedus.domain.errors import ClientWorkError, DataError, PlanError
+from foedus.domain.errors import ClientWorkError, DataError, FoedusError, PlanError
 from foedus.engine.prepare import Prepared
 
 MIB = 2**20
@@ -41,23 +41,35 @@ class Clients:
         """One client's prepared data.
 
         Raises:
-            ClientWorkError: ``prepare_failed``, ``prepare_refused``: the plan's code failed for this client.
-            DataError: where the data cannot be used.
+            ClientWorkError: ``client_unreadable``, and what :func:`prepare_client` says of this client alone.
+            DataError: ``column_missing``, which is true of every client.
         """
         if name in self.ready:
             self.ready.move_to_end(name)
             return self.ready[name]
         spec = self.prepared.spec
-        columns, (test, validation) = self.federation.clients[name], (spec.test.ratio, spec.test.validation)
+        test, validation = spec.test.ratio, spec.test.validation
         try:
-            data = prepare_client(name, columns, self.prepared.plan.prepare, test, spec.seed, validation)
-        except PlanError as error:
+            data = prepare_client(name, self._columns(name), self.prepared.plan.prepare, test, spec.seed, validation)
+        except (PlanError, DataError) as error:
+            if error.code == "column_missing":
+                raise
             raise ClientWorkError(error.code, error.what, error.why, error.fix) from error
         self.ready[name] = data
         self.held += size_of(data)
         while self.held > spec.data.cache * MIB and len(self.ready) > 1:
             self.held -= size_of(self.ready.popitem(last=False)[1])
         return data
+
+    def _columns(self, name: str) -> Columns:
+        """A client's columns; what makes them may be a function of the user's."""
+        try:
+            return self.federation.clients[name]
+        except FoedusError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise ClientWorkError("client_unreadable", f"The data of {name} cannot be read.", why) from error
 
 
 def size_of(data: ClientData) -> int:

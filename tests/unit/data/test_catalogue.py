@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -102,9 +103,17 @@ def test_a_data_set_s_own_test_part_may_be_what_is_held_out(data_folder: Path) -
     assert sum(len(columns["label"]) for columns in federation.clients.values()) == 60_000
 
 
-def test_a_data_set_without_a_test_part_says_so() -> None:
+def test_a_data_set_without_a_test_part_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError) as refusal:
         federate(_spec(name="digits", held_out="test"), Path())
+    assert refusal.value.code == "dataset_empty"
+    with sqlite3.connect(tmp_path / "t.sqlite") as database:
+        database.execute("CREATE TABLE t (user TEXT, x REAL)")
+        database.execute("CREATE INDEX by_user ON t (user)")
+    database.close()
+    keys = {"file": "t.sqlite", "client": "user", "options": {"table": "t"}, "partition": None}
+    with pytest.raises(DataError) as refusal:
+        federate(_spec(name="sqlite", held_out="test", **keys), tmp_path)
     assert refusal.value.code == "dataset_empty"
 
 

@@ -10,7 +10,7 @@ import torch
 
 from foedus.data.dataset import Columns
 from foedus.data.population import Federation, Generated, federation
-from foedus.domain.errors import DataError
+from foedus.domain.errors import DataError, FoedusError
 from foedus.engine.choice import Engine
 from foedus.engine.clients import MIB, Clients
 from foedus.engine.prepare import Prepared
@@ -154,3 +154,32 @@ def test_work_processes_read_clients_from_the_same_file(name: str, tmp_path: Pat
     assert results[0].model_digest == results[1].model_digest
     assert {name for record in results[0].rounds for name in record.phases[0].asked} <= {f"u{at}" for at in range(8)}
     assert not any(receipt.failure for record in results[1].rounds for receipt in record.phases[0].receipts)
+
+
+def test_a_client_whose_data_are_bad_is_named_and_the_round_goes_on(tmp_path: Path) -> None:
+    def function(place: int) -> Columns:
+        if place == 2:
+            raise OSError("the disk of c0002 is gone")
+        columns = _columns(place)
+        return {**columns, "image": columns["image"] / 0} if place == 3 else columns
+
+    ready = _ready(tmp_path)
+    record = simulate_on(ready, federation(Generated(5, function)), EAGER).rounds[0].phases[0]
+    failures = [receipt.failure for receipt in record.receipts]
+    assert [failure.partition(":")[0] for failure in failures] == [
+        "",
+        "",
+        "client_unreadable",
+        "dataset_not_finite",
+        "",
+    ]
+    assert "the disk of c0002 is gone" in failures[2]
+
+
+def test_data_that_are_bad_for_everybody_are_refused_before_round_1(tmp_path: Path) -> None:
+    def function(place: int) -> Columns:
+        raise KeyError(place)
+
+    with pytest.raises(FoedusError) as refusal:
+        simulate_on(_ready(tmp_path), federation(Generated(5, function)), EAGER)
+    assert refusal.value.code == "client_unreadable"
