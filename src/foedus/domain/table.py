@@ -104,6 +104,10 @@ def _complaint(model: type[BaseModel], problem: Any) -> str:
         name, known = problem["ctx"]["tag"], _QUOTED.findall(problem["ctx"]["expected_tags"])
         there_are = ", ".join(sorted(set(known) - {NUMBER}))
         return f"`{key}.name`: there is no {_short(name)}; there are: {there_are}{_or(name, known)}"
+    if problem["type"] == "literal_error":
+        allowed = problem["ctx"]["expected"]
+        near = _or(str(problem["input"])[:80], _QUOTED.findall(allowed))
+        return f"`{key}`: input should be {allowed} (got {_short(problem['input'])}){near}"
     got = "" if problem["type"] == "missing" else f" (got {_short(problem.get('input'))})"
     message = "this is not one of its tables" if problem["type"] == "union_tag_not_found" else problem["msg"]
     message = message.removeprefix("Value error, ")

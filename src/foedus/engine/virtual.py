@@ -20,6 +20,7 @@ from foedus.engine.prepare import Prepared
 from foedus.engine.records import Recent
 from foedus.engine.round import close_phase, record_of
 from foedus.engine.snapshot import Keeper, Snapshot
+from foedus.schedules.named import check_population
 from foedus.schedules.schedule import Close, Draw, Event
 from foedus.strategies.strategy import Phase, round_of
 
@@ -78,7 +79,13 @@ class VirtualPort:
         self._began = time.monotonic()
 
     def load(self) -> Progress:
-        """The beginning, or where the run goes on."""
+        """The beginning, or where the run goes on.
+
+        Raises:
+            QuorumError, ConfigError: as :func:`check_population`.
+        """
+        spec = self._prepared.spec
+        check_population(spec.schedule, spec.cohort, len(self._setting.population))
         return Progress(self._between.state)
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from foedus.domain.errors import ConfigError
 from foedus.domain.run import CohortTable
 from foedus.domain.timing import BufferedTable, CyclicTable, ScheduleTable, SynchronousTable, TimedTable
 from foedus.schedules.buffered import buffered
 from foedus.schedules.cyclic import cyclic
 from foedus.schedules.schedule import Schedule
-from foedus.schedules.selectors import DRAWERS, Drawer
+from foedus.schedules.selectors import DRAWERS, Drawer, check_size
 from foedus.schedules.synchronous import synchronous
 from foedus.schedules.timed import timed
 
@@ -24,3 +25,20 @@ def schedule_of(table: ScheduleTable, cohort: CohortTable) -> tuple[Schedule, Dr
             return timed(table, concurrency), DRAWERS[table.selector]
         case CyclicTable():
             return cyclic(table.deadline), DRAWERS[table.selector]
+
+
+def check_population(table: ScheduleTable, cohort: CohortTable, count: int) -> None:
+    """Refuse what ``count`` clients can never come to.
+
+    Raises:
+        QuorumError: ``population_too_small``.
+        ConfigError: ``buffer_too_large``.
+    """
+    check_size(cohort.size or 0, count)
+    if isinstance(table, BufferedTable) and table.buffer > count:
+        raise ConfigError(
+            "buffer_too_large",
+            f"The buffer waits for {table.buffer} contributions, and there are {count} clients.",
+            "A client contributes once to a buffer.",
+            "Lower `schedule.buffer`, or bring more clients.",
+        )

@@ -49,18 +49,27 @@ def uniform(cohort: CohortTable) -> Selector:
 
     def select(population: Sequence[str], generator: torch.Generator) -> tuple[str, ...]:
         size = cohort.size or max(1, round((cohort.fraction or 0.0) * len(population)))
-        if size > len(population):
-            raise QuorumError(
-                "population_too_small",
-                f"The cohort has {size} clients and the population {len(population)}.",
-                "A round cannot ask more clients than there are.",
-                "Lower `cohort.size`, or bring more clients.",
-            )
+        check_size(size, len(population))
         # 10 · 1.1 is a little more than 11 in floating point, and 11 clients are meant.
         size = min(len(population), math.ceil(round(size * cohort.over_selection, 6)))
         return tuple(population[at] for at in sorted(_draw(len(population), size, generator)))
 
     return select
+
+
+def check_size(size: int, count: int) -> None:
+    """Refuse a cohort of ``size`` clients out of ``count``.
+
+    Raises:
+        QuorumError: ``population_too_small``.
+    """
+    if size > count:
+        raise QuorumError(
+            "population_too_small",
+            f"The cohort has {size} clients and the population {count}.",
+            "A round cannot ask more clients than there are.",
+            "Lower `cohort.size`, or bring more clients.",
+        )
 
 
 def random(population: Sequence[str], request: Request) -> tuple[str, ...]:

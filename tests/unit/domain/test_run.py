@@ -30,7 +30,10 @@ def test_a_good_run_keeps_its_values_and_gets_defaults() -> None:
 
 BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown key": ({"round": 3}, ["`round`", "Did you mean `rounds`?"]),
-    "unknown inner key": ({"cohort": {"sise": 4}}, ["`cohort.sise`", "fraction, minimum, over_selection, population, size", "`size`"]),
+    "unknown inner key": (
+        {"cohort": {"sise": 4}},
+        ["`cohort.sise`", "fraction, minimum, over_selection, population, size", "`size`"],
+    ),
     "text for a number": ({"rounds": "twenty"}, ["`rounds`", "integer", "'twenty'"]),
     "boolean for a number": ({"rounds": True}, ["`rounds`", "True"]),
     "text for a share": ({"test": {"ratio": "0.2"}}, ["`test.ratio`", "'0.2'"]),
@@ -41,7 +44,40 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "neither size nor fraction": ({"cohort": {}}, ["exactly one of `size` and `fraction`"]),
     "fraction over one": ({"cohort": {"fraction": 1.5}}, ["`cohort.fraction`", "1.5"]),
     "an endless deadline": ({"schedule": {"deadline": float("inf")}}, ["`schedule.deadline`"]),
-    "an unknown schedule": ({"schedule": {"name": "sync"}}, ["`schedule.name`", "synchronous"]),
+    "an unknown schedule": (
+        {"schedule": {"name": "bufered"}},
+        ["`schedule.name`", "cyclic", "Did you mean `buffered`?"],
+    ),
+    "an unknown option of a schedule": (
+        {"schedule": {"name": "buffered", "bufer": 3}},
+        ["`schedule.bufer`", "allowed: buffer, name, selector, staleness", "Did you mean `buffer`?"],
+    ),
+    "an unknown selector": (
+        {"schedule": {"name": "cyclic", "selector": "roundrobin"}},
+        ["`schedule.selector`", "Did you mean `round_robin`?"],
+    ),
+    "a missing option of a schedule": ({"schedule": {"name": "timed"}}, ["`schedule.every`", "required"]),
+    "a schedule that is a number": ({"schedule": 3}, ["`schedule`", "(got 3)"]),
+    "a fraction where so many work at a time": (
+        {"schedule": {"name": "buffered"}, "cohort": {"fraction": 0.5}},
+        ["`buffered` needs `cohort.size`"],
+    ),
+    "over-selection without a size": ({"cohort": {"fraction": 0.5, "over_selection": 1.3}}, ["needs `size`"]),
+    "over-selection where clients are drawn": (
+        {"schedule": {"name": "cyclic"}, "cohort": {"size": 4, "over_selection": 1.3}},
+        ["`cohort.over_selection` has no meaning under the schedule `cyclic`"],
+    ),
+    "a negative speed": ({"time": {"speed": -1}}, ["`time.speed`", "greater than 0"]),
+    "a latency that is no number": ({"time": {"network": {"latency": float("nan")}}}, ["`time.network.latency`"]),
+    "an unknown distribution": (
+        {"time": {"speed": {"name": "lognorm"}}},
+        ["`time.speed.name`", "exponential, lognormal, uniform.", "Did you mean `lognormal`?"],
+    ),
+    "a distribution the wrong way round": (
+        {"time": {"speed": {"name": "uniform", "low": 3, "high": 2}}},
+        ["`time.speed`", "`low` is above `high`"],
+    ),
+    "a chance over one": ({"time": {"dropout": 1.5}}, ["`time.dropout`", "1.5"]),
     "a table that is text": ({"data": "digits"}, ["`data`"]),
 }
 

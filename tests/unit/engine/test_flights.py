@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from foedus.domain.errors import QuorumError
+from foedus.domain.errors import ConfigError, QuorumError
 from foedus.domain.round import PhaseRecord, RoundRecord
 from foedus.domain.tree import State
 from foedus.engine.choice import Choice, Engine
@@ -169,6 +169,23 @@ def test_a_plan_that_fails_for_one_in_flight_frees_its_slot(tmp_path: Path) -> N
     result = _run(tmp_path, latencies, plan=plan, rounds=2, cohort={"size": 2}, data=data, schedule=_buffered(2))
     assert _told(result)[0] == ("0 1! 2", 2.0)
     assert _trains(result)[0].receipts[1].failure.startswith("plan_failed")
+
+
+def test_where_everybody_drops_out_a_run_fails_and_says_what_was_said(tmp_path: Path) -> None:
+    for schedule in (_buffered(2), {"name": "timed", "every": 2.0}, {"name": "cyclic"}, {"name": "synchronous"}):
+        with pytest.raises(QuorumError) as refusal:
+            _run(tmp_path, "1 2 3", rounds=1, cohort={"size": 2}, schedule=schedule, time={"dropout": 1.0})
+        assert refusal.value.code == "too_few_contributions"
+        assert "dropped_out: c000" in str(refusal.value)
+
+
+def test_what_the_population_can_never_come_to_is_refused_before_round_1(tmp_path: Path) -> None:
+    with pytest.raises(QuorumError) as few:
+        _run(tmp_path, "1 1 1", rounds=1, cohort={"size": 4}, schedule=_buffered(2))
+    assert few.value.code == "population_too_small"
+    with pytest.raises(ConfigError) as large:
+        _run(tmp_path, "1 1 1", rounds=1, cohort={"size": 2}, schedule=_buffered(4))
+    assert large.value.code == "buffer_too_large"
 
 
 def test_at_the_deadline_a_phase_is_closed_over_who_reported(tmp_path: Path) -> None:
