@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 def _simulate(example: str, folder: Path, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "foedus", "simulate", f"examples/{example}/run.toml", "--json", "--out", str(out)]
-    ran = subprocess.run([*command, "--set", f"data.folder={folder}"], cwd=ROOT, capture_output=True, text=True)
+    here = os.path.relpath(folder, ROOT)
+    ran = subprocess.run([*command, "--set", f"data.folder={here}"], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     result: dict[str, Any] = json.loads(ran.stdout)["data"]
     return result

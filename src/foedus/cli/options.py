@@ -12,6 +12,9 @@ import click
 from foedus.domain.errors import UsageError
 from foedus.node.settings import node_home
 
+PATHS = frozenset({"data.folder", "data.file", "time.trace"})
+"""Keys of run.toml whose values are paths; in the file they are relative to it."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 run_argument = click.argument("run_toml", metavar="RUN.toml", type=click.Path(path_type=Path))
@@ -31,7 +34,7 @@ def examples(*lines: str) -> str:
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
-    """``("a.b=c",)`` as ``{"a.b": "c"}``.
+    """``("a.b=c",)`` as ``{"a.b": "c"}``; a path is relative to the current folder, as all on the command line are.
 
     Raises:
         UsageError: ``override_malformed``.
@@ -45,7 +48,11 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
             raise UsageError(
                 "override_malformed", f"`--set {key}{equals}` sets nothing.", "", "Write it as --set rounds=5."
             )
-    return {key.strip(): value for key, _, value in pairs}
+    return {key.strip(): _from_here(value) if key.strip() in PATHS else value for key, _, value in pairs}
+
+
+def _from_here(text: str) -> str:
+    return str(Path(text.strip("\"'")).expanduser().absolute())
 
 
 def secret_from_environment(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Secrets from the environment."""
+"""Overrides, and secrets from the environment."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ from pathlib import Path
 import pytest
 
 from foedus.cli.connection import connect
-from foedus.cli.options import secret_from_environment
+from foedus.cli.options import parse_overrides, secret_from_environment
 from foedus.domain.errors import AccessError, UsageError
 
 URL = "http://127.0.0.1:8470"
+
+
+def test_paths_on_the_command_line_are_relative_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = parse_overrides(["data.folder=../data", 'data.file="a b.csv"', "time.trace=/traces/t.csv", "name=a/b"])
+    assert given == {
+        "data.folder": f"{tmp_path}/../data",
+        "data.file": f"{tmp_path}/a b.csv",
+        "time.trace": "/traces/t.csv",
+        "name": "a/b",
+    }
 
 
 def test_a_secret_comes_from_its_variable_before_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
