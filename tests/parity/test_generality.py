@@ -1,0 +1,66 @@
+"""Kernel ``graph`` beside kernel ``eager``, over models, losses and options: what it runs, how, and how near."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from foedus.data.population import Generated, federation
+from foedus.domain.plan import PlanBundle
+from foedus.domain.run import parse_spec
+from foedus.domain.tree import Tensors
+from foedus.engine.choice import Choice, Engine
+from foedus.engine.prepare import Prepared, prepare_plan
+from foedus.engine.simulate import Result, simulate_on
+from tests.generality import ALONE, ALONE_PADDED, CASES, EAGER, PADDED, PAGE, WHOLE, Case, clients, written
+from tests.parity.test_engines import TOLERANCE
+
+COHORT = 20
+
+
+def ready(case: Case) -> Prepared:
+    strategy = {"name": "fedavg", "local": {"lr": 0.05, "batch_size": 8, **case.local}, "server": dict(case.server)}
+    data = {"name": "given", "partition": {"name": "iid", "clients": COHORT}}
+    table = {"plan": "plan.py", "rounds": 2, "seed": 1, "strategy": strategy, "cohort": {"size": COHORT}, "data": data}
+    return prepare_plan(parse_spec({**table, "test": {"ratio": 0.0}}), Path(), PlanBundle({}, "plan.py"), case.plan)
+
+
+def run(prepared: Prepared, kernel: str) -> Result:
+    return simulate_on(prepared, federation(Generated(COHORT, clients)), Engine(kernel, "inline"))
+
+
+def mode_of(choice: Choice) -> tuple[str, str]:
+    """How the graph ran, in the table's words, and the reason where it did not."""
+    if choice.kernel == "eager":
+        return EAGER, choice.reason.removeprefix("kernel eager: the plan cannot run as a graph: ").partition(";")[0]
+    batches = re.search(r"batches (padded|whole)", choice.reason)
+    assert batches, choice.reason
+    padded = batches[1] == "padded"
+    return (PADDED if padded else WHOLE) if choice.stack > 1 else (ALONE_PADDED if padded else ALONE), ""
+
+
+def distance(first: Tensors, second: Tensors) -> float:
+    return float(sum(((first[name].double() - second[name].double()) ** 2).sum() for name in first) ** 0.5)
+
+
+@pytest.mark.filterwarnings("default:There is a performance drop")  # torch stacks oneDNN's LSTM by a loop
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_graph_runs_it_as_the_table_says_and_as_near_to_eager_as_the_guide_says(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared = ready(case)
+    eager = run(prepared, "eager")
+    assert not [receipt for row in eager.rounds for receipt in row.phases[0].receipts if receipt.failure]
+    with caplog.at_level(logging.WARNING):
+        graph = run(prepared, "graph")
+    mode, reason = mode_of(graph.choice)
+    assert (mode, case.reason in reason) == (case.mode, True), graph.choice.reason
+    assert not caplog.records, "the graph left clients to kernel eager"
+    assert distance(graph.model, eager.model) <= TOLERANCE * distance(prepared.model, eager.model)
+
+
+def test_the_page_shows_the_table() -> None:
+    assert PAGE.read_text() == written(), "python -m tests.generality writes it"
