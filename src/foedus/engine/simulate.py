@@ -16,6 +16,7 @@ from foedus.engine.choice import Choice, Engine, choose
 from foedus.engine.clients import Clients
 from foedus.engine.debug import DebuggingExecutor, Scene
 from foedus.engine.driver import drive
+from foedus.engine.fits import available_bytes, check_fits
 from foedus.engine.observers import Observer
 from foedus.engine.pacing import pacing
 from foedus.engine.prepare import Prepared
@@ -87,6 +88,7 @@ def simulate_on(
 ) -> Result:
     """As :func:`simulate`, on clients and a held-out part that were loaded."""
     began = time.monotonic()
+    check_fits(prepared.model, available_bytes())
     clients = Clients(prepared, federation)
     paces = pacing(prepared, federation.names, clients)
     executor, choice = choose(engine, prepared, clients, federation.names)
