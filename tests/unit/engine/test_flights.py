@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from foedus.domain.errors import ConfigError, QuorumError
 from foedus.domain.round import PhaseRecord, RoundRecord
@@ -271,3 +273,38 @@ def test_a_run_that_goes_on_from_between_two_rounds_gives_the_bits_of_one_that_w
         resumed = _run(tmp_path, "1 2.5 3 7 1", keeper=Once(whole.snapshots[cut]), **changes)
         assert resumed.model_digest == uncut.model_digest
         assert [*map(_timeless, resumed.rounds)] == [*map(_timeless, uncut.rounds)][cut:]
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    latencies=st.lists(st.integers(0, 4), min_size=3, max_size=8),
+    concurrency=st.integers(1, 3),
+    kind=st.sampled_from(["buffered", "timed", "cyclic"]),
+    selector=st.sampled_from(["random", "round_robin"]),
+    chance=st.sampled_from([0.0, 0.3]),
+    seed=st.integers(0, 99),
+)
+def test_at_most_so_many_are_out_each_once_and_staleness_is_the_rounds_since_an_ask(
+    latencies: list[int], concurrency: int, kind: str, selector: str, chance: float, seed: int, tmp_path: Path
+) -> None:
+    options = {"buffered": {"buffer": 2}, "timed": {"every": 2.5}, "cyclic": {}}[kind]
+    schedule = {"name": kind, "selector": selector, **options}
+    time = {"trace": "trace.csv", "dropout": chance}
+    changes: dict[str, Any] = {"rounds": 6, "cohort": {"size": concurrency}, "schedule": schedule, "time": time}
+    try:
+        result = _run(tmp_path, " ".join(map(str, latencies)), seed=seed, **changes)
+    except QuorumError as error:
+        assert chance > 0 and error.code == "too_few_contributions"
+        return
+    out, clock = dict[str, int](), 0.0
+    for record in result.rounds:
+        assert record.virtual_time >= clock
+        clock = record.virtual_time
+        for phase in record.phases:
+            assert not set(phase.asked) & set(out)
+            out |= dict.fromkeys(phase.asked, record.round)
+            heard = [receipt.client for receipt in phase.receipts]
+            assert len(set(heard)) == len(heard)
+            for receipt in phase.receipts:
+                assert receipt.staleness == record.round - out.pop(receipt.client)
+        assert len(out) <= (0 if kind == "cyclic" else concurrency)
