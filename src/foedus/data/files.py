@@ -7,6 +7,7 @@ import lzma
 import tokenize
 import zipfile
 import zlib
+from array import array
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def _read_csv(path: Path, key: str | None = None, keys: list[str] | None = None)
         _check_header(path, names)
         if key is not None:
             check_column(names, key, path.name)
-        columns: dict[str, list[float]] = {name: [] for name in names if name != key}
+        columns = {name: array("d") for name in names if name != key}
         for number, row in enumerate(rows, start=2):
             if row and len(row) != len(names):
                 raise _not_numeric(path, f"row {number} has {len(row)} cells where the header has {len(names)}")
@@ -122,7 +123,7 @@ def _read_csv(path: Path, key: str | None = None, keys: list[str] | None = None)
                     columns[name].append(_number(path, cell, name, number))
                 elif keys is not None:
                     keys.append(cell.strip())
-    return {name: torch.tensor(values, dtype=torch.float32) for name, values in columns.items()}
+    return {name: torch.from_numpy(np.asarray(values)).float() for name, values in columns.items()}
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:

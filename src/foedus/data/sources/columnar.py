@@ -97,6 +97,10 @@ class _Parquet:
         groups = [self._file.metadata.row_group(at) for at in range(self._file.metadata.num_row_groups)]
         self.size = sum(group.total_byte_size for group in groups)
         self._starts = np.r_[0, np.cumsum([group.num_rows for group in groups], dtype=np.int64)]
+        # A damaged or hostile file must not have one client's row group fill the memory.
+        check_size(
+            max((group.total_byte_size for group in groups), default=0), f"A row group of {path.name}, unpacked,"
+        )
         self._kept: tuple[int, pyarrow.Table] | None = None
 
     def column(self, name: str) -> pyarrow.ChunkedArray:

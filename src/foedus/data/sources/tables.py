@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 from foedus.data.dataset import Columns
 from foedus.data.files import read_columns, read_keyed
 from foedus.data.population import Federation
-from foedus.data.sources.source import Pool, Request, Source, check_size, grouped, required_file, unreadable
+from foedus.data.sources.source import Pool, Request, Source, check_size, grouped, reading, required_file, unreadable
 from foedus.domain.table import Table, Text
 
 ENDINGS = {"csv": ".csv", "npz": ".npz", "safetensors": ".safetensors"}
@@ -58,6 +59,9 @@ def _check(request: Request, path: Path) -> None:
             path, f"`{request.name}` reads files that end in {ENDINGS[request.name]}.", "Name such a file."
         )
     check_size(path.stat().st_size, f"The file {path.name}")
+    if request.name == "npz":
+        with reading(path, OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            check_size(sum(member.file_size for member in archive.infolist()), f"The file {path.name}, unpacked,")
 
 
 SOURCE = Source(read, FileOptions)

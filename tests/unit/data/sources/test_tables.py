@@ -191,6 +191,28 @@ def test_a_file_over_the_limit_is_refused(tmp_path: Path) -> None:
     assert refusal.value.code == "dataset_too_large"
 
 
+def test_an_archive_that_unpacks_to_more_than_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "t.npz", x=np.zeros(100_000))
+    assert (tmp_path / "t.npz").stat().st_size < 10_000
+    monkeypatch.setattr("foedus.data.sources.source.check_size.__defaults__", (10_000,))
+    with pytest.raises(DataError) as refusal:
+        load(DataTable(name="npz", file=str(tmp_path / "t.npz")))
+    assert refusal.value.code == "dataset_too_large"
+
+
+@pytest.mark.parametrize("client", ["site", None])
+def test_a_row_group_over_the_limit_is_refused(
+    client: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _parquet(tmp_path / "t.parquet")
+    monkeypatch.setattr("foedus.data.sources.source.check_size.__defaults__", (50,))
+    with pytest.raises(DataError) as refusal:
+        load(DataTable(name="parquet", file=str(tmp_path / "t.parquet"), client=client))
+    assert refusal.value.code == "dataset_too_large"
+
+
 def test_a_table_without_an_index_is_refused_with_the_statement_that_makes_one(tmp_path: Path) -> None:
     _sqlite(tmp_path / "t.sqlite", "CREATE INDEX by_age ON patients (age)")
     with pytest.raises(DataError, match=r'CREATE INDEX by_client ON "patients" \("site"\)') as refusal:
