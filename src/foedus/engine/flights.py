@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from foedus.domain.plain import Json
 from foedus.domain.rng import generator
 from foedus.domain.round import FOLD_BLOCK, Aggregate, Broadcast, PhaseOrder, Receipt
-from foedus.domain.tree import Parts, State
+from foedus.domain.tree import Parts, State, size_in_bytes
 from foedus.engine.cohort import Gathered
 from foedus.engine.devices import MICRO, Pace
 from foedus.engine.executors import Executor
@@ -197,7 +197,9 @@ class Flights:
         client, staleness = heard.flight.client, self._staleness(heard.flight.client)
         stale = f"stale: It began with a model {staleness} versions old, and is not counted."
         uncounted = stale if staleness else "late: It reported when its turn was over."
-        return Receipt(client, {}, {}, failure=heard.failure or uncounted, staleness=staleness)
+        sent = heard.outcome.contribution if heard.outcome else None
+        size = sum(size_in_bytes(part) for part in sent.update.values()) if sent else 0
+        return Receipt(client, {}, {}, size=size, failure=heard.failure or uncounted, staleness=staleness)
 
     def _forget(self) -> None:
         """Let go of models that nothing began with which is out."""

@@ -98,6 +98,7 @@ def test_over_the_maximum_staleness_an_update_is_dropped_and_named(tmp_path: Pat
     (stale,) = [receipt for receipt in heard if receipt.failure]
     assert (stale.client, stale.staleness) == ("c0001", 3)
     assert stale.failure.startswith("stale: ")
+    assert stale.size > 0
     assert all(receipt.staleness <= 1 for receipt in heard if not receipt.failure)
     assert len([receipt for receipt in heard if not receipt.failure]) == 5
 
