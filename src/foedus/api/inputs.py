@@ -16,9 +16,9 @@ from foedus.data.population import Federation, Generated, federation
 from foedus.domain.errors import UsageError
 from foedus.domain.plan import PlanBundle
 from foedus.domain.run import RunSpec, parse_spec
-from foedus.domain.table import read_toml
+from foedus.domain.table import override, read_toml
 from foedus.engine.choice import Engine
-from foedus.engine.prepare import Prepared, override, prepare_plan, prepare_spec
+from foedus.engine.prepare import Prepared, prepare_plan, prepare_spec
 from foedus.local.loader import plan_of
 from foedus.local.plan import Loss, TrainingPlan
 from foedus.strategies.catalogue import check_options

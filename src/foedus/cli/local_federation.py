@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foedus.cli.guarded import GRACE
+from foedus.cli.output import say
 from foedus.client.admin import create_join_token
 from foedus.client.http import Connection
 from foedus.domain.errors import RunFailedError
@@ -127,6 +128,9 @@ def local_federation(folder: Path) -> Iterator[LocalFederation]:
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         yield federation
+    except SystemExit:
+        say(f"Terminated. Every process is being stopped; what there is stays in {folder}.")
+        raise
     finally:
         # A second Ctrl-C would leave processes behind; stopping takes three seconds at most.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -88,7 +90,17 @@ def _usage(error: click.ClickException) -> UsageError:
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = context.command_path if context else "foedus"
     what = "A command is missing." if isinstance(error, click.exceptions.NoArgsIsHelpError) else error.format_message()
-    return UsageError("usage", what, "", f"`{path} --help` shows how it is called.")
+    return UsageError("usage", f"{what}{_nearest_choice(error)}", "", f"`{path} --help` shows how it is called.")
+
+
+def _nearest_choice(error: click.ClickException) -> str:
+    """Which of an option's choices was meant, perhaps."""
+    given = re.match(r"'([^']*)'", error.message)
+    if not isinstance(error, click.BadParameter) or error.param is None or given is None:
+        return ""
+    known = error.param.type.choices if isinstance(error.param.type, click.Choice) else ()
+    close = difflib.get_close_matches(given[1], [str(name) for name in known], n=1)
+    return f" Did you mean `{close[0]}`?" if close else ""
 
 
 def main() -> None:

@@ -69,8 +69,9 @@ def resume_command(connection: Connection, run: str) -> None:
 
 def describe(view: RunView) -> str:
     """A run, its clients, and who waits for whom, in words."""
+    reason = f": {view.reason}" if view.reason not in ("", view.status) else ""
     lines = [
-        f"run     {view.id}  {view.name}  {view.status}{f': {view.reason}' if view.reason else ''}",
+        f"run     {view.id}  {view.name}  {view.status}{reason}",
         f"round   {view.round}/{view.rounds}{f', {view.phase}' if view.phase else ''}",
         f"plan    {view.plan}",
         f"model   {view.model_digest}",

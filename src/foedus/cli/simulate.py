@@ -1,22 +1,33 @@
-"""``foedus simulate``: a run with simulated clients in this process, and its folder."""
+"""``foedus simulate``: a run with simulated clients in this process, and its folder.
+
+What is wrong in the call or in run.toml is refused before torch is loaded: the work is in a module of its own.
+"""
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from foedus.cli.options import examples, out_option, parse_overrides, set_option
-from foedus.cli.output import emit, json_option, say
-from foedus.cli.simulation import begin, go_on, run
-from foedus.cli.sweep import Sweep, begin_sweep, is_sweep, read_sweep, run_sweep, sweep_folder, told
+from foedus.cli.output import json_option
+from foedus.domain.computing import EXECUTORS, KERNELS
 from foedus.domain.errors import UsageError
-from foedus.engine.choice import EXECUTORS, KERNELS, Engine
-from foedus.engine.results import last_words
-from foedus.engine.simulate import Tools
-from foedus.engine.sweep import parse_options
+from foedus.domain.run import read_run
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@dataclass(frozen=True)
+class How:
+    """How the work is to be done. None of it decides what is learnt, but for the kernel."""
+
+    kernel: str
+    executor: str
+    workers: int | None
+    debug: bool
 
 
 @click.command(
@@ -59,23 +70,19 @@ def command(
     debug: bool,
 ) -> None:
     """Run RUN.toml with simulated clients; the result is in runs/NAME-TIME, or in --out."""
-    asked, changes = Engine(kernel, executor, workers), parse_overrides(overrides)
+    changes = parse_overrides(overrides)
     if (run_toml is None) == (resume is None):
         raise UsageError("run_or_folder", "Give RUN.toml, or --resume FOLDER.", "", "`foedus simulate RUN.toml`.")
     if resume and (out or force or sweeps or seeds):
         why = "Leave --out, --force, --sweep and --seeds out."
         raise UsageError("run_or_folder", "What goes on stays in its folder, and is what it was.", "", why)
+    if run_toml:
+        read_run(run_toml, changes)
+    how = How(kernel, executor, workers, debug)
+    work = importlib.import_module("foedus.cli.simulate_run")
     if run_toml and (sweeps or seeds):
-        sweep = begin_sweep(run_toml, changes, parse_options(sweeps), seeds or 1)
-        return sweep_in(sweep, sweep_folder(sweep, out), asked)
-    if resume and is_sweep(resume):
-        return sweep_in(read_sweep(resume), resume, asked)
-    simulation = begin(run_toml, changes, out, force) if run_toml else go_on(resume or Path(), changes)
-    summary = run(simulation, asked, Tools(say if debug else None))
-    emit(summary, last_words(summary, simulation.folder.path))
-
-
-def sweep_in(sweep: Sweep, folder: Path, asked: Engine) -> None:
-    """Run what is left of a sweep, and show what its settings came to."""
-    summary = run_sweep(sweep, folder, asked)
-    emit(summary, told(summary, folder), exit_code=1 if summary["failed"] else 0)
+        work.sweep(run_toml, changes, (sweeps, seeds or 1), out, how)
+    elif run_toml:
+        work.begin_and_run(run_toml, changes, (out, force), how)
+    else:
+        work.go_on_in(resume, changes, how)

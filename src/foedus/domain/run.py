@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from foedus.domain.checkpoint import CheckpointTable
 from foedus.domain.errors import ConflictError
 from foedus.domain.stop import StopTable
-from foedus.domain.table import Name, PositiveInt, Share, Table, Text, validate
+from foedus.domain.table import Name, PositiveInt, Share, Table, Text, override, read_toml, validate
 from foedus.domain.timing import ScheduleTable, SynchronousTable, TimeTable
 from foedus.domain.track import TrackTable
 
@@ -178,6 +179,19 @@ class RunSpec(Table):
         if self.schedule.name != "synchronous" and self.cohort.over_selection > 1:
             raise ValueError(f"`cohort.over_selection` has no meaning under the schedule `{self.schedule.name}`")
         return self
+
+
+def read_run(path: Path, overrides: Mapping[str, str]) -> RunSpec:
+    """The validated run of a TOML file, or of a folder's, with overrides such as ``{"strategy.local.lr": "0.05"}``.
+
+    Raises:
+        ConfigError: ``config_missing``, ``config_malformed``, ``config_refused``, ``override_refused``.
+    """
+    path = path / "run.toml" if path.is_dir() else path
+    table = read_toml(path)
+    for key, text in overrides.items():
+        override(table, key, text)
+    return parse_spec(table, path.name)
 
 
 def parse_spec(table: Mapping[str, Any], where: str = "run.toml") -> RunSpec:

@@ -72,6 +72,29 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean `{match[0]}`?" if match else ""
 
 
+def override(table: dict[str, Any], key: str, value: object) -> None:
+    """Set a key such as ``strategy.local.lr`` in a run's table; text is read as TOML where it is TOML.
+
+    Raises:
+        ConfigError: ``override_refused``.
+    """
+    *path, last = key.split(".")
+    for step in path:
+        inner = table.setdefault(step, {})
+        if not isinstance(inner, dict):
+            raise ConfigError("override_refused", f"`{key}` goes through `{step}`, which is not a table.")
+        table = inner
+    table[last] = _value(value) if isinstance(value, str) else value
+
+
+def _value(text: str) -> Any:
+    """A TOML value where it is one, and the text itself where it is not."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A table with its inner tables' keys in full.
 

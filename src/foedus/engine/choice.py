@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from foedus.domain.computing import EXECUTORS, KERNELS
 from foedus.domain.errors import ClientWorkError, ConfigError, PlanError
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast, PhaseOrder
@@ -28,9 +29,6 @@ from foedus.engine.workers import WorkersExecutor, available, cores
 from foedus.local.objective import EagerObjective
 from foedus.local.work import Batch
 from foedus.strategies.strategy import Done, Phase
-
-KERNELS = ("auto", "eager", "graph")
-EXECUTORS = ("auto", "inline", "workers", "ray")
 
 GRAPH_STEPS = 20_000
 """Fewer local steps than this in a whole run do not pay for tracing them."""

@@ -5,20 +5,15 @@ This runs the plan's code, so the coordinator never imports it.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from foedus.domain.errors import ConfigError
 from foedus.domain.plan import ModelManifest, PlanBundle, read_bundle
-from foedus.domain.run import RunSpec, parse_spec
-from foedus.domain.table import read_toml
+from foedus.domain.run import RunSpec, read_run
 from foedus.domain.tree import Tensors, clone
-from foedus.engine.fits import within_memory
 from foedus.local.loader import load_plan
 from foedus.local.plan import TrainingPlan, build_model, manifest_of, tensors_of
 from foedus.strategies.catalogue import build, check_options
@@ -44,8 +39,8 @@ def prepare(path: Path, overrides: Mapping[str, str] | None = None) -> Prepared:
     Raises:
         ConfigError, PlanError: where anything is wrong, before anything runs.
     """
-    path = path / "run.toml" if path.is_dir() else path
-    return prepare_spec(read_spec(path, overrides or {}), path.parent)
+    base = path if path.is_dir() else path.parent
+    return prepare_spec(read_spec(path, overrides or {}), base)
 
 
 def prepare_spec(spec: RunSpec, base: Path) -> Prepared:
@@ -61,45 +56,14 @@ def prepare_bundle(spec: RunSpec, base: Path, bundle: PlanBundle) -> Prepared:
 def prepare_plan(spec: RunSpec, base: Path, bundle: PlanBundle, plan: TrainingPlan) -> Prepared:
     """As :func:`prepare_bundle`, for a plan that was imported, or made in Python."""
     torch.set_num_threads(1)
-    with within_memory():
-        module = build_model(plan, spec.seed)
+    module = build_model(plan, spec.seed)
     manifest = manifest_of(plan, module)
     strategy = build(RunContext(spec, manifest))
     return Prepared(spec, base, bundle, plan, clone(tensors_of(module)), manifest, strategy)
 
 
 def read_spec(path: Path, overrides: Mapping[str, str]) -> RunSpec:
-    """The validated run of a TOML file, with overrides such as ``{"strategy.local.lr": "0.05"}``.
-
-    Raises:
-        ConfigError: ``config_missing``, ``config_malformed``, ``config_refused``, ``override_refused``.
-    """
-    table = read_toml(path)
-    for key, text in overrides.items():
-        override(table, key, text)
-    spec = parse_spec(table, path.name)
+    """As :func:`foedus.domain.run.read_run`, with the strategy's options validated too."""
+    spec = read_run(path, overrides)
     check_options(spec.strategy.name, spec.strategy.options)
     return spec
-
-
-def override(table: dict[str, Any], key: str, value: object) -> None:
-    """Set a key such as ``strategy.local.lr`` in a run's table; text is read as TOML where it is TOML.
-
-    Raises:
-        ConfigError: ``override_refused``.
-    """
-    *path, last = key.split(".")
-    for step in path:
-        inner = table.setdefault(step, {})
-        if not isinstance(inner, dict):
-            raise ConfigError("override_refused", f"`{key}` goes through `{step}`, which is not a table.")
-        table = inner
-    table[last] = _value(value) if isinstance(value, str) else value
-
-
-def _value(text: str) -> Any:
-    """A TOML value where it is one, and the text itself where it is not."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

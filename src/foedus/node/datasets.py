@@ -1,4 +1,4 @@
-"""The datasets that a node's owner offers: files of their own, looked at when they are added. Needs torch."""
+"""A dataset that a node's owner offers: a file of the owner's own, looked at when it is added. Needs torch."""
 
 from __future__ import annotations
 
@@ -34,19 +34,3 @@ def add_dataset(home: Path, path: Path, name: str, tags: Sequence[str] = ()) -> 
         dataset = Dataset(name, place, chosen, examples, tuple(sorted(columns)), time.time())
         vault.add_dataset(dataset)
         return dataset
-
-
-def list_datasets(home: Path) -> tuple[Dataset, ...]:
-    """The datasets on offer, by name."""
-    with Vault(home) as vault:
-        return vault.datasets()
-
-
-def remove_dataset(home: Path, name: str) -> None:
-    """Offer a dataset no longer; its file stays.
-
-    Raises:
-        NotFoundError: ``dataset_unknown``.
-    """
-    with Vault(home) as vault:
-        vault.remove_dataset(name)

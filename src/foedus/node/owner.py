@@ -1,6 +1,6 @@
 """What a node's owner does: make the node, join a coordinator, look at plans and decide on them. Free of torch.
 
-Datasets are in :mod:`foedus.node.datasets`, which reads files and therefore needs torch.
+To add a dataset its file is read: that is in :mod:`foedus.node.datasets`, and needs torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from foedus.domain.errors import ConflictError, NotFoundError, UsageError
 from foedus.domain.names import check_name
 from foedus.domain.plan import PlanBundle, parse_bundle
 from foedus.node.transport import Link
-from foedus.node.vault import Identity, PlanEntry, Vault, create_home
+from foedus.node.vault import Dataset, Identity, PlanEntry, Vault, create_home
 from foedus.wire.http import Retry, check_url
 from foedus.wire.messages import Joined, JoinNode
 from foedus.wire.signing import Signer, public_key
@@ -145,3 +145,19 @@ def _find(vault: Vault, digest: str) -> PlanEntry:
     if len(found) > 1:
         raise ConflictError("digest_ambiguous", f"{len(found)} plans begin with {digest}.", "", "Give more digits.")
     return found[0]
+
+
+def list_datasets(home: Path) -> tuple[Dataset, ...]:
+    """The datasets on offer, by name."""
+    with Vault(home) as vault:
+        return vault.datasets()
+
+
+def remove_dataset(home: Path, name: str) -> None:
+    """Offer a dataset no longer; its file stays.
+
+    Raises:
+        NotFoundError: ``dataset_unknown``.
+    """
+    with Vault(home) as vault:
+        vault.remove_dataset(name)

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-LIGHT = ["foedus.cli.main", "foedus.cli.run", "foedus.cli.coordinator", "foedus.cli.node", "foedus.node.agent"]
+LIGHT = [
+    "foedus",
+    "foedus.cli.main",
+    "foedus.cli.run",
+    "foedus.cli.model",
+    "foedus.cli.simulate",
+    "foedus.cli.coordinator",
+    "foedus.cli.node",
+    "foedus.cli.node_data",
+    "foedus.node.agent",
+]
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -15,3 +26,29 @@ def test_a_command_without_tensors_starts_without_torch(module: str) -> None:
     code = f"import sys; sys.path.insert(0, 'src'); import {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["simulate", "examples/digits/run.toml", "--kernel", "grph"],
+        ["simulate", "examples/digits/run.toml", "--set", "rouns=3"],
+        ["simulate", "nowhere.toml"],
+    ],
+    ids=" ".join,
+)
+def test_a_typo_is_refused_before_torch_is_loaded(arguments: list[str]) -> None:
+    code = f"import sys; from foedus.cli.main import execute; print(execute({arguments!r}), 'torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    exit_code, loaded = ran.stdout.split()
+    assert int(exit_code) in (2, 3)
+    assert loaded == "False"
+
+
+def test_simulating_loads_no_matplotlib(tmp_path: Path) -> None:
+    arguments = ["simulate", "examples/digits/run.toml", "--set", "rounds=1", "--out", str(tmp_path / "run")]
+    code = (
+        f"import sys; from foedus.cli.main import execute; print(execute({arguments!r}), 'matplotlib' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
+    assert ran.stdout.split()[-2:] == ["0", "False"]

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from foedus.cli.live import close_live, record_of
-from foedus.domain.errors import RunFailedError
+from foedus.cli.run import describe
+from foedus.cli.run_submit import submission_of
+from foedus.domain.errors import ConfigError, RunFailedError
 from foedus.domain.run import parse_spec
 from foedus.domain.table import read_toml
 from foedus.engine.choice import Engine
@@ -21,7 +23,7 @@ from foedus.wire.messages import PhaseView, RoundView, RunView
 
 def test_a_record_survives_the_way_over_the_api(digits: Path) -> None:
     (record,) = simulate(prepare(digits / "run.toml", {"rounds": "1"}), Engine("eager", "inline")).rounds
-    live = replace(record, central={}, virtual_time=0.0)
+    live = replace(record, central={}, virtual_time=0.0, virtual_seconds=0.0)
     table = {**asdict(live), "metrics": record.metrics}
     table = {name: table[name] for name in RoundView.model_fields}
     table["phases"] = [{name: phase[name] for name in PhaseView.model_fields} for phase in table["phases"]]
@@ -52,3 +54,19 @@ def test_a_run_that_did_not_complete_is_an_error_with_a_folder(digits: Path, tmp
         close_live(RunFolder(tmp_path, spec), spec, view, {})
     assert (ended.value.code, ended.value.why) == (f"run_{status}", "too few")
     assert f'"status": "{status}"' in (tmp_path / "summary.json").read_text()
+    assert f"{status}: too few" in describe(view)
+    assert describe(view.model_copy(update={"reason": status})).count(status) == 1
+
+
+def test_what_only_this_machine_has_is_not_sent(digits: Path) -> None:
+    prepared = prepare(digits / "run.toml", {"track.tensorboard": "board"})
+    assert prepared.spec.track.tensorboard == "board"
+    assert submission_of(prepared).spec == prepare(digits / "run.toml").spec
+
+
+def test_a_live_run_cannot_stop_by_what_only_a_simulation_measures(digits: Path) -> None:
+    stop = {"stop.metric": "central/accuracy", "stop.target": "0.9", "test.central_every": "1"}
+    with pytest.raises(ConfigError) as refused:
+        submission_of(prepare(digits / "run.toml", stop))
+    assert refused.value.code == "stop_refused"
+    assert "test/accuracy" in refused.value.fix

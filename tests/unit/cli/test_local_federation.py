@@ -32,6 +32,13 @@ def test_a_coordinator_answers_and_is_gone_afterwards(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_federation_that_is_terminated_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, local_federation(tmp_path / "federation"):
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert "Terminated" in capsys.readouterr().err
+
+
 def test_a_guarded_process_ends_with_its_parent_s_pipe(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "foedus.cli.guarded", "coordinator", "start", "--port", "0", "--json"]
     process = subprocess.Popen(

@@ -107,6 +107,25 @@ def test_a_wrong_command_is_a_usage_error(run) -> None:
     assert ran.err.splitlines()[0].startswith("Error: No such command 'nonsense'")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["simulte", "run.toml"], "foedus simulate"),
+        (["run", "compre", "a"], "foedus run compare"),
+        (["simulate", "run.toml", "--kernel", "grph"], "graph"),
+        (["simulate", "run.toml", "--executor", "worker"], "workers"),
+    ],
+)
+def test_what_was_meant_is_guessed(run, arguments: list[str], meant: str) -> None:
+    ran = run(*arguments)
+    assert ran.code == 2
+    assert f"Did you mean `{meant}`? [usage]" in ran.err
+
+
+def test_a_name_that_is_near_to_nothing_is_left_at_that(run) -> None:
+    assert "Did you mean" not in run("zzz").err
+
+
 def test_a_group_without_a_command_shows_its_help(run) -> None:
     ran = run("node", "data")
     assert (ran.code, ran.out) == (2, "")

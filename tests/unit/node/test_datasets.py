@@ -9,8 +9,8 @@ import torch
 
 from foedus.data.files import write_columns
 from foedus.domain.errors import ConfigError, ConflictError, DataError, FoedusError
-from foedus.node.datasets import add_dataset, list_datasets, remove_dataset
-from foedus.node.owner import init
+from foedus.node.datasets import add_dataset
+from foedus.node.owner import init, list_datasets, remove_dataset
 from tests.unit.node.support import columns
 
 

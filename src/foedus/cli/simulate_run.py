@@ -1,0 +1,52 @@
+"""The work of ``foedus simulate``, after its call and run.toml were found in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from foedus.cli.output import emit, say
+from foedus.cli.simulate import How
+from foedus.cli.simulation import Simulation, begin, go_on, run
+from foedus.cli.sweep import Sweep, begin_sweep, is_sweep, read_sweep, run_sweep, sweep_folder, told
+from foedus.engine.choice import Engine
+from foedus.engine.results import last_words
+from foedus.engine.simulate import Tools
+from foedus.engine.sweep import parse_options
+
+
+def begin_and_run(run_toml: Path, changes: Mapping[str, str], place: tuple[Path | None, bool], how: How) -> None:
+    """A run from its beginning. ``place``: its folder, and whether a run that is there may be replaced."""
+    _run(begin(run_toml, changes, *place), how)
+
+
+def go_on_in(folder: Path, changes: Mapping[str, str], how: How) -> None:
+    """What is left of the run, or of the sweep, in a folder."""
+    if is_sweep(folder):
+        _run_sweep(read_sweep(folder), folder, how)
+    else:
+        _run(go_on(folder, changes), how)
+
+
+def sweep(
+    run_toml: Path, changes: Mapping[str, str], settings: tuple[Sequence[str], int], out: Path | None, how: How
+) -> None:
+    """A run for each setting (``KEY=V1,V2`` …) and seed."""
+    options, seeds = settings
+    planned = begin_sweep(run_toml, changes, parse_options(options), seeds)
+    _run_sweep(planned, sweep_folder(planned, out), how)
+
+
+def _run(simulation: Simulation, how: How) -> None:
+    summary = run(simulation, _engine(how), Tools(say if how.debug else None))
+    emit(summary, last_words(summary, simulation.folder.path))
+
+
+def _run_sweep(planned: Sweep, folder: Path, how: How) -> None:
+    """Run what is left of a sweep, and show what its settings came to."""
+    summary = run_sweep(planned, folder, _engine(how))
+    emit(summary, told(summary, folder), exit_code=1 if summary["failed"] else 0)
+
+
+def _engine(how: How) -> Engine:
+    return Engine(how.kernel, how.executor, how.workers)
