@@ -14,6 +14,7 @@ import torch
 from foedus.domain.plan import ModelManifest, PlanBundle, read_bundle
 from foedus.domain.run import RunSpec, read_run
 from foedus.domain.tree import Tensors, clone
+from foedus.engine.fits import within_memory
 from foedus.local.loader import load_plan
 from foedus.local.plan import TrainingPlan, build_model, manifest_of, tensors_of
 from foedus.strategies.catalogue import build, check_options
@@ -56,7 +57,8 @@ def prepare_bundle(spec: RunSpec, base: Path, bundle: PlanBundle) -> Prepared:
 def prepare_plan(spec: RunSpec, base: Path, bundle: PlanBundle, plan: TrainingPlan) -> Prepared:
     """As :func:`prepare_bundle`, for a plan that was imported, or made in Python."""
     torch.set_num_threads(1)
-    module = build_model(plan, spec.seed)
+    with within_memory():
+        module = build_model(plan, spec.seed)
     manifest = manifest_of(plan, module)
     strategy = build(RunContext(spec, manifest))
     return Prepared(spec, base, bundle, plan, clone(tensors_of(module)), manifest, strategy)
