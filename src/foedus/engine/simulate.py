@@ -20,6 +20,7 @@ from foedus.engine.fits import available_bytes, check_fits
 from foedus.engine.observers import Observer
 from foedus.engine.pacing import pacing
 from foedus.engine.prepare import Prepared
+from foedus.engine.profile import Profile, ProfiledExecutor, on_the_clock, untimed
 from foedus.engine.snapshot import Keeper
 from foedus.engine.virtual import Setting, VirtualPort
 from foedus.local.evaluate import measure
@@ -29,9 +30,10 @@ from foedus.strategies.stopping import stopped
 
 @dataclass(frozen=True)
 class Tools:
-    """What looks into a simulation: ``debug`` is told what clients were doing when they failed."""
+    """What looks into a simulation: ``debug`` is told what failing clients were doing, and ``profile`` is a clock."""
 
     debug: Callable[[str], None] | None = None
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,21 @@ def simulate_on(
     """As :func:`simulate`, on clients and a held-out part that were loaded."""
     began = time.monotonic()
     check_fits(prepared.model, available_bytes())
+    tools = tools or Tools()
+    timed = tools.profile.timed if tools.profile else untimed
+    if tools.profile:
+        prepared, observers, keeper = on_the_clock(tools.profile, prepared, observers, keeper)
     clients = Clients(prepared, federation)
-    paces = pacing(prepared, federation.names, clients)
-    executor, choice = choose(engine, prepared, clients, federation.names)
-    if tools and tools.debug:
+    source = clients if engine.executor == "ray" else timed("data", clients)  # the actors have clients of their own
+    paces = pacing(prepared, federation.names, source)
+    executor, choice = choose(engine, prepared, source, federation.names)
+    if tools.debug:
         executor = DebuggingExecutor(executor, Scene(prepared, clients, federation.clients, tools.debug))
+    if tools.profile:
+        executor = ProfiledExecutor(executor, tools.profile, choice)
     held_out = HeldOut(prepared, federation.held_out)
     setting = Setting(federation.names, paces, executor)
-    port = VirtualPort(prepared, setting, observers, held_out.in_round, keeper)
+    port = VirtualPort(prepared, setting, observers, timed("evaluate", held_out.in_round, "digest"), keeper)
     if keeper:
         keeper.chosen(choice)
     try:
@@ -108,7 +117,7 @@ def simulate_on(
     model = state.tensors["model"]
     for observer in observers:
         observer.finished(model)
-    last, measured = tuple(port.records.records), held_out.measure(model)
+    last, measured = tuple(port.records.records), timed("evaluate", held_out.measure)(model)
     return Result(model, last, measured, time.monotonic() - began, choice, stopped(state))
 
 
