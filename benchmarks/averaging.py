@@ -1,6 +1,6 @@
 """The averaging itself, way by way, each in a process of its own: ``python -m benchmarks.averaging WAY FOLDER``.
 
-Twenty models of fifty million float32 parameters, one thread. Ways that stream get a model at a time, and only the
+Twenty models of fifty million float32 parameters. Ways that stream get a model at a time, and only the
 summing is timed; ways that need all models at once have them before the clock starts.
 """
 
@@ -23,7 +23,7 @@ from benchmarks.payload import model, one_round
 from benchmarks.peers.environments import ENVIRONMENTS
 from benchmarks.processes import measure
 from benchmarks.rounds import Options
-from foedus.coordinator.folding import Closing, Given, fold, fold_and_close, windows
+from foedus.coordinator.folding import Closing, Given, Window, fold, fold_and_close, on_threads, windows
 from foedus.domain.codec import CHUNK, TensorFile, encode, encode_tensors
 from foedus.domain.round import FOLD_BLOCK, PhaseOrder, Receipt
 from foedus.domain.tree import State
@@ -82,8 +82,8 @@ def by_add(folder: Path) -> Timed:
     sums: list[Tensor] = []
     spent = 0.0
     for tensors, weight in _one_at_a_time(folder):
-        sums = sums or [torch.zeros_like(tensor) for tensor in tensors.values()]
         began = time.perf_counter()
+        sums = sums or [torch.zeros_like(tensor) for tensor in tensors.values()]
         for total, tensor in zip(sums, tensors.values(), strict=True):
             total.add_(tensor, alpha=weight / sum(WEIGHTS))
         spent += time.perf_counter() - began
@@ -112,10 +112,13 @@ def by_file(folder: Path) -> Timed:
     updates = {name: TensorFile(file_of(folder, at)) for at, name in enumerate(CLIENTS)}
     mean = {name: torch.empty(ELEMENTS) for name in NAMES}
     began = time.perf_counter()
-    for window in windows(sizes, CHUNK):
+
+    def fold_window(window: Window) -> None:
         aggregate = fold(phase, order.blocks, updates, CLIENTS, window).tensors["parameters"]
         for name, span in window.items():
             mean[name][slice(*span)] = aggregate[name]
+
+    on_threads(fold_window, windows(sizes, CHUNK))
     return time.perf_counter() - began, mean[NAMES[0]].numpy()
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Lock
 from typing import Self
 
 import torch
@@ -23,6 +25,7 @@ from foedus.domain.plain import Json
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
 from foedus.domain.tree import Parts, State, Tensors, TensorSpec, dtypes, slices, specs, to_bytes
 from foedus.engine.round import close_phase, current_phase
+from foedus.engine.workers import cores
 from foedus.strategies.strategy import Phase, Strategy
 
 ALIGNMENT = 64
@@ -30,6 +33,9 @@ ALIGNMENT = 64
 element must stand in the same lane as when its tensor is worked on whole (on one intra-op thread)."""
 
 MODEL = "model"
+
+THREADS = 4
+"""More threads than this wait for Python's lock, which torch lets go of only while it computes."""
 
 Window = Mapping[str, tuple[int, int]]
 """Ranges of tensors, by name, that are worked on together."""
@@ -96,13 +102,18 @@ def fold_and_close(closing: Closing, place: Place, limit: int = CHUNK) -> Closed
         }
         sizes = {name: entry.elements for file in parts.values() for name, entry in file.header.entries.items()}
         weights = {client: given.weights for client, given in closing.given.items()}
-        for window in windows(sizes, limit):
+        closed: list[Closed] = []
+
+        def close_window(window: Window) -> None:
             aggregate = fold(phase, closing.order.blocks, updates, weights, window)
             tensors = {part: _cut(file, window) for part, file in parts.items()}
             state, record = _take_step(closing, tensors, aggregate)
             for part, writer in writers.items():
                 writer.write(state.tensors[part], window)
-    return Closed(state.data, record, targets)
+            closed[:] = [Closed(state.data, record, targets)]
+
+        on_threads(close_window, windows(sizes, limit))
+    return closed[0]
 
 
 def begin(
@@ -149,6 +160,28 @@ def fold(
                 updates[client].release()
         sums = phase.aggregator.merge(sums, block_sums) if sums.count else block_sums
     return Aggregate(phase.aggregator.finish(sums), sums.count)
+
+
+def on_threads(work: Callable[[Window], None], each: Iterable[Window]) -> None:
+    """Do the work of every window, a thread to a core, in no order; after an error no further one is begun."""
+    waiting, lock, stop = iter(each), Lock(), Event()
+    threads = min(cores(), THREADS)
+
+    def take() -> None:
+        while not stop.is_set():
+            with lock:
+                window = next(waiting, None)
+            if window is None:
+                return
+            try:
+                work(window)
+            except BaseException:
+                stop.set()
+                raise
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(take) for _ in range(threads)]:
+            done.result()
 
 
 def digest_of_model(path: Path, limit: int = CHUNK) -> str:

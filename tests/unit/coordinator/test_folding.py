@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from foedus.coordinator.folding import Closed, Closing, Given, begin, digest_of_model, fold_and_close, windows
+from foedus.coordinator.folding import (
+    THREADS,
+    Closed,
+    Closing,
+    Given,
+    begin,
+    digest_of_model,
+    fold_and_close,
+    on_threads,
+    windows,
+)
 from foedus.domain.codec import TensorFile, encode, encode_tensors
 from foedus.domain.errors import IntegrityError
 from foedus.domain.plan import ModelManifest, ModelTensor
@@ -193,3 +203,21 @@ def test_windows_cover_every_element_once() -> None:
         for name, (start, stop) in window.items():
             seen[name].extend(range(start, stop))
     assert seen == {name: list(range(size)) for name, size in sizes.items()}
+
+
+def test_threads_take_every_window_once() -> None:
+    each, seen = list(windows({"a": 1000}, 8)), list[tuple[int, int]]()
+    on_threads(lambda window: seen.append(window["a"]), each)
+    assert sorted(seen) == [window["a"] for window in each]
+
+
+def test_after_an_error_in_one_thread_the_others_begin_nothing_more() -> None:
+    begun = []
+
+    def work(window: object) -> None:
+        begun.append(window)
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        on_threads(work, windows({"a": 100_000}, 8))
+    assert len(begun) <= THREADS
