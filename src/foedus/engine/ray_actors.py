@@ -10,8 +10,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from foedus.domain.errors import ConfigError, FoedusError, RunFailedError
+from foedus.engine.dealing import TRIES, Item
 from foedus.engine.ray_actor import Actor, Job, Reply, Setup, Site, site_of_this_process
-from foedus.engine.workers import TRIES, Item
 
 WAIT_SECONDS = 180.0
 """How long to wait for a first actor to begin, and for another one where none is left."""

@@ -7,7 +7,6 @@ is replaced, and its work is done again elsewhere; work that ends several actors
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 import ray
@@ -16,17 +15,15 @@ from foedus.domain.codec import encode
 from foedus.domain.errors import ConfigError, FoedusError
 from foedus.domain.tree import State, size_in_bytes
 from foedus.engine.clients import Clients
+from foedus.engine.dealing import Dealt, Item, Numbered, in_order, items_of, parts_of, unfolded
 from foedus.engine.graph import GraphKernel
-from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork, fold_outcomes
+from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.ray_actor import Block, Down, Job, Reply, Setup, Site, unpack_block, unpack_outcome
 from foedus.engine.ray_actors import Actors
 from foedus.engine.ray_cluster import Cluster, connect
 from foedus.engine.serving import pack_state
-from foedus.engine.workers import BLOCKS_PER_WORKER, TRIES, Item, cores
-
-Numbered = tuple[int, BlockResult | list[Outcome]]
-"""A block's number, and its sum where a whole block went to one actor, else its clients' outcomes in their order."""
+from foedus.engine.workers import cores
 
 
 def begin(
@@ -99,20 +96,12 @@ class RayExecutor:
 
     def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
         """The blocks' results in the blocks' order, each as soon as those before it are there."""
-        done: dict[int, BlockResult] = {}
-        after = 0
-        for at, result in self._results(work, self.items(work, blocks)):
-            done[at] = result if isinstance(result, BlockResult) else fold_outcomes(work.phase, result)
-            while after in done:
-                yield done.pop(after)
-                after += 1
+        items = items_of(self._kernel, work, blocks, self._count)
+        yield from in_order(work, self._results(work, items))
 
     def outcomes(self, work: PhaseWork, clients: tuple[str, ...]) -> Iterator[Outcome]:
         """What became of each client's work, when all is done."""
-        items = [Item(0, part, some, False) for part, some in enumerate(self._kernel.parts(work, clients))]
-        for _, result in self._results(work, items):
-            assert not isinstance(result, BlockResult)
-            yield from result
+        yield from unfolded(self._results(work, parts_of(self._kernel, work, clients)))
 
     def _results(self, work: PhaseWork, items: Sequence[Item]) -> Iterator[Numbered]:
         """Blocks by their number, as they are finished; actors that were left at work are ended."""
@@ -120,20 +109,10 @@ class RayExecutor:
         self._phases += 1
         down = Down(self._phases, ray.put(encode(State(work.broadcast.tensors))), work.broadcast.options)
         try:
-            yield from _Round(actors, work, down, items).results()
+            yield from _Round(actors, work, down, Dealt(work, items)).results()
         finally:
             if actors.busy:
                 self._end()
-
-    def items(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> list[Item]:
-        """Whole blocks where there are enough of them, and parts of blocks where there are not."""
-        if len(blocks) >= BLOCKS_PER_WORKER * self._count:
-            return [Item(at, 0, block, True) for at, block in enumerate(blocks)]
-        return [
-            Item(at, part, clients, False)
-            for at, block in enumerate(blocks)
-            for part, clients in enumerate(self._kernel.parts(work, block))
-        ]
 
     def close(self) -> None:
         """End the actors, and Ray where it was started here."""
@@ -149,21 +128,16 @@ class RayExecutor:
 
 
 class _Round:
-    """One phase on its way: what is still to be handed out, and the parts of blocks that have come back."""
+    """One phase on its way."""
 
-    def __init__(self, actors: Actors, work: PhaseWork, down: Down, items: Sequence[Item]) -> None:
-        self._actors, self._work, self._down = actors, work, down
-        self._waiting = deque(items)
-        self._left = len(items)
-        self._deaths: dict[tuple[int, int], int] = {}
-        self._parts: dict[int, dict[int, list[Outcome]]] = {}
-        self._expected = Counter(item.block for item in items)
+    def __init__(self, actors: Actors, work: PhaseWork, down: Down, dealt: Dealt) -> None:
+        self._actors, self._work, self._down, self._dealt = actors, work, down, dealt
 
     def results(self) -> Iterator[Numbered]:
         """Blocks by their number, as they are finished."""
-        while self._left:
-            for member in self._actors.idle[: len(self._waiting)]:
-                item = self._waiting.popleft()
+        while self._dealt.left:
+            for member in self._actors.idle[: len(self._dealt.waiting)]:
+                item = self._dealt.waiting.popleft()
                 self._actors.give(member, item, self._job(item))
             heard = self._actors.hear()
             if heard is not None:
@@ -175,31 +149,10 @@ class _Round:
         return Job(self._work.order, self._down, states, item.clients, item.fold)
 
     def _settle(self, item: Item, reply: Reply | None) -> Iterator[Numbered]:
+        if reply is None:
+            return self._dealt.lost(item)
         if isinstance(reply, FoedusError):
             raise reply
         if isinstance(reply, Block):
-            self._left -= 1
-            yield item.block, unpack_block(reply)
-        elif reply is not None:
-            yield from self._part(item, [unpack_outcome(row) for row in reply])
-        elif self._survives(item):
-            self._waiting.appendleft(item)
-        else:
-            failure = f"worker_died: The Ray worker that worked for {{}} was lost {TRIES} times."
-            states = self._work.states
-            lost = [Outcome(name, None, states.get(name, State()), failure.format(name)) for name in item.clients]
-            yield from self._part(item, lost)
-
-    def _survives(self, item: Item) -> bool:
-        place = (item.block, item.part)
-        self._deaths[place] = self._deaths.get(place, 0) + 1
-        return self._deaths[place] < TRIES
-
-    def _part(self, item: Item, outcomes: list[Outcome]) -> Iterator[Numbered]:
-        self._left -= 1
-        parts = self._parts.setdefault(item.block, {})
-        parts[item.part] = outcomes
-        if len(parts) == self._expected[item.block]:
-            del self._parts[item.block]
-            inside = [outcome for at in sorted(parts) for outcome in parts[at]]
-            yield item.block, inside
+            return self._dealt.back(item, unpack_block(reply))
+        return self._dealt.back(item, [unpack_outcome(row) for row in reply])

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -20,18 +19,13 @@ from multiprocessing.context import ForkProcess
 
 from foedus.aggregation.aggregator import Sums
 from foedus.domain.errors import ConfigError, FoedusError
-from foedus.domain.round import Contribution, Receipt
-from foedus.domain.tree import State, clone
-from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork, fold_outcomes
+from foedus.domain.round import Contribution
+from foedus.domain.tree import clone
+from foedus.engine.dealing import Dealt, Item, Numbered, in_order, items_of, parts_of, unfolded
+from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork
 from foedus.engine.memory import Arena, Packed, room
 from foedus.engine.serving import Folded, Job, Ran, Reply, Setup, pack_state, serve, unpack_state
 from foedus.strategies.strategy import Phase
-
-TRIES = 2
-"""A job that ends this many workers is given up."""
-
-BLOCKS_PER_WORKER = 2
-"""With fewer blocks than this for each worker, parts of blocks go out, so that no core waits for the last block."""
 
 
 def available() -> bool:
@@ -42,16 +36,6 @@ def available() -> bool:
 def cores() -> int:
     """The cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
-
-
-@dataclass(frozen=True)
-class Item:
-    """Work to hand out: clients of one block; the worker folds them if they are the whole block."""
-
-    block: int
-    part: int
-    clients: tuple[str, ...]
-    fold: bool
 
 
 @dataclass
@@ -94,40 +78,22 @@ class WorkersExecutor:
 
     def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
         """The blocks' results in the blocks' order, each as soon as those before it are there."""
-        done: dict[int, BlockResult] = {}
-        after = 0
-        for at, result in self._results(work, self.items(work, blocks)):
-            done[at] = result if isinstance(result, BlockResult) else fold_outcomes(work.phase, result)
-            while after in done:
-                yield done.pop(after)
-                after += 1
+        items = items_of(self._kernel, work, blocks, self._count)
+        yield from in_order(work, self._results(work, items))
 
     def outcomes(self, work: PhaseWork, clients: tuple[str, ...]) -> Iterator[Outcome]:
         """What became of each client's work, when all is done."""
-        items = [Item(0, part, some, False) for part, some in enumerate(self._kernel.parts(work, clients))]
-        for _, result in self._results(work, items):
-            assert not isinstance(result, BlockResult)
-            yield from result
+        yield from unfolded(self._results(work, parts_of(self._kernel, work, clients)))
 
-    def _results(self, work: PhaseWork, items: list[Item]) -> Iterator[tuple[int, BlockResult | list[Outcome]]]:
+    def _results(self, work: PhaseWork, items: list[Item]) -> Iterator[Numbered]:
         """Blocks by their number, as they are finished; workers that were left at work are ended."""
         self._ready_for(work)
         (broadcast,) = self._broadcast.write([work.broadcast.tensors])
         try:
-            yield from _Round(self, work, broadcast, items).results()
+            yield from _Round(self, work, broadcast, Dealt(work, items)).results()
         finally:
             if any(worker.item for worker in self._workers):
                 self.close()
-
-    def items(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> list[Item]:
-        """Whole blocks where there are enough of them, and parts of blocks where there are not."""
-        if len(blocks) >= BLOCKS_PER_WORKER * self._count:
-            return [Item(at, 0, block, True) for at, block in enumerate(blocks)]
-        return [
-            Item(at, part, clients, False)
-            for at, block in enumerate(blocks)
-            for part, clients in enumerate(self._kernel.parts(work, block))
-        ]
 
     def close(self) -> None:
         """End the workers; none is left when this returns."""
@@ -183,34 +149,29 @@ class WorkersExecutor:
 
 
 class _Round:
-    """One phase on its way: what is still to be handed out, and the parts of blocks that have come back."""
+    """One phase on its way."""
 
-    def __init__(self, executor: WorkersExecutor, work: PhaseWork, broadcast: Packed, items: list[Item]) -> None:
-        self._executor, self._work, self._broadcast = executor, work, broadcast
-        self._waiting = deque(items)
-        self._left = len(self._waiting)
-        self._deaths: dict[tuple[int, int], int] = {}
-        self._parts: dict[int, dict[int, list[Outcome]]] = {}
-        self._expected = Counter(item.block for item in items)
+    def __init__(self, executor: WorkersExecutor, work: PhaseWork, broadcast: Packed, dealt: Dealt) -> None:
+        self._executor, self._work, self._broadcast, self._dealt = executor, work, broadcast, dealt
 
-    def results(self) -> Iterator[tuple[int, BlockResult | list[Outcome]]]:
-        """Blocks by their number, as they are finished; outcomes where the workers had parts of a block."""
-        while self._left:
+    def results(self) -> Iterator[Numbered]:
+        """Blocks by their number, as they are finished."""
+        while self._dealt.left:
             for worker in self._executor.workers:
-                if worker.item is None and self._waiting:
-                    self._executor.send(worker, self._waiting.popleft(), self._work, self._broadcast)
+                if worker.item is None and self._dealt.waiting:
+                    self._executor.send(worker, self._dealt.waiting.popleft(), self._work, self._broadcast)
             busy = {worker.pipe: worker for worker in self._executor.workers if worker.item}
             for pipe in wait(list(busy)):
                 yield from self._hear(next(worker for known, worker in busy.items() if known is pipe))
 
-    def _hear(self, worker: _Worker) -> Iterator[tuple[int, BlockResult | list[Outcome]]]:
+    def _hear(self, worker: _Worker) -> Iterator[Numbered]:
         item = worker.item
         assert item is not None
         try:
             reply: Reply = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
             self._executor.replace(worker)
-            yield from self._bury(item)
+            yield from self._dealt.lost(item)
             return
         worker.item = None
         if isinstance(reply, FoedusError):
@@ -218,37 +179,10 @@ class _Round:
         if isinstance(reply, Folded):
             tensors = {part: clone(tensors) for part, tensors in worker.results.read(reply.sums).items()}
             states = {client: unpack_state(state) for client, state in reply.states.items()}
-            self._left -= 1
-            yield item.block, BlockResult(Sums(tensors, reply.weights, reply.count), reply.receipts, states)
+            sums = Sums(tensors, reply.weights, reply.count)
+            yield from self._dealt.back(item, BlockResult(sums, reply.receipts, states))
         else:
-            yield from self._part(item, _outcomes(reply, worker.results))
-
-    def _part(self, item: Item, outcomes: list[Outcome]) -> Iterator[tuple[int, list[Outcome]]]:
-        self._left -= 1
-        parts = self._parts.setdefault(item.block, {})
-        parts[item.part] = outcomes
-        if len(parts) == self._expected[item.block]:
-            inside = [outcome for at in sorted(parts) for outcome in parts[at]]
-            del self._parts[item.block]
-            yield item.block, inside
-
-    def _bury(self, item: Item) -> Iterator[tuple[int, BlockResult | list[Outcome]]]:
-        place = (item.block, item.part)
-        self._deaths[place] = self._deaths.get(place, 0) + 1
-        if self._deaths[place] < TRIES:
-            self._waiting.appendleft(item)
-            return
-        failure = f"worker_died: The process that worked for {{}} died {TRIES} times."
-        outcomes = [
-            Outcome(client, None, self._work.states.get(client, State()), failure.format(client))
-            for client in item.clients
-        ]
-        if item.fold:
-            self._left -= 1
-            receipts = tuple(Receipt(outcome.client, {}, {}, failure=outcome.failure) for outcome in outcomes)
-            yield item.block, BlockResult(self._work.phase.aggregator.zero(), receipts, {})
-        else:
-            yield from self._part(item, outcomes)
+            yield from self._dealt.back(item, _outcomes(reply, worker.results))
 
 
 def _outcomes(ran: Ran, results: Arena) -> list[Outcome]:

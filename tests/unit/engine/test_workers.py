@@ -21,6 +21,7 @@ from foedus.domain.errors import PlanError
 from foedus.domain.rng import Randomness, generator
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.tree import Parts, State, flatten, same
+from foedus.engine.dealing import items_of
 from foedus.engine.executors import InlineExecutor
 from foedus.engine.kernels import BlockResult, EagerKernel, PhaseWork
 from foedus.engine.prepare import Prepared
@@ -81,10 +82,9 @@ def test_the_blocks_are_those_of_inline_to_the_bit(ready: Prepared, clients: int
 
 
 def test_whole_blocks_go_out_where_there_are_enough_and_clients_where_not(ready: Prepared) -> None:
-    executor = WorkersExecutor(EagerKernel(ready.plan, 1), source, 2)
-    many, few = work_of(ready, 40), work_of(ready, 7)
-    assert [len(item.clients) for item in executor.items(many, many.order.blocks)] == [10, 10, 10, 10]
-    assert [len(item.clients) for item in executor.items(few, few.order.blocks)] == [1] * 7
+    kernel, many, few = EagerKernel(ready.plan, 1), work_of(ready, 40), work_of(ready, 7)
+    assert [len(item.clients) for item in items_of(kernel, many, many.order.blocks, 2)] == [10, 10, 10, 10]
+    assert [len(item.clients) for item in items_of(kernel, few, few.order.blocks, 2)] == [1] * 7
 
 
 def test_a_new_phase_and_a_larger_broadcast_are_taken_on(ready: Prepared) -> None:

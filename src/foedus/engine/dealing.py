@@ -1,0 +1,97 @@
+"""A phase's work as executors with workers deal it out: in items, done again where a worker was lost, put in order.
+
+Nothing here knows what a worker is. The sums are made as :attr:`PhaseOrder.blocks` says, whoever computed what.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from foedus.domain.tree import State
+from foedus.engine.kernels import BlockResult, Kernel, Outcome, Part, PhaseWork, combine, fold_outcomes, outcomes_in
+
+TRIES = 2
+"""Work that ends this many workers is given up."""
+
+BLOCKS_PER_WORKER = 2
+"""With fewer blocks than this for each worker, parts of blocks go out, so that no worker waits for the last block."""
+
+Numbered = tuple[int, list[Part]]
+"""A block's number, and what its parts came to, in their order."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """Work to hand out: clients of one block. The worker folds whole blocks, and parts where the kernel folds those."""
+
+    block: int
+    part: int
+    clients: tuple[str, ...]
+    fold: bool
+
+
+def items_of(kernel: Kernel, work: PhaseWork, blocks: Sequence[tuple[str, ...]], workers: int) -> list[Item]:
+    """Whole blocks where there are enough of them for so many ``workers``, and parts of blocks where there are not."""
+    if len(blocks) >= BLOCKS_PER_WORKER * workers:
+        return [Item(at, 0, block, True) for at, block in enumerate(blocks)]
+    fold = kernel.folds_parts(work)
+    return [replace(item, fold=fold) for at, block in enumerate(blocks) for item in parts_of(kernel, work, block, at)]
+
+
+def parts_of(kernel: Kernel, work: PhaseWork, clients: tuple[str, ...], block: int = 0) -> list[Item]:
+    """The smallest pieces that may be run apart, unfolded."""
+    return [Item(block, part, some, False) for part, some in enumerate(kernel.parts(work, clients))]
+
+
+def in_order(work: PhaseWork, results: Iterable[Numbered]) -> Iterator[BlockResult]:
+    """The blocks' sums in the blocks' order, each as soon as those before it are there."""
+    done: dict[int, BlockResult] = {}
+    after = 0
+    for at, parts in results:
+        done[at] = combine(work.phase, parts)
+        while after in done:
+            yield done.pop(after)
+            after += 1
+
+
+def unfolded(results: Iterable[Numbered]) -> Iterator[Outcome]:
+    """The outcomes of parts that were dealt as one block."""
+    for _, parts in results:
+        yield from outcomes_in(parts)
+
+
+class Dealt:
+    """What is still to be handed out (``waiting``) or to come back (``left``), and the parts that came back."""
+
+    def __init__(self, work: PhaseWork, items: Sequence[Item]) -> None:
+        self.waiting = deque(items)
+        self.left = len(items)
+        self._work = work
+        self._lost = Counter[Item]()
+        self._parts: dict[int, dict[int, Part]] = {}
+        self._expected = Counter(item.block for item in items)
+
+    def back(self, item: Item, part: Part) -> Iterator[Numbered]:
+        """An item's work came back; with the last of a block's parts, the block is complete."""
+        self.left -= 1
+        parts = self._parts.setdefault(item.block, {})
+        parts[item.part] = part
+        if len(parts) == self._expected[item.block]:
+            del self._parts[item.block]
+            yield item.block, [parts[at] for at in sorted(parts)]
+
+    def lost(self, item: Item) -> Iterator[Numbered]:
+        """The worker died over an item: it is done again, or is a failure of its clients."""
+        self._lost[item] += 1
+        if self._lost[item] < TRIES:
+            self.waiting.appendleft(item)
+            return
+        states = self._work.states
+        died = [_died(client, states.get(client, State())) for client in item.clients]
+        yield from self.back(item, fold_outcomes(self._work.phase, died) if item.fold else died)
+
+
+def _died(client: str, state: State) -> Outcome:
+    return Outcome(client, None, state, f"worker_died: The process that worked for {client} died {TRIES} times.")
