@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from foedus.data.catalogue import federate
 from foedus.data.dataset import ClientData, Columns, Examples, prepare_client
@@ -76,8 +76,7 @@ def simulate(
         ConfigError, PlanError, DataError: before round 1.
         QuorumError: where too few clients could contribute.
     """
-    described = replace(federate(prepared.spec, prepared.base), described=True)
-    return simulate_on(prepared, described, engine, observers, keeper, tools)
+    return simulate_on(prepared, federate(prepared.spec, prepared.base), engine, observers, keeper, tools)
 
 
 def simulate_on(
@@ -98,12 +97,12 @@ def simulate_on(
     clients = Clients(prepared, federation)
     source = clients if engine.executor == "ray" else timed("data", clients)  # the actors have clients of their own
     paces = pacing(prepared, federation.names, source)
+    held_out = HeldOut(prepared, federation.held_out)
     executor, choice = choose(engine, prepared, source, federation.names)
     if tools.debug:
         executor = DebuggingExecutor(executor, Scene(prepared, clients, federation.clients, tools.debug))
     if tools.profile:
         executor = ProfiledExecutor(executor, tools.profile, choice)
-    held_out = HeldOut(prepared, federation.held_out)
     setting = Setting(federation.names, paces, executor)
     port = VirtualPort(prepared, setting, observers, timed("evaluate", held_out.in_round, "digest"), keeper)
     if keeper:
