@@ -74,7 +74,8 @@ def close_live(
         RunFailedError: ``run_failed``, ``run_cancelled``.
     """
     seconds = sum(row.seconds for row in folder.history.rows)
-    facts = {"id": view.id, **FACTS}
+    early = view.reason if view.status == RunStatus.COMPLETED else ""
+    facts: dict[str, Json] = {"id": view.id, **FACTS, **({"stopped": early} if early else {})}
     summary = close_folder(
         folder, spec, Outcome(view.name, view.status, view.model_digest, seconds, held_out, facts, comparison)
     )

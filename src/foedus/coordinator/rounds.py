@@ -42,6 +42,7 @@ from foedus.engine.driver import Progress
 from foedus.schedules.schedule import Ask, Close, Draw, Event, WakeAt
 from foedus.store.artifacts import Artifacts, hash_file
 from foedus.store.tables import phase_events, phases, rounds, runs
+from foedus.strategies.stopping import stopped
 from foedus.strategies.strategy import Phase, round_of
 
 ACTIVE = frozenset({RunStatus.WAITING, RunStatus.RUNNING})
@@ -201,10 +202,10 @@ class LivePort:
         return after
 
     def finish(self) -> None:
-        """The last round was committed."""
+        """The last round was committed, or the one after which the run stops early."""
         self._start()
         with self._writing("complete_run") as (tx, run):
-            move_run(tx, run, RunStatus.COMPLETED, time.time())
+            move_run(tx, run, RunStatus.COMPLETED, time.time(), stopped(State({}, run.data)))
 
     def fail(self, reason: str) -> None:
         """The run cannot go on by itself; what it has is kept, and it may be resumed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -61,6 +62,37 @@ def test_a_run_comes_to_the_digest_of_the_in_memory_fold(supervised: Scene) -> N
     assert (view.status, view.round, view.reason) == ("completed", 2, "")
     assert view.model_digest == supervised.expected(CLIENTS)
     assert view.metrics == {"train/loss": 0.5, "test/loss": 1.0, "test/accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("stop", "ended"),
+    [
+        ({"metric": "test/accuracy", "target": 0.4}, 1),
+        ({"metric": "test/accuracy", "patience": 2}, 3),
+        ({"metric": "test/accuracy", "target": 0.4, "minimum": 2}, 2),
+    ],
+)
+def test_a_run_stops_early_across_a_new_process(scene: Scene, stop: dict[str, Any], ended: int) -> None:
+    """Every round measures less than the one before."""
+    scene.rounds = 5
+    scene.changes = {"stop": stop}
+    first = Supervisor(scene.live)
+    first.start()
+    run = begin(scene)
+    scene.contribute(scene.take("alpha"))
+    first.stop()
+    scene.reopen()
+    second = Supervisor(scene.live)
+    second.start()
+    try:
+        scene.play(run, CLIENTS)
+    finally:
+        second.stop()
+    view = scene.show(run)
+    with scene.live.store.reading() as tx:
+        rounds = runs.list_rounds(tx, run).rounds
+    assert (view.status, len(rounds), view.rounds) == ("completed", ended, 5)
+    assert view.reason.startswith(stop["metric"])
 
 
 def test_rounds_and_models_are_there_afterwards(supervised: Scene) -> None:
