@@ -69,8 +69,9 @@ def test_graph_agrees_within_its_tolerance_and_is_reproducible(strategy: dict[st
     graph = _run(tmp_path, Engine("graph", "inline"), strategy)
     assert graph.choice.kernel == "graph"
     assert _distance(graph.model, eager.model) <= TOLERANCE * _distance(start, eager.model)
-    assert _run(tmp_path, Engine("graph", "inline"), strategy).model_digest == graph.model_digest
-    assert _run(tmp_path, Engine("graph", "workers", 2), strategy).model_digest == graph.model_digest
+    recipe = graph.choice.recipe
+    for engine in (Engine("graph", "inline", recipe=recipe), Engine("graph", "workers", 2, recipe)):
+        assert _run(tmp_path, engine, strategy).model_digest == graph.model_digest
 
 
 def test_a_small_cohort_uses_every_worker_and_gives_the_same_bits() -> None:

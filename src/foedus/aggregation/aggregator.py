@@ -24,9 +24,13 @@ class Sums:
 
 @dataclass(frozen=True)
 class Aggregator:
-    """``add`` and ``merge`` write into their first argument, which the caller made, and return it."""
+    """``add`` and ``merge`` write into their first argument, which the caller made, and return it.
+
+    ``linear``: to add is to merge ``Sums`` of weight × update, so the sum over many may be made in any way.
+    """
 
     zero: Callable[[], Sums]
     add: Callable[[Sums, Parts, Mapping[str, float]], Sums]
     merge: Callable[[Sums, Sums], Sums]
     finish: Callable[[Sums], Parts]
+    linear: bool = False

@@ -33,7 +33,7 @@ def weighted_mean(weight_of: Mapping[str, str], dtypes: Mapping[str, Mapping[str
             into = sums.tensors.setdefault(part, {})
             for name, tensor in tensors.items():
                 if name not in into:
-                    into[name] = torch.zeros(tensor.shape, dtype=_accumulator(tensor.dtype))
+                    into[name] = torch.zeros(tensor.shape, dtype=accumulator(tensor.dtype))
                 into[name].add_(tensor.to(into[name].dtype), alpha=weight)
             sums.weights[part] = sums.weights.get(part, 0.0) + weight
         sums.count += 1
@@ -45,7 +45,7 @@ def weighted_mean(weight_of: Mapping[str, str], dtypes: Mapping[str, Mapping[str
             for part, tensors in sums.tensors.items()
         }
 
-    return Aggregator(Sums, add, merge, finish)
+    return Aggregator(Sums, add, merge, finish, linear=True)
 
 
 def merge(sums: Sums, other: Sums) -> Sums:
@@ -62,7 +62,8 @@ def merge(sums: Sums, other: Sums) -> Sums:
     return sums
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that tensors of ``dtype`` are summed in."""
     if dtype in (torch.float32, torch.float16, torch.bfloat16):
         return torch.float32
     return torch.float64

@@ -76,6 +76,8 @@ def run(simulation: Simulation, asked: Engine, tools: Tools | None = None) -> di
             result = simulate(simulation.prepared, engine, told, simulation.keeping, tools)
         say(result.choice.reason)
         facts, seconds = how_it_ran(result.choice, result.stopped), simulation.seconds + result.seconds
+        if tools and tools.profile:
+            facts["profile"] = tools.profile.summary()
         outcome = Outcome(simulation.name, "completed", result.model_digest, seconds, result.held_out, facts)
         trackers.result(outcome.final(folder.history))
         return close_folder(folder, spec, outcome)
@@ -92,7 +94,7 @@ def _as_before(asked: Engine, choice: Choice) -> Engine:
         )
     as_it_was = asked.executor == "auto" and asked.workers is None
     executor = replace(asked, executor=choice.executor, workers=choice.workers) if as_it_was else asked
-    return replace(executor, kernel=choice.kernel)
+    return replace(executor, kernel=choice.kernel, recipe=choice.recipe)
 
 
 @contextmanager

@@ -1,20 +1,22 @@
 """Which kernel and which executor run a simulation: what was asked for, what was chosen, and why.
 
-What decides the bits, kernel and stack, follows from the run alone; only the executor, which does not, looks at time.
+Where nothing was asked for, a few steps are timed on the machine at hand. What was chosen is recorded with the run, and
+a run that goes on is computed in the same way: kernel and recipe decide the bits, the executor does not.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from foedus.domain.computing import EXECUTORS, KERNELS
 from foedus.domain.errors import ClientWorkError, ConfigError, PlanError
+from foedus.domain.plain import Json
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.table import nearest
@@ -25,13 +27,14 @@ from foedus.engine.kernels import ClientSource, EagerKernel, Kernel, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.proof import Case, prove
 from foedus.engine.ray_extra import ray_executor
+from foedus.engine.recipe import recipe_of
 from foedus.engine.workers import WorkersExecutor, available, cores
 from foedus.local.objective import EagerObjective
 from foedus.local.work import Batch
 from foedus.strategies.strategy import Done, Phase
 
-GRAPH_STEPS = 20_000
-"""Fewer local steps than this in a whole run do not pay for tracing them."""
+GRAPH_SECONDS = 1.5
+"""Less work than this in a whole run, of one core with kernel ``eager``, does not pay for tracing a step."""
 
 WORKERS_SECONDS = 1.0
 """Less work than this in a whole run does not pay for starting processes."""
@@ -48,29 +51,36 @@ SAMPLED = 16
 
 @dataclass(frozen=True)
 class Engine:
-    """What was asked for. ``workers`` is the number of processes; none means one per core."""
+    """What was asked for. ``workers`` is the number of processes; none means one per core.
+
+    ``recipe`` is that of a run that goes on, for kernel ``graph`` (:meth:`Choice.recipe`).
+    """
 
     kernel: str = "auto"
     executor: str = "auto"
     workers: int | None = None
+    recipe: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and why, in words. ``stack``: how many clients the kernel computes together."""
+    """What was chosen, and why, in words. ``stack``: how many clients the kernel computes together.
+
+    ``recipe`` is all that kernel ``graph`` needs to compute the same bits again.
+    """
 
     kernel: str
     executor: str
     workers: int
     reason: str
     stack: int = 1
+    recipe: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What a run's training is expected to take: local steps in all, and seconds of one core with kernel ``eager``."""
+    """What a run's training is expected to take: seconds of one core with kernel ``eager``."""
 
-    steps: int
     seconds: float
 
 
@@ -86,21 +96,22 @@ def choose(engine: Engine, prepared: Prepared, source: ClientSource, clients: Se
         raise ConfigError("workers_refused", f"{engine.workers} workers cannot run anything.", "", "Give 1 or more.")
     case = _case(prepared, source, clients)
     wondering = "auto" in (engine.kernel, engine.executor)
-    effort = _effort(case, prepared.spec.rounds) if case and wondering else Effort(0, 0.0)
+    effort = _effort(case, prepared.spec.rounds) if case and wondering else Effort(0.0)
     kernel, of_kernel = _kernel(engine, prepared, case, effort)
-    stack = kernel.recipe.stack if isinstance(kernel, GraphKernel) else 1
+    recipe = kernel.recipe if isinstance(kernel, GraphKernel) else None
+    how = (recipe.stack, recipe.plain()) if recipe else (1, {})
     cohort = case.cohort if case else 1
     if engine.executor == "ray":
         executor, count = ray_executor(kernel, prepared, source, engine.workers, cohort)
         reason = f"kernel {kernel.name}: {of_kernel}; executor ray: as asked, {count} workers"
-        return executor, Choice(kernel.name, "ray", count, reason, stack)
+        return executor, Choice(kernel.name, "ray", count, reason, *how)
     count, of_executor = _workers(engine, effort, cohort)
     if count and isinstance(kernel, GraphKernel) and _threads_of_autograd():
         count, of_executor = 0, "proving the graph started threads for an accelerator, which do not survive a fork"
     reason = f"kernel {kernel.name}: {of_kernel}; executor {'workers' if count else 'inline'}: {of_executor}"
     if not count:
-        return InlineExecutor(kernel, source), Choice(kernel.name, "inline", 1, reason, stack)
-    return _started(kernel, prepared, source, clients, count), Choice(kernel.name, "workers", count, reason, stack)
+        return InlineExecutor(kernel, source), Choice(kernel.name, "inline", 1, reason, *how)
+    return _started(kernel, prepared, source, clients, count), Choice(kernel.name, "workers", count, reason, *how)
 
 
 def _check(what: str, name: str, known: Iterable[str]) -> None:
@@ -153,7 +164,7 @@ def _effort(case: Case, rounds: int) -> Effort:
     orders = [local.order(len(part), State(), rng) for part, rng in zip(parts, rngs, strict=True)]
     total = round(rounds * case.cohort * sum(map(len, orders)) / len(orders))
     if _threads_of_autograd():
-        return Effort(total, total * STEP_SECONDS)
+        return Effort(total * STEP_SECONDS)
     try:
         carry = local.init(case.work.broadcast, State(), rngs[0])
         times = []
@@ -164,8 +175,8 @@ def _effort(case: Case, rounds: int) -> Effort:
                 carry, _ = local.step(carry, Batch(chosen.inputs, chosen.targets))
                 times.append(time.perf_counter() - began)
     except Exception:  # the plan's own code; the run will say what is wrong with it
-        return Effort(total, 0.0)
-    return Effort(total, total * min(times))
+        return Effort(0.0)
+    return Effort(total * min(times))
 
 
 def _threads_of_autograd() -> bool:
@@ -179,13 +190,14 @@ def _kernel(engine: Engine, prepared: Prepared, case: Case | None, effort: Effor
         return eager, "as asked"
     if case is None:
         return eager, "no client has examples to try a graph on"
-    if engine.kernel == "auto" and effort.steps < GRAPH_STEPS:
-        return eager, f"a run of {effort.steps} steps does not pay for tracing them"
+    if engine.recipe:
+        return GraphKernel(prepared.plan, prepared.spec.seed, recipe_of(engine.recipe)), "as the run was begun"
+    if engine.kernel == "auto" and effort.seconds < GRAPH_SECONDS:
+        return eager, f"about {effort.seconds:.1f} s of work do not pay for tracing a step"
     graph, why_not = prove(case)
     if graph is None:
         return eager, f"the plan cannot run as a graph: {why_not}"
-    stacks = f"stacks of {graph.recipe.stack}, batches {'padded' if graph.recipe.padded else 'whole'}"
-    return graph, f"as asked, {stacks}" if engine.kernel == "graph" else stacks
+    return graph, f"as asked, {graph.recipe.words()}" if engine.kernel == "graph" else graph.recipe.words()
 
 
 def _workers(engine: Engine, effort: Effort, cohort: int) -> tuple[int, str]:

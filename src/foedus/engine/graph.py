@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,48 +20,21 @@ from torch.utils import _pytree as pytree
 from foedus.domain.errors import ClientWorkError, FoedusError
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Receipt
-from foedus.domain.tree import Parts, State
+from foedus.domain.tree import State
 from foedus.engine.client import Worked, settle
-from foedus.engine.kernels import BlockResult, ClientSource, EagerKernel, Outcome, PhaseWork, fold_outcomes
-from foedus.engine.stack import Member, Stack, gather
-from foedus.engine.tracing import FunctionalObjective, Program, Shape, Step, first_line, split, trace_finish, trace_step
+from foedus.engine.factored import Product
+from foedus.engine.kernels import BlockResult, ClientSource, EagerKernel, Outcome, PhaseWork, fold_outcomes, join
+from foedus.engine.precision import products
+from foedus.engine.recipe import Recipe
+from foedus.engine.stack import Cut, Member, Stack, gather
+from foedus.engine.stacked import Done, is_finite, own, row_of, summed
+from foedus.engine.tracing import Finish, FunctionalObjective, Shape, Step, first_line, split, trace_finish, trace_step
 from foedus.local.plan import TrainingPlan
 from foedus.local.work import Batch, LocalWork, Rows, WorkBuilder
 from foedus.strategies.strategy import TRAIN
 from foedus.transforms.transform import IDENTITY
 
-WIDTHS = (10, 5, 2, 1)
-"""How many clients a graph may be traced for; what is left of a stack is run in pieces of these."""
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a plan runs as a graph: so many clients in a stack, batches ``padded`` or whole, of ``rows`` rows.
-
-    ``kept`` are the places in a carry that no step writes to; where they are the same for all, they are not stacked.
-    """
-
-    stack: int
-    padded: bool
-    rows: int
-    kept: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a stack came to: per client a row of ``update``, weights, metrics and next state."""
-
-    members: Sequence[Member]
-    update: Parts
-    accounts: Sequence[Worked]
-    failed: frozenset[int] = frozenset()
-
-    @property
-    def rows(self) -> dict[str, int]:
-        """Each client's row; those that failed have none."""
-        return {member.rng.client: at for at, member in enumerate(self.members) if at not in self.failed}
 
 
 class GraphKernel:
@@ -75,8 +48,8 @@ class GraphKernel:
         self._eager = EagerKernel(plan, seed)
         self._works: dict[WorkBuilder, LocalWork] = {}
         self._steps: dict[object, Step] = {}
-        self._finishes: dict[object, Program] = {}
-        self._memory: dict[int, Tensor] = {}
+        self._finishes: dict[object, Finish] = {}
+        self._memory: dict[str, Tensor] = {}
         self._said: set[str] = set()
 
     def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> Iterator[Outcome]:
@@ -92,14 +65,15 @@ class GraphKernel:
                     yield outcome
 
     def fold(self, work: PhaseWork, block: tuple[str, ...], source: ClientSource) -> BlockResult:
-        """Fold stack by stack; with a transform, and where the sum is not finite, client by client."""
-        if work.phase.name != TRAIN or work.phase.transform is not IDENTITY:
+        """Fold stack by stack; client by client where the aggregator or a transform asks for it."""
+        if not self.folds_parts(work):
             return fold_outcomes(work.phase, self.run(work, block, source))
-        result = BlockResult(work.phase.aggregator.zero(), (), {})
-        for part in self.parts(work, block):
-            result = self._fold_part(work, part, source, result)
-        finite = all(_is_finite(tensor) for tensors in result.sums.tensors.values() for tensor in tensors.values())
-        return result if finite else fold_outcomes(work.phase, self.run(work, block, source))
+        return join(work.phase, [self._fold_part(work, part, source) for part in self.parts(work, block)])
+
+    def folds_parts(self, work: PhaseWork) -> bool:
+        """In training, unless a transform or the aggregator has to see each contribution."""
+        phase = work.phase
+        return phase.name == TRAIN and phase.transform is IDENTITY and phase.aggregator.linear
 
     def parts(self, work: PhaseWork, block: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The block's stacks: in training as many clients as a stack holds, otherwise client by client."""
@@ -111,18 +85,24 @@ class GraphKernel:
         if not members:
             return None
         local = self.work(work.phase.work)
-        members = sorted(members, key=lambda member: (-len(member.order), -member.rows))
-        with torch.no_grad():
-            carries = [split(local.init(work.broadcast, member.state, member.rng)) for member in members]
-            form = carries[0][0]
-            if any(other != form for other, _ in carries):
-                raise ValueError("the clients' carries are not made of the same")
-            tensors = [tensors for _, tensors in carries]
-            shared = frozenset(at for at in self.recipe.kept if all(each[at] is tensors[0][at] for each in tensors))
-            stack = gather(members, form, tensors, shared, self._room)
+        with torch.no_grad(), products(self.recipe.precision):
+            stack = self.stacked(work, members)
             for step in range(stack.steps):
                 self._step(work.phase.work, local, stack, step)
-        return self._finish(work, local, stack)
+            return self._finish(work, local, stack)
+
+    def stacked(self, work: PhaseWork, members: Sequence[Member]) -> Stack:
+        """The members as a stack, longest first."""
+        local = self.work(work.phase.work)
+        members = sorted(members, key=lambda member: (-len(member.order), -member.rows))
+        carries = [split(local.init(work.broadcast, member.state, member.rng)) for member in members]
+        form = carries[0][0]
+        if any(other != form for other, _ in carries):
+            raise ValueError("the clients' carries are not made of the same")
+        tensors = [tensors for _, tensors in carries]
+        shared = frozenset(at for at in self.recipe.kept if all(each[at] is tensors[0][at] for each in tensors))
+        clients = self.recipe.stack if self.recipe.still else len(members)
+        return gather(members, form, tensors, Cut(clients, shared, tuple(self.recipe.factored), self._room))
 
     def member(self, work: PhaseWork, client: str, source: ClientSource) -> Member | None:
         """A client with examples, ready to be stacked; of any other kernel eager says what is wrong."""
@@ -141,18 +121,18 @@ class GraphKernel:
             self._works[builder] = builder(self.objective)
         return self._works[builder]
 
-    def weight(self, work: PhaseWork, client: str, source: ClientSource) -> list[Tensor]:
-        """What one client's carry adds to a stack."""
-        member = self.member(work, client, source)
-        if member is None:
-            return []
-        _, tensors = split(self.work(work.phase.work).init(work.broadcast, member.state, member.rng))
-        return [tensor for at, tensor in enumerate(tensors) if at not in self.recipe.kept]
+    def examine(self, work: PhaseWork, member: Member) -> tuple[Step, list[Tensor]]:
+        """The step of one client, traced, and its carry."""
+        with torch.no_grad():
+            stack = self.stacked(work, [member])
+            batch = stack.batch(0, 0, 1, stack.sizes[0][0] if not self.recipe.padded else stack.rows)
+            example = [*stack.carry(0, 1), *(batch if self.recipe.padded else batch[:2])]
+            return self._program(work.phase.work, self.work(work.phase.work), stack, example, False), example
 
     @property
-    def steps(self) -> tuple[Step, ...]:
-        """The steps that were traced so far."""
-        return tuple(self._steps.values())
+    def traced(self) -> int:
+        """How many steps were traced so far."""
+        return len(self._steps)
 
     def _try(self, work: PhaseWork, part: tuple[str, ...], source: ClientSource) -> tuple[Done | None, float]:
         """What a part came to in a stack, if it is to be and could be one; and seconds per client."""
@@ -174,26 +154,25 @@ class GraphKernel:
             log.warning("kernel graph left %s to kernel eager: %s", ", ".join(part), reason)
         self._said.add(reason)
 
-    def _fold_part(
-        self, work: PhaseWork, part: tuple[str, ...], source: ClientSource, into: BlockResult
-    ) -> BlockResult:
+    def _fold_part(self, work: PhaseWork, part: tuple[str, ...], source: ClientSource) -> BlockResult:
+        """One stack, folded; client by client where someone diverged."""
         done, seconds = self._try(work, part, source)
-        rows = done.rows if done else {}
-        sums, receipts, states = into.sums, list(into.receipts), dict(into.states)
-        add, merge = work.phase.aggregator.add, work.phase.aggregator.merge
+        aggregator, rows = work.phase.aggregator, done.rows if done else {}
+        sums = summed(done, work.phase.schema) if done else aggregator.zero()
+        if not all(is_finite(tensor) for tensors in sums.tensors.values() for tensor in tensors.values()):
+            self._memory.clear()
+            return fold_outcomes(work.phase, self.run(work, part, source))
+        receipts, states = list[Receipt](), dict[str, State]()
         for client in part:
-            if done is None or client not in rows:
+            if done and client in rows:
+                account = done.accounts[rows[client]]
+                receipts.append(Receipt(client, account.weights, account.metrics, seconds=seconds, size=done.size))
+                states[client] = account.state
+            else:
                 alone = self._eager.fold(work, (client,), source)
-                sums = merge(sums, alone.sums)
+                sums = aggregator.merge(sums, alone.sums)
                 receipts.extend(alone.receipts)
                 states.update(alone.states)
-                continue
-            at, account = rows[client], done.accounts[rows[client]]
-            update = row_of(done.update, at)
-            sums = add(sums, update, account.weights)
-            size = sum(tensor.nbytes for tensors in update.values() for tensor in tensors.values())
-            receipts.append(Receipt(client, account.weights, account.metrics, seconds=seconds, size=size))
-            states[client] = account.state
         return BlockResult(sums, tuple(receipts), states)
 
     def _outcome(self, work: PhaseWork, done: Done, at: int, seconds: float) -> Outcome | None:
@@ -215,10 +194,19 @@ class GraphKernel:
                     if member not in stack.failed:
                         self._step_alone(local, stack, step, member)
                 continue
-            while first < last:
-                width = next(width for width in WIDTHS if width <= last - first)
+            for width in self._widths(last - first):
                 self._step_together(builder, local, stack, (step, first, first + width, rows))
                 first += width
+
+    def _widths(self, active: int) -> list[int]:
+        """Pieces for so many clients; where a step without rows changes nothing, one piece that may have more."""
+        if self.recipe.still:
+            return [min(width for width in self.recipe.widths if width >= active)]
+        pieces = []
+        while active:
+            pieces.append(next(width for width in self.recipe.widths if width <= active))
+            active -= pieces[-1]
+        return pieces
 
     def _step_together(
         self, builder: WorkBuilder, local: LocalWork, stack: Stack, where: tuple[int, int, int, int]
@@ -227,23 +215,27 @@ class GraphKernel:
         carry = stack.carry(first, last)
         batch = stack.batch(step, first, last, rows)
         example = [*carry, *(batch if self.recipe.padded else batch[:2])]
-        program = self.program(builder, local, stack, example, last - first > 1)
+        if (first, last) not in stack.programs:
+            stack.programs[first, last] = self._program(builder, local, stack, example, last - first > 1)
+        program = stack.programs[first, last]
         drawn = [_drawn(stack, first, last, draw) for draw in program.draws]
+        before, now = stack.factors(step, first, last)
         with torch.inference_mode():
-            after = program.run(*example, *drawn)
-        if program.rebound:
-            places = [at for at in range(len(carry)) if at not in stack.shared] if last - first > 1 else None
-            for at in program.rebound:
-                carry[at].copy_(after[places.index(at) if places else at])
+            after = program.run(*example, *drawn, *before)
+            for at, place in zip(program.rebound, program.returned, strict=True):
+                carry[at].copy_(after[place])
+            for into, made in zip(now, after[len(after) - len(now) :], strict=True):
+                into.copy_(made)
 
-    def program(
+    def _program(
         self, builder: WorkBuilder, local: LocalWork, stack: Stack, example: Sequence[Tensor], stacked: bool
     ) -> Step:
         """The traced step for tensors like these."""
         shared = stack.shared if stacked else frozenset[int]()
         key = (builder, stack.form, shared, *((tensor.shape, tensor.dtype) for tensor in example))
         if key not in self._steps:
-            self._steps[key] = trace_step(local, stack.form, Shape(self.recipe.padded, stacked, shared), example)
+            shape = Shape(self.recipe.padded, stacked, shared, tuple(stack.factored))
+            self._steps[key] = trace_step(local, stack.form, shape, example)
         return self._steps[key]
 
     def _step_alone(self, local: LocalWork, stack: Stack, step: int, member: int) -> None:
@@ -267,28 +259,29 @@ class GraphKernel:
                 old.copy_(new)
 
     def _finish(self, work: PhaseWork, local: LocalWork, stack: Stack) -> Done:
-        count = len(stack.members)
-        key = (work.phase.work, stack.form, stack.shared, count)
+        key = (work.phase.work, stack.form, stack.shared, stack.clients)
         if key not in self._finishes:
-            self._finishes[key] = trace_finish(local, stack.form, stack.shared, work.broadcast, stack.leaves)
-        with torch.no_grad():
-            down = pytree.tree_leaves(work.broadcast.tensors)
-            update, sums, states = self._finishes[key](*down, *stack.leaves)
+            shape = Shape(self.recipe.padded, True, stack.shared, tuple(stack.factored))
+            self._finishes[key] = trace_finish(local, stack.form, shape, work.broadcast, stack.leaves)
+        finish = self._finishes[key]
+        update, sums, states = finish.run(*pytree.tree_leaves(work.broadcast.tensors), *stack.leaves)
+        for (part, name), at in finish.differences.items():
+            update[part][name] = Product(*stack.factored[at], -self.recipe.factored[at])
         totals = {name: total.tolist() for name, total in sums.items()}
         accounts = []
         for at, member in enumerate(stack.members):
             account, rows = local.account(len(member.part), member.state), member.rows
             metrics = {name: total[at] / rows for name, total in totals.items()}
-            state = State(_own(row_of(states, at)), account.data)
+            state = State(own(row_of(states, at)), account.data)
             accounts.append(Worked({}, account.weights, metrics, state))
-        return Done(stack.members, update, accounts, frozenset(stack.failed))
+        return Done(stack.members, stack.clients, update, accounts, frozenset(stack.failed))
 
-    def _room(self, at: int, clients: int, like: Tensor) -> Tensor:
-        """Memory for one tensor of the carry, the same for every stack."""
-        held = self._memory.get(at)
-        if held is None or len(held) < clients or held.shape[1:] != like.shape or held.dtype != like.dtype:
-            held = self._memory[at] = torch.empty((clients, *like.shape), dtype=like.dtype)
-        return held[:clients]
+    def _room(self, what: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Memory for one tensor, the same for every stack."""
+        held, size = self._memory.get(what), math.prod(shape)
+        if held is None or held.numel() < size or held.dtype != like.dtype:
+            held = self._memory[what] = torch.zeros(size, dtype=like.dtype)
+        return held[:size].view(shape)
 
 
 def abridged(order: Sequence[Rows]) -> Sequence[Rows]:
@@ -299,16 +292,3 @@ def abridged(order: Sequence[Rows]) -> Sequence[Rows]:
 def _drawn(stack: Stack, first: int, last: int, draw: Any) -> Tensor:
     made = [draw.make(stack.generator(member)) for member in range(first, last)]
     return made[0] if last - first == 1 else torch.stack(made)
-
-
-def row_of(parts: Parts, at: int) -> dict[str, dict[str, Tensor]]:
-    """One client's tensors of a stack."""
-    return {part: {name: tensor[at] for name, tensor in tensors.items()} for part, tensors in parts.items()}
-
-
-def _own(parts: Parts) -> Parts:
-    return {part: {name: tensor.clone() for name, tensor in tensors.items()} for part, tensors in parts.items()}
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.dtype.is_floating_point or math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())

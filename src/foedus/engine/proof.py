@@ -6,7 +6,8 @@ the first steps of the first clients, through the traced graph, against kernel `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,10 +18,13 @@ from foedus.domain.errors import ClientWorkError
 from foedus.domain.round import Ask
 from foedus.domain.tree import Tensors, flatten, same
 from foedus.engine.client import ClientTask, run_client
-from foedus.engine.graph import WIDTHS, GraphKernel, Recipe, abridged, row_of
+from foedus.engine.graph import GraphKernel, abridged
 from foedus.engine.kernels import ClientSource, PhaseWork
-from foedus.engine.stack import rows_in
-from foedus.engine.tracing import FunctionalObjective, UntraceableError, first_line
+from foedus.engine.precision import usable
+from foedus.engine.recipe import WIDTHS, Recipe
+from foedus.engine.stack import Member
+from foedus.engine.stacked import row_of
+from foedus.engine.tracing import FunctionalObjective, Step, UntraceableError, first_line
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan
 from foedus.local.work import Batch, LocalWork, Objective, WorkBuilder
@@ -38,6 +42,10 @@ LOSS = 1e-4
 STACK_BYTES = 6 << 20
 """A stack larger than this leaves the cache of a core, and gains nothing."""
 
+GAIN = 1.25
+"""How many times as fast a later candidate has to be to be taken: timings are noisy, and the first is likeliest."""
+
+TRIALS = 2
 STACKS = 4
 """A cohort is cut into at least so many stacks, whoever runs them, so that a few processes have work."""
 
@@ -69,23 +77,82 @@ def prove(case: Case) -> tuple[GraphKernel | None, str]:
 
 
 def _tried(case: Case, recipe: Recipe) -> tuple[GraphKernel, str]:
+    """The best kernel that follows ``recipe``; and the reason where it does not go where kernel ``eager`` goes."""
+    members = _members(case)
+    longest = max(members, key=lambda member: len(member.order))
     kernel = GraphKernel(case.plan, case.work.seed, recipe)
-    reason = _same_steps(case, kernel, 1)
-    if not reason:
-        kept = frozenset.intersection(*(step.kept for step in kernel.steps)) if kernel.steps else frozenset()
-        kernel.recipe = replace(recipe, kept=kept)
-        kernel.recipe = replace(kernel.recipe, stack=_stack(case, kernel))
-        widths = [width for width in WIDTHS if 1 < width <= kernel.recipe.stack]
-        reason = next((why for width in widths if (why := _same_steps(case, kernel, width))), "")
-    return kernel, reason
+    step, example = kernel.examine(case.work, longest)
+    if recipe.padded:
+        recipe = replace(recipe, factored=_factored(step, example, len(longest.order)), still=_still(step, example))
+    recipe = replace(recipe, kept=step.kept)
+    fast = _fastest(case, recipe, _stacks(case, step, example, recipe))
+    widths = sorted({fast.recipe.stack, min(fast.recipe.widths)})
+    return fast, next((why for width in widths if (why := _same_steps(case, fast, width))), "")
+
+
+def _members(case: Case) -> list[Member]:
+    """The sampled clients."""
+    kernel = GraphKernel(case.plan, case.work.seed, Recipe(1, False, 1))
+    found = [kernel.member(case.work, client, case.source) for client in case.clients]
+    return [member for member in found if member]
+
+
+def _factored(step: Step, example: Sequence[Tensor], steps: int) -> dict[int, float]:
+    """The weights whose factors take less room than they, by the rows of the longest client."""
+    rows = steps * len(example[-1])
+    return {at: a for at, a in step.factorable.items() if rows * sum(example[at].shape) < example[at].numel()}
+
+
+def _still(step: Step, example: Sequence[Tensor]) -> bool:
+    """Whether a step on rows of no weight leaves a carry as it is, after one that moved it."""
+    *carry, inputs, targets, mask = example
+    with torch.no_grad():
+        moved = [
+            tensor.clone() for tensor in step.run(*map(Tensor.clone, carry), inputs, targets, torch.ones_like(mask))
+        ]
+        after = step.run(*map(Tensor.clone, moved), inputs, targets, torch.zeros_like(mask))
+    return all(torch.equal(one, two) for one, two in zip(moved, after, strict=True))
+
+
+def _stacks(case: Case, step: Step, example: Sequence[Tensor], recipe: Recipe) -> list[int]:
+    """Sizes of stacks worth a trial: the largest that a core's cache holds, and one client alone."""
+    alone = {*recipe.kept, *recipe.factored}
+    batch = 3 if recipe.padded else 2
+    weight = sum(tensor.nbytes for at, tensor in enumerate(example[:-batch]) if at not in alone)
+    if step.convolves:  # grouped convolutions gain nothing on a CPU
+        return [1]
+    fitting = [w for w in WIDTHS if w * STACKS <= case.cohort and w * weight <= STACK_BYTES]
+    return sorted({fitting[0], 1}, reverse=True) if fitting else [1]
+
+
+def _fastest(case: Case, recipe: Recipe, stacks: Sequence[int]) -> GraphKernel:
+    """The kernel that takes least time for a few steps of the first clients, of those that may be used here."""
+    trials: list[tuple[float, GraphKernel, Recipe]] = []
+    for stack in stacks:
+        members = [replace(member, order=abridged(member.order)) for member in _members(case)[:stack]]
+        kernel = GraphKernel(case.plan, case.work.seed, replace(recipe, stack=stack))
+        for precision in usable():
+            kernel.recipe = replace(kernel.recipe, precision=precision)
+            seconds = _seconds(case, kernel, members) / sum(len(member.order) for member in members)
+            if not trials or seconds * GAIN < trials[-1][0]:
+                trials.append((seconds, kernel, kernel.recipe))
+    _, kernel, kernel.recipe = trials[-1]
+    return kernel
+
+
+def _seconds(case: Case, kernel: GraphKernel, members: Sequence[Member]) -> float:
+    kernel.train(case.work, members)
+    times = []
+    for _ in range(TRIALS):
+        began = time.perf_counter()
+        kernel.train(case.work, members)
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 def _rows(case: Case) -> int:
     """The rows of a full batch: those of the largest batch of the client with the most examples."""
-    kernel = GraphKernel(case.plan, case.work.seed, Recipe(1, False, 1))
-    members = [kernel.member(case.work, client, case.source) for client in case.clients]
-    largest = max((member for member in members if member), key=lambda member: member.rows)
-    return max(map(rows_in, largest.order))
+    return max(max(_members(case), key=lambda member: member.rows).sizes)
 
 
 def _moves(case: Case, rows: int) -> str:
@@ -161,15 +228,6 @@ def _abridged_work(work: PhaseWork) -> WorkBuilder:
         return replace(local, order=lambda examples, state, rng: abridged(local.order(examples, state, rng)))
 
     return build
-
-
-def _stack(case: Case, kernel: GraphKernel) -> int:
-    """How many clients to stack, by what a carry weighs; convolutions gain nothing in a stack on a CPU."""
-    if any(step.convolves for step in kernel.steps):
-        return 1
-    weight = sum(tensor.nbytes for tensor in kernel.weight(case.work, case.clients[0], case.source))
-    fitting = (w for w in WIDTHS if w * STACKS <= case.cohort and w * weight <= STACK_BYTES)
-    return next(fitting, 1)
 
 
 def _distance(first: Tensors, second: Tensors) -> float:

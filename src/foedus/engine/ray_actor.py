@@ -29,9 +29,10 @@ from foedus.domain.round import Broadcast, Contribution, Metrics, PhaseOrder, Re
 from foedus.domain.run import RunSpec
 from foedus.domain.tree import Parts, State
 from foedus.engine.clients import Clients
-from foedus.engine.graph import GraphKernel, Recipe
+from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import BlockResult, EagerKernel, Kernel, Outcome, PhaseWork
 from foedus.engine.prepare import prepare_bundle
+from foedus.engine.recipe import Recipe
 from foedus.engine.serving import PackedState, pack_state, unpack_state
 from foedus.strategies.strategy import Done, Phase
 

@@ -1,13 +1,14 @@
 """A stack: clients of one fold block that kernel ``graph`` computes together, their tensors one above the other.
 
-The clients stand longest first, so those that still have batches are always the first so many; a client whose batches
-have ended is stepped no more. All batches of all clients are gathered before the first step.
+The clients stand longest first, so those that still have batches are always the first so many. All batches of all
+clients are gathered before the first step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -16,11 +17,11 @@ from torch import Tensor
 from foedus.data.dataset import Examples
 from foedus.domain.rng import Randomness
 from foedus.domain.tree import State
-from foedus.engine.tracing import Form
+from foedus.engine.tracing import Form, Step
 from foedus.local.work import Rows
 
-Memory = Callable[[int, int, Tensor], Tensor]
-"""``(place in the carry, clients, like) → [clients, *like]``, the same memory for every stack."""
+Memory = Callable[[str, tuple[int, ...], Tensor], Tensor]
+"""``(what for, shape, like) → tensor`` of this shape and the dtype of ``like``, the same memory for every stack."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,34 @@ class Member:
     state: State
     order: Sequence[Rows]
 
-    @property
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The rows of each batch."""
+        return [rows_in(rows) for rows in self.order]
+
+    @cached_property
     def rows(self) -> int:
         """The rows of all batches."""
-        return sum(map(rows_in, self.order))
+        return sum(self.sizes)
 
 
 @dataclass
 class Stack:
-    """``leaves``: the carry's tensors, ``[clients, …]`` each but the ``shared`` ones.
+    """``leaves``: the carry's tensors, ``[clients, …]`` each but the ``shared`` and the ``factored`` ones.
+
+    ``factored`` has for a weight's place its factors so far, ``[clients, steps · rows, …]`` each.
 
     ``inputs`` and ``targets`` are ``[steps, clients, rows, …]``, each batch filled up to ``rows`` with a real row;
-    ``mask``, 1 for real rows, is ``[steps, clients, rows]``. ``sizes[client][step]`` are the real rows.
+    a client that has ended repeats its first. ``mask``, 1 for real rows, is ``[steps, clients, rows]``.
+    ``sizes[client][step]`` are the real rows.
     """
 
     members: Sequence[Member]
+    clients: int
     form: Form
     leaves: list[Tensor]
     shared: frozenset[int]
+    factored: Mapping[int, tuple[Tensor, Tensor]]
     rows: int
     inputs: Tensor
     targets: Tensor
@@ -57,6 +68,8 @@ class Stack:
     sizes: list[list[int]]
     generators: dict[int, torch.Generator] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
+    carries: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
+    programs: dict[tuple[int, int], Step] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -77,9 +90,19 @@ class Stack:
 
     def carry(self, first: int, last: int) -> list[Tensor]:
         """The carry's tensors of some clients: ``[last - first, …]``, or without clients where there is one."""
+        if (first, last) not in self.carries:
+            where = first if last - first == 1 else slice(first, last)
+            alike = {*self.shared, *self.factored}
+            self.carries[first, last] = [leaf if at in alike else leaf[where] for at, leaf in enumerate(self.leaves)]
+        return self.carries[first, last]
+
+    def factors(self, step: int, first: int, last: int) -> tuple[list[Tensor], list[Tensor]]:
+        """The factors of some clients' weights: those before ``step``, and where those of ``step`` go."""
+        begin, end = step * self.rows, (step + 1) * self.rows
+        factors = [factor for pair in self.factored.values() for factor in pair]
         if last - first == 1:
-            return [leaf if at in self.shared else leaf[first] for at, leaf in enumerate(self.leaves)]
-        return [leaf if at in self.shared else leaf[first:last] for at, leaf in enumerate(self.leaves)]
+            return [each[first, :begin] for each in factors], [each[first, begin:end] for each in factors]
+        return [each[first:last, :begin] for each in factors], [each[first:last, begin:end] for each in factors]
 
     def batch(self, step: int, first: int, last: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, targets and mask of some clients' batches at ``step``; fewer ``rows`` only for one client."""
@@ -95,35 +118,57 @@ class Stack:
         return self.generators[member]
 
 
-def gather(
-    members: Sequence[Member], form: Form, carries: Sequence[Sequence[Tensor]], shared: frozenset[int], memory: Memory
-) -> Stack:
+@dataclass(frozen=True)
+class Cut:
+    """How carries are laid out: room for so many ``clients``, at least the members; what is ``shared``; which weights
+    are ``factored``; and the memory for the rest."""  # noqa: D205, D209
+
+    clients: int
+    shared: frozenset[int]
+    factored: Sequence[int]
+    memory: Memory
+
+
+def gather(members: Sequence[Member], form: Form, carries: Sequence[Sequence[Tensor]], cut: Cut) -> Stack:
     """The stack of these members; ``carries`` are the tensors of each one's carry.
 
     Raises:
         ValueError: where the members' examples differ in shape or dtype.
     """
-    sizes = [[rows_in(rows) for rows in member.order] for member in members]
+    sizes = [member.sizes for member in members]
     rows, steps = max(map(max, sizes)), len(sizes[0])
-    first = members[0].part
-    if any(_kind(member.part) != _kind(first) for member in members):
+    if len({_kind(member.part) for member in members}) > 1:
         raise ValueError("the clients' examples differ in dtype or shape")
-    inputs = first.inputs.new_empty((steps, len(members), rows, *first.inputs.shape[1:]))
-    targets = first.targets.new_empty((steps, len(members), rows, *first.targets.shape[1:]))
-    mask = torch.ones(steps, len(members), rows)
+    first = members[0].part
+    inputs = first.inputs.new_empty((steps, cut.clients, rows, *first.inputs.shape[1:]))
+    targets = first.targets.new_empty((steps, cut.clients, rows, *first.targets.shape[1:]))
+    mask = torch.ones(steps, cut.clients, rows)
     for at, member in enumerate(members):
         index, count = _padded(member.order, rows), len(member.order)
         for into, source in ((inputs, member.part.inputs), (targets, member.part.targets)):
             into[:count, at] = source.index_select(0, index).view(count, rows, *source.shape[1:])
+            if count < steps:
+                into[count:, at] = into[0, at]
+        mask[count:, at] = 0
         for step, size in enumerate(sizes[at]):
             if size < rows:
                 mask[step, at, size:] = 0
-    columns = list(zip(*carries, strict=True))
+    for none in range(len(members), cut.clients):
+        inputs[:, none], targets[:, none], mask[:, none] = inputs[:, 0], targets[:, 0], 0
+    alike = {*cut.shared, *cut.factored}
     leaves = [
-        column[0] if at in shared else _stacked(column, memory(at, len(members), column[0]))
-        for at, column in enumerate(columns)
+        column[0] if at in alike else _stacked(column, cut.memory(str(at), (cut.clients, *column[0].shape), column[0]))
+        for at, column in enumerate(zip(*carries, strict=True))
     ]
-    return Stack(members, form, leaves, shared, rows, inputs, targets, mask, sizes)
+    factored = {at: _factors(cut, at, (cut.clients, steps * rows), leaves[at]) for at in cut.factored}
+    return Stack(members, cut.clients, form, leaves, cut.shared, factored, rows, inputs, targets, mask, sizes)
+
+
+def _factors(cut: Cut, at: int, size: tuple[int, int], weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for a weight's factors; what no step writes to is zero on the left, and finite on the right."""
+    m, n = weight.shape
+    left = cut.memory(f"{at} left", (*size, m), weight).zero_()
+    return left, cut.memory(f"{at} right", (*size, n), weight)
 
 
 def _kind(part: Examples) -> tuple[object, ...]:
@@ -132,7 +177,7 @@ def _kind(part: Examples) -> tuple[object, ...]:
 
 def rows_in(rows: Rows) -> int:
     """The number of rows."""
-    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+    return rows.stop - rows.start if isinstance(rows, slice) else rows.size(0)
 
 
 def _padded(order: Sequence[Rows], rows: int) -> Tensor:
@@ -142,8 +187,8 @@ def _padded(order: Sequence[Rows], rows: int) -> Tensor:
     for each in order:
         index = torch.arange(each.start, each.stop) if isinstance(each, slice) else each
         pieces.append(index)
-        if len(index) < rows:
-            pieces.append(index[:1].expand(rows - len(index)))
+        if (short := rows - rows_in(index)) > 0:
+            pieces.append(index[:1].expand(short))
     return torch.cat(pieces)
 
 
@@ -151,4 +196,4 @@ def _stacked(column: Sequence[Tensor], into: Tensor) -> Tensor:
     """The members' tensors one above the other, ``into`` the memory given."""
     if all(tensor is column[0] for tensor in column):
         return into.copy_(column[0].expand_as(into))
-    return torch.stack(list(column), out=into)
+    return torch.stack([*column, *[column[0]] * (len(into) - len(column))], out=into)

@@ -7,6 +7,7 @@ is a matrix product that is only there to be stepped along, the product is added
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -21,28 +22,95 @@ VIEWS = SAME | RESHAPES | SWAPS | {aten.unsqueeze.default, aten.squeeze.dim, ate
 VIEWS |= {aten.permute.default, aten.select.int, aten.reshape.default}
 PRODUCTS = {aten.mm.default: aten.addmm_.default, aten.bmm.default: aten.baddbmm_.default}
 
+FILLED = {aten.ones_like.default: 1, aten.zeros_like.default: 0, aten.new_zeros.default: 0, aten.new_ones.default: 1}
+MADE = {aten.scalar_tensor.default, aten.full.default, aten.zeros.default, aten.ones.default, aten.arange.default}
+PLAIN = VIEWS | {aten.neg.default, aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor}
+SHORT = {
+    *("view", "expand", "t", "transpose", "permute", "unsqueeze", "squeeze", "select", "neg", "mul", "add", "sub"),
+    *("div", "ne", "eq", "where", "gather", "sum", "clamp", "relu", "exp", "log", "tanh", "sigmoid", "_log_softmax"),
+    *("scatter_add", "mm", "bmm", "addmm", "baddbmm", "sub_", "add_", "mul_", "copy_", "addmm_", "baddbmm_"),
+}
+"""Operations that PyTorch also offers as plain functions or methods with the same arguments."""
 
-def tidy(module: fx.GraphModule) -> Callable[..., list[Tensor]]:
-    """The same graph, tidied and compiled to Python."""
+BY = {aten.mul.Tensor, aten.div.Tensor}
+
+
+def tidy(module: fx.GraphModule) -> None:
+    """Tidy the graph, in place."""
     graph = module.graph
     for node in list(graph.nodes):
         source = _only_a_name(graph, node)
         if source is not None:
             node.replace_all_uses_with(source)
-    _erase_dead(graph)
+    _fold_constants(module)
+    _join_twins(graph)
+    erase_dead(graph)
     for node in list(graph.nodes):
         _add_bias_in_product(graph, node)
     for node in list(graph.nodes):
         if node.target is aten.sub_.Tensor:
             _step_in_product(graph, node)
-    _erase_dead(graph)
-    graph.lint()
+    erase_dead(graph)
+
+
+def compiled(module: fx.GraphModule) -> Callable[..., Any]:
+    """The graph as Python, with operations called by the names that cost least to call."""
+    for node in module.graph.nodes:
+        name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
+        if name in SHORT and not set(node.kwargs) - {"alpha", "beta"}:
+            node.target = getattr(torch, name, None) or getattr(Tensor, name)
+    module.graph.lint()
     module.recompile()
-    run: Callable[..., list[Tensor]] = module.forward
+    run: Callable[..., Any] = module.forward
     return run
 
 
-def _erase_dead(graph: fx.Graph) -> None:
+def _fold_constants(module: fx.GraphModule) -> None:
+    """Compute once what depends on no input, and leave out what multiplies or divides by one."""
+    graph, constants = module.graph, dict[Node, Tensor]()
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        inputs = node.all_input_nodes
+        if node.target in FILLED:
+            value = torch.full(_value(node).shape, FILLED[node.target], dtype=_value(node).dtype)
+        elif node.target in MADE or (inputs and node.target in PLAIN and all(each in constants for each in inputs)):
+            value = node.target(*fx.map_arg(node.args, constants.__getitem__), **node.kwargs)
+        else:
+            by_one = node.target in BY and len(inputs) == 2 and inputs[1] in constants
+            same = by_one and _value(inputs[0]).shape == _value(node).shape
+            if same and _value(inputs[0]).dtype == _value(node).dtype and bool((constants[inputs[1]] == 1).all()):
+                node.replace_all_uses_with(inputs[0])
+            continue
+        if any(writes(user) for user in readers(node)):
+            continue
+        name = f"constant_{len(constants)}"
+        module.register_buffer(name, value)
+        with graph.inserting_before(node):
+            constant = graph.get_attr(name)
+        constant.meta = node.meta
+        constants[constant] = value
+        node.replace_all_uses_with(constant)
+
+
+def _join_twins(graph: fx.Graph) -> None:
+    """Compute once what is computed twice from the same, where nothing writes to it or to what it is made of."""
+    seen: dict[object, Node] = {}
+    written = {root(node) for node in graph.nodes if writes(node)}
+    for node in list(graph.nodes):
+        if node.op != "call_function" or writes(node) or root(node) in written:
+            continue
+        if any(root(each) in written for each in node.all_input_nodes):
+            continue
+        key = (node.target, repr(node.args), repr(node.kwargs))
+        if key in seen:
+            node.replace_all_uses_with(seen[key])
+        else:
+            seen[key] = node
+
+
+def erase_dead(graph: fx.Graph) -> None:
+    """Remove what nothing uses and what writes to nothing."""
     for node in reversed(list(graph.nodes)):
         if node.op in ("call_function", "get_attr") and not node.users and not writes(node):
             graph.erase_node(node)
@@ -133,7 +201,7 @@ def _step_in_product(graph: fx.Graph, node: Node) -> None:
     swapped = False
     while isinstance(product, Node) and len(product.users) == 1 and product.target in SWAPS | RESHAPES:
         if product.target in SWAPS:
-            if not _swaps_the_last_two(product):
+            if not swaps_the_last_two(product):
                 return
             swapped = not swapped
         product = product.args[0]
@@ -164,7 +232,8 @@ def _may_move(graph: fx.Graph, product: Node, to: Node) -> bool:
     return not any(_is_written(graph, root(factor), product, to) for factor in factors)
 
 
-def _swaps_the_last_two(node: Node) -> bool:
+def swaps_the_last_two(node: Node) -> bool:
+    """Whether a transposition swaps rows and columns."""
     rank = _value(node).ndim
     given = node.args[1:] if node.target is aten.transpose.int else (rank - 2, rank - 1)
     return {axis % rank for axis in given if isinstance(axis, int)} == {rank - 2, rank - 1}

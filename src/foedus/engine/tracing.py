@@ -8,7 +8,7 @@ any loss and any layer; what a layer draws at random is drawn outside, from each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from foedus.domain.round import Broadcast
 from foedus.domain.tree import Tensors
 from foedus.engine.draws import Draw, take_out_draws
-from foedus.engine.tidy import readers, root, tidy, writes
+from foedus.engine.factored import factor, factorable
+from foedus.engine.tidy import VIEWS, aten, compiled, erase_dead, readers, root, tidy, writes
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan, build_model
 from foedus.local.work import Batch, Carry, LocalWork
@@ -135,11 +136,15 @@ Program = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a graph is traced for: batches padded or whole; clients stacked, save what is ``shared`` of the carry."""
+    """What a graph is traced for: batches padded or whole; clients stacked, save what is ``shared`` of the carry.
+
+    ``factored`` are the weights in the carry that are kept as factors (:mod:`foedus.engine.factored`).
+    """
 
     padded: bool
     stacked: bool
     shared: frozenset[int] = frozenset()
+    factored: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,13 +152,17 @@ class Step:
     """A step as a program: ``(*carry, inputs, targets, [mask], *draws) → carry``, which may write to the first.
 
     ``draws`` says what to draw for each client, in this order. ``kept`` are the places in the carry that a step leaves
-    as they are, ``rebound`` those that it returns in new memory. ``convolves``: there is a convolution in it.
+    as they are, ``rebound`` those that it returns in new memory, ``returned`` where among its results. ``factorable``:
+    the weights that could be kept as factors, and the number that their steps are multiplied with. ``convolves``: there
+    is a convolution in it.
     """
 
     run: Program
     draws: tuple[Draw, ...]
     kept: frozenset[int]
     rebound: tuple[int, ...]
+    returned: tuple[int, ...]
+    factorable: Mapping[int, float]
     convolves: bool
 
 
@@ -174,6 +183,9 @@ def trace_step(work: LocalWork, form: Form, shape: Shape, example: Sequence[Tens
             raise UntraceableError("its step changes what its carry is made of")
         return [tensor for at, tensor in enumerate(tensors_after) if at not in shape.shared]
 
+    if shape.stacked:
+        clients = len(example[-1])
+        example = [t.expand(clients, *t.shape) if at in shape.factored else t for at, t in enumerate(example)]
     dims = tuple(None if at in shape.shared else 0 for at in range(len(example)))
     graph = _graph(vmap(step, in_dims=dims, randomness="different") if shape.stacked else step, example)
     try:
@@ -181,17 +193,33 @@ def trace_step(work: LocalWork, form: Form, shape: Shape, example: Sequence[Tens
     except ValueError as error:
         raise UntraceableError(str(error)) from error
     convolves = any("convolution" in str(node.target) for node in graph.graph.nodes)
-    run = tidy(graph)
+    tidy(graph)
+    found = {} if shape.shared else factorable(graph.graph, carried)
     returned = _returned(graph, [at for at in range(carried) if at not in shape.shared])
+    try:
+        factor(graph.graph, carried, shape.factored)
+    except ValueError as error:
+        raise UntraceableError(str(error)) from error
     kept = frozenset(at for at, how in returned.items() if how == "kept")
     rebound = tuple(at for at, how in returned.items() if how == "rebound")
-    return Step(run, draws, kept, rebound, convolves)
+    places = tuple(list(returned).index(at) for at in rebound)
+    return Step(compiled(graph), draws, kept, rebound, places, found, convolves)
 
 
-def trace_finish(
-    work: LocalWork, form: Form, shared: frozenset[int], broadcast: Broadcast, carry: Sequence[Tensor]
-) -> Program:
-    """What a stack's carries come to: ``(*broadcast's tensors, *carry) → (update, metrics, state)``, stacked.
+@dataclass(frozen=True)
+class Finish:
+    """What stacks come to, as a program: ``(*broadcast's tensors, *carry) → (update, metrics, state)``, stacked.
+
+    ``differences`` are the tensors of the update, by part and name, that are the broadcast less a factored weight, by
+    the weight's place in the carry; the program leaves them out.
+    """
+
+    run: Program
+    differences: Mapping[tuple[str, str], int]
+
+
+def trace_finish(work: LocalWork, form: Form, shape: Shape, broadcast: Broadcast, carry: Sequence[Tensor]) -> Finish:
+    """The strategy's ``finish`` over a stack's carries; what is shared or factored has no dimension of clients.
 
     Raises:
         UntraceableError: with the reason.
@@ -203,8 +231,34 @@ def trace_finish(
         finished = work.finish(down, form.join(tensors[len(leaves) :]))
         return finished.update, finished.metrics, finished.state
 
-    in_dims = (*(None for _ in leaves), *(None if at in shared else 0 for at in range(len(carry))))
-    return tidy(_graph(vmap(finish, in_dims=in_dims), [*leaves, *carry]))
+    alike = {*shape.shared, *shape.factored}
+    in_dims = (*(None for _ in leaves), *(None if at in alike else 0 for at in range(len(carry))))
+    graph = _graph(vmap(finish, in_dims=in_dims), [*leaves, *carry])
+    tidy(graph)
+    begun = {at: next((n for n, leaf in enumerate(leaves) if leaf is carry[at]), -1) for at in shape.factored}
+    differences = _take_out_differences(graph, begun, len(leaves))
+    return Finish(compiled(graph), differences)
+
+
+def _take_out_differences(graph: fx.GraphModule, begun: Mapping[int, int], leaves: int) -> dict[tuple[str, str], int]:
+    """Leave out ``start - weight``; the weights' places are the keys of ``begun``, their start's its values."""
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    update, *rest = output.args[0]
+    found, kept = {}, {part: dict(tensors) for part, tensors in update.items()}
+    for part, tensors in update.items():
+        for name, node in tensors.items():
+            while node.op == "call_function" and node.target in VIEWS:
+                node = node.args[0]
+            for at, start in begun.items():
+                if node.target is aten.sub.Tensor and node.args == (placeholders[start], placeholders[leaves + at]):
+                    found[part, name] = at
+                    kept[part][name] = None
+    output.args = ((kept, *rest),)
+    erase_dead(graph.graph)
+    if any(placeholders[leaves + at].users for at in begun):
+        raise UntraceableError("what a weight came to is needed for more than the update")
+    return found
 
 
 def _graph(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.GraphModule:

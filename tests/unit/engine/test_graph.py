@@ -14,10 +14,11 @@ from foedus.domain.errors import FoedusError
 from foedus.domain.rng import generator
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.tree import State, Tensors, flatten, same
-from foedus.engine.graph import GraphKernel, Recipe
+from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import EagerKernel, Outcome, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.proof import Case, prove
+from foedus.engine.recipe import Recipe
 from foedus.engine.tracing import FunctionalObjective, Shape, UntraceableError, split, trace_step
 from foedus.local.work import Batch, Carry, LocalWork, Objective
 from foedus.strategies.strategy import Phase
@@ -86,7 +87,7 @@ def test_ragged_clients_end_where_eager_takes_them(
     work = work_of(ready)
     kernel = GraphKernel(ready.plan, 1, Recipe(stack, padded, rows))
     assert_near(list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source)))
-    assert kernel.steps
+    assert kernel.traced
     ours, theirs = kernel.fold(work, NAMES, source), EagerKernel(ready.plan, 1).fold(work, NAMES, source)
     assert distance(flatten(ours.sums.tensors), flatten(theirs.sums.tensors)) < 1e-5
     assert [receipt.client for receipt in ours.receipts] == list(NAMES)
@@ -117,7 +118,7 @@ def test_a_plan_that_is_a_graph_proves_itself_and_agrees(tmp_path: Path, plan: s
     ready = prepared(tmp_path, plan)
     kernel, reason = prove(case_of(ready, cohort))
     assert kernel is not None, reason
-    assert kernel.recipe.stack == (1 if cohort == 4 or "Conv" in plan else 10)
+    assert kernel.recipe.stack in ((1,) if cohort == 4 or "Conv" in plan else (1, 10))
     work = work_of(ready)
     assert_near(list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source)))
 
@@ -139,7 +140,7 @@ def test_a_plan_whose_rows_are_not_apart_runs_on_whole_batches(tmp_path: Path, p
     kernel, reason = prove(case_of(ready, cohort))
     assert kernel is not None, reason
     assert not kernel.recipe.padded
-    assert kernel.recipe.stack == (1 if cohort == 4 else 10)
+    assert kernel.recipe.stack in ((1,) if cohort == 4 else (1, 10))
     work = work_of(ready)
     ours, theirs = list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source))
     assert [outcome.failure for outcome in ours] == [outcome.failure for outcome in theirs]

@@ -1,0 +1,73 @@
+"""How a plan runs as a graph: what kernel ``graph`` needs to know, and all that its bits depend on beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter, ValidationError
+
+from foedus.domain.errors import ConfigError
+from foedus.domain.plain import Json
+from foedus.engine.precision import DEFAULT
+
+WIDTHS = (10, 5, 2, 1)
+"""How many clients a graph may be traced for; what is left of a stack is run in pieces of these."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a plan runs as a graph: so many clients in a stack, batches ``padded`` or whole, of ``rows`` rows.
+
+    ``kept`` are the places in a carry that no step writes to; where they are the same for all, they are not stacked.
+    ``factored`` are the weights in it that are kept as factors (:mod:`foedus.engine.factored`), with the numbers that
+    their steps are multiplied with. ``still``: a step on rows of no weight leaves a carry as it is, bit for bit.
+    ``precision`` of matrix products, see :mod:`foedus.engine.precision`.
+    """
+
+    stack: int
+    padded: bool
+    rows: int
+    kept: frozenset[int] = frozenset()
+    factored: Mapping[int, float] = field(default_factory=dict)
+    still: bool = False
+    precision: str = DEFAULT
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many clients the graphs are traced for."""
+        return (self.stack, -(-self.stack // 2)) if self.still else tuple(w for w in WIDTHS if w <= self.stack)
+
+    def plain(self) -> dict[str, Json]:
+        """The recipe as it is recorded."""
+        return {
+            "stack": self.stack,
+            "padded": self.padded,
+            "rows": self.rows,
+            "kept": [*sorted(self.kept)],
+            "factored": {str(at): scale for at, scale in sorted(self.factored.items())},
+            "still": self.still,
+            "precision": self.precision,
+        }
+
+    def words(self) -> str:
+        """The recipe for people."""
+        together = f"stacks of {self.stack}" if self.stack > 1 else "one client at a time"
+        batches = "batches padded" if self.padded else "whole batches"
+        factored = [f"{len(self.factored)} weights kept as factors"] if self.factored else []
+        products = [] if self.precision == DEFAULT else [f"matrix products {self.precision}"]
+        return ", ".join([together, batches, *factored, *products])
+
+
+def recipe_of(plain: Mapping[str, Json]) -> Recipe:
+    """The recipe that was recorded.
+
+    Raises:
+        ConfigError: ``choice_malformed``.
+    """
+    try:
+        return TypeAdapter(Recipe).validate_python(dict(plain))
+    except ValidationError as error:
+        raise ConfigError(
+            "choice_malformed", "The checkpoint does not say how the run was computed.", "", "Begin the run anew."
+        ) from error
