@@ -28,6 +28,7 @@ class How:
     executor: str
     workers: int | None
     debug: bool
+    profile: bool
 
 
 @click.command(
@@ -55,6 +56,7 @@ class How:
     "--seeds", type=click.IntRange(min=1, max=1000), help="Run each setting with so many seeds, from `seed` up."
 )
 @click.option("--debug", is_flag=True, help="Say what clients that fail were doing, with the plan's lines.")
+@click.option("--profile", is_flag=True, help="Say where the rounds' time went.")
 @json_option
 def command(
     run_toml: Path | None,
@@ -68,6 +70,7 @@ def command(
     sweeps: tuple[str, ...],
     seeds: int | None,
     debug: bool,
+    profile: bool,
 ) -> None:
     """Run RUN.toml with simulated clients; the result is in runs/NAME-TIME, or in --out."""
     changes = parse_overrides(overrides)
@@ -78,7 +81,7 @@ def command(
         raise UsageError("run_or_folder", "What goes on stays in its folder, and is what it was.", "", why)
     if run_toml:
         read_run(run_toml, changes)
-    how = How(kernel, executor, workers, debug)
+    how = How(kernel, executor, workers, debug, profile)
     work = importlib.import_module("foedus.cli.simulate_run")
     if run_toml and (sweeps or seeds):
         work.sweep(run_toml, changes, (sweeps, seeds or 1), out, how)

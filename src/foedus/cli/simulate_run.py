@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from foedus.cli.output import emit, say
+from foedus.cli.output import emit, say, table
 from foedus.cli.simulate import How
 from foedus.cli.simulation import Simulation, begin, go_on, run
 from foedus.cli.sweep import Sweep, begin_sweep, is_sweep, read_sweep, run_sweep, sweep_folder, told
 from foedus.engine.choice import Engine
+from foedus.engine.profile import STAGES, Profile
 from foedus.engine.results import last_words
 from foedus.engine.simulate import Tools
 from foedus.engine.sweep import parse_options
@@ -38,8 +39,25 @@ def sweep(
 
 
 def _run(simulation: Simulation, how: How) -> None:
-    summary = run(simulation, _engine(how), Tools(say if how.debug else None))
+    profile = Profile() if how.profile else None
+    summary = run(simulation, _engine(how), Tools(say if how.debug else None, profile))
+    if profile:
+        say(_times(profile))
     emit(summary, last_words(summary, simulation.folder.path))
+
+
+def _times(profile: Profile) -> str:
+    """Seconds, share and milliseconds per round of each stage, the longest first."""
+    whole, rounds = sum(profile.seconds.values()), max(profile.rounds, 1)
+    spent = sorted(profile.seconds.items(), key=lambda stage: -stage[1])
+    rows = [
+        [name, f"{seconds:.3f}", f"{seconds / whole:.0%}", f"{1000 * seconds / rounds:.2f}", STAGES[name]]
+        for name, seconds in spent
+        if seconds
+    ]
+    busy = profile.summary().get("busy")
+    words = f"\nworkers were busy with clients' work for {busy:.0%} of the wait" if isinstance(busy, float) else ""
+    return table(["stage", "seconds", "share", "ms a round", "what"], rows) + words
 
 
 def _run_sweep(planned: Sweep, folder: Path, how: How) -> None:

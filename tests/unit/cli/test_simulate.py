@@ -101,3 +101,31 @@ def test_ctrl_c_leaves_a_folder_that_says_so(run, here: Path, digits: Path, monk
     summary = json.loads((here / "one" / "summary.json").read_text())
     assert (summary["status"], summary["rounds"], summary["error"]) == ("interrupted", 1, "interrupted")
     assert (here / "one" / "report.html").is_file()
+
+
+def test_a_profile_is_shown_and_in_the_summary(run, here: Path, digits: Path) -> None:
+    ran = run("simulate", digits / "run.toml", "--set", "rounds=2", "--profile", "--json")
+    spent = ran.envelope["data"]["profile"]["seconds"]
+    assert {"train", "fold", "step", "digest", "observers"} <= spent.keys()
+    assert [line.split()[0] for line in ran.err.splitlines() if line.startswith(("train ", "fold "))] == [
+        "train",
+        "fold",
+    ]
+    assert "profile" not in run("simulate", digits / "run.toml", "--set", "rounds=1", "--json").envelope["data"]
+
+
+def test_debug_says_what_a_failing_client_was_doing(run, here: Path, digits: Path) -> None:
+    text = (digits / "plan.py").read_text()
+    (here / "plan.py").write_text(
+        text.replace("    return nn.functional", "    assert len(target) == 10\n    return nn.functional")
+    )
+    (here / "run.toml").write_bytes((digits / "run.toml").read_bytes())
+    ran = run("simulate", "run.toml", "--set", "test.ratio=0.0", "--debug", "--out", "one")
+    assert ran.code == 9
+    assert "in loss: assert len(target) == 10" in ran.err
+    attempts = [json.loads(line) for line in (here / "one" / "log.jsonl").read_text().splitlines()]
+    abandoned = [line for line in attempts if line["event"] == "abandoned"]
+    assert [(line["round"], line["phase"], line["attempt"]) for line in abandoned] == [
+        (1, "train", at) for at in range(3)
+    ]
+    assert all("plan_failed" in failure for failure in abandoned[0]["failures"].values())
