@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from foedus.domain.round import RoundRecord
+from foedus.domain.run import parse_spec
 from foedus.domain.tree import Tensors
 from foedus.engine.choice import Engine
+from foedus.engine.prepare import prepare_spec
 from foedus.engine.simulate import Result, simulate
 from tests.plans import BATCHNORM, DIGITS, DROPOUT, SERVERS, prepared
 
@@ -154,6 +157,21 @@ def test_the_fedbuff_example_gives_the_same_digest_twice(tmp_path: Path) -> None
     assert max(receipt["staleness"] for receipt in receipts) > 3
     assert any(receipt["failure"].startswith("dropped_out") for receipt in receipts)
     assert rows[-1]["virtual_time"] > 10
+
+
+def test_waiting_for_slow_clients_costs_the_time_that_the_guide_says() -> None:
+    table = tomllib.loads(Path("examples/fedbuff/run.toml").read_text()) | {"test": {"every": 1}, "rounds": 40}
+    at_once = {"schedule": {"deadline": 1e5}, "strategy": {"name": "fedavg", "local": table["strategy"]["local"]}}
+
+    def seconds(**changes: Any) -> float:
+        ready = prepare_spec(parse_spec({**table, **changes}), Path("examples/fedbuff"))
+        rounds = simulate(ready, EAGER).rounds
+        return next(record.virtual_time for record in rounds if record.metrics["test/accuracy"] >= 0.8)
+
+    everybody = seconds(**at_once)
+    fastest = seconds(**at_once, cohort={"size": 20, "over_selection": 1.5})
+    nobody = seconds()
+    assert everybody > 5 * fastest > 10 * nobody
 
 
 def test_kernel_graph_agrees_within_its_tolerance_under_every_schedule(tmp_path: Path) -> None:
