@@ -191,5 +191,6 @@ def take(columns: Columns, index: Tensor) -> Columns:
 def division_of(groups: Sequence[Tensor]) -> Division:
     """The division whose client ``k`` has the rows ``groups[k]``, sorted."""
     sizes = torch.tensor([0, *map(len, groups)])
-    rows = torch.cat([group.sort().values for group in groups]) if groups else torch.empty(0, dtype=torch.int64)
-    return Division(rows, sizes.cumsum(0))
+    rows, order = torch.cat([torch.empty(0, dtype=torch.int64), *groups]).sort()
+    owner = torch.repeat_interleave(torch.arange(len(groups)), sizes[1:])[order]
+    return Division(rows[owner.argsort(stable=True)], sizes.cumsum(0))
