@@ -49,7 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="turns of each runner (default: 3)")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of a job, in place of its own")
     parser.add_argument("--only", action="append", default=[], help="runners of a job whose name holds this")
-    parser.add_argument("--write", action="store_true", help=f"write {results.PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"write {results.PAGE}")
     parser.add_argument("--json", action="store_true", help="print data, not tables")
     given = parser.parse_args()
     given.names = given.names or list(BENCHMARKS)

@@ -15,8 +15,8 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[1]
-POLL = 0.1
-"""Seconds between two looks at a runner's memory."""
+POLL = 0.25
+"""Seconds between two looks at a runner's memory, which take some of its time."""
 LIMIT = 900.0
 """Seconds after which a runner is given up."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -50,12 +50,11 @@ def measure(command: Sequence[str], environment: Mapping[str, str] | None = None
             start_new_session=True,
         ) as process:
             watched = psutil.Process(process.pid)
-            while process.poll() is None:
+            while not _ended(process):
                 peak = max(peak, memory(watched))
                 if time.perf_counter() - start > LIMIT:
                     _end(watched)
-                time.sleep(POLL)
-        wall = time.perf_counter() - start
+            wall = time.perf_counter() - start
         lines = _lines(out)
         if process.returncode or not lines:
             return Measured(began, wall, peak, failure=_last_words(_lines(err), process.returncode))
@@ -71,6 +70,14 @@ def memory(process: psutil.Process) -> float:
     except psutil.Error:
         return 0.0
     return total / 2**20
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(POLL)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _end(process: psutil.Process) -> None:

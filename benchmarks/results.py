@@ -22,7 +22,7 @@ from benchmarks.peers.environments import ENVIRONMENTS
 from foedus.engine.workers import cores
 
 FOLDER = Path(__file__).parent
-PAGE, DATA = FOLDER / "RESULTS.md", FOLDER / "results.json"
+PAGE, DATA = "RESULTS.md", "results.json"
 
 FLUTE = (
     "FLUTE's authors report 3:20 min for FLUTE and 30:14 min for Flower 1.0.0, on CPUs that they do not name, with a "
@@ -41,14 +41,14 @@ def section(data: Mapping[str, object]) -> Section:
     return {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": _commit(), "data": data}
 
 
-def write(found: Mapping[str, Section]) -> None:
+def write(found: Mapping[str, Section], folder: Path = FOLDER) -> None:
     """Keep what was found, and write the page."""
-    now = {"machine": machine(), "versions": versions()}
-    kept = json.loads(DATA.read_text()) if DATA.is_file() else {}
+    now, data = {"machine": machine(), "versions": versions()}, folder / DATA
+    kept = json.loads(data.read_text("utf-8")) if data.is_file() else {}
     known = kept["sections"] if all(kept.get(key) == value for key, value in now.items()) else {}
     kept = {**now, "peers": peers(), "sections": {**known, **found}}
-    DATA.write_text(json.dumps(kept, indent=1) + "\n")
-    PAGE.write_text(page(kept))
+    data.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    (folder / PAGE).write_text(page(kept), "utf-8")
 
 
 def page(kept: Mapping[str, Any]) -> str:

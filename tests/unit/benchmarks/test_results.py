@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,25 @@ def test_every_section_can_be_told_on_a_terminal() -> None:
 
 
 def test_the_page_in_the_repository_is_that_of_the_data_beside_it() -> None:
-    if not results.DATA.is_file():
+    data = results.FOLDER / results.DATA
+    if not data.is_file():
         pytest.skip("nothing was measured yet")
-    assert results.PAGE.read_text("utf-8") == results.page(json.loads(results.DATA.read_text("utf-8")))
+    assert (results.FOLDER / results.PAGE).read_text("utf-8") == results.page(json.loads(data.read_text("utf-8")))
+
+
+def test_a_section_replaces_its_former_self_and_another_machine_begins_anew(tmp_path: Path) -> None:
+    def titles() -> list[str]:
+        lines = (tmp_path / results.PAGE).read_text("utf-8").splitlines()
+        return [line for line in lines if line.startswith("## ") or "| nodes |" in line]
+
+    results.write({"nodes": section({"nodes": 1000.0})}, tmp_path)
+    results.write({"blobs": section({"mb": 1.0})}, tmp_path)
+    results.write({"nodes": section({"nodes": 2000.0})}, tmp_path)
+    assert titles() == [f"## {results.SHOWN['blobs'][0]}", f"## {results.SHOWN['nodes'][0]}", "| nodes | 2e+03 |"]
+    data = tmp_path / results.DATA
+    data.write_text(data.read_text("utf-8").replace(results.machine()["processor"], "another"), "utf-8")
+    results.write({"blobs": section({"mb": 2.0})}, tmp_path)
+    assert titles() == [f"## {results.SHOWN['blobs'][0]}"]
 
 
 def test_ratios_are_taken_turn_by_turn_over_the_turns_that_both_took() -> None:
