@@ -31,6 +31,7 @@ from foedus.engine.recipe import recipe_of
 from foedus.engine.workers import WorkersExecutor, available, cores
 from foedus.local.objective import EagerObjective
 from foedus.local.work import Batch
+from foedus.schedules.named import contributions
 from foedus.strategies.strategy import Done, Phase
 
 GRAPH_SECONDS = 1.5
@@ -134,8 +135,7 @@ def _case(prepared: Prepared, source: ClientSource, clients: Sequence[str]) -> C
     broadcast = Broadcast({part: state.tensors[part] for part in phase.broadcast})
     order = PhaseOrder(1, phase.name, sampled)
     work = PhaseWork(order, phase, broadcast, {}, prepared.spec.seed)
-    cohort = prepared.spec.cohort
-    size = cohort.size or max(1, round((cohort.fraction or 0.0) * len(clients)))
+    size = contributions(prepared.spec.schedule, prepared.spec.cohort, len(clients))
     return Case(prepared.plan, work, sampled, source, size)
 
 

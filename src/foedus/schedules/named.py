@@ -42,3 +42,18 @@ def check_population(table: ScheduleTable, cohort: CohortTable, count: int) -> N
             "A client contributes once to a buffer.",
             "Lower `schedule.buffer`, or bring more clients.",
         )
+
+
+def contributions(table: ScheduleTable, cohort: CohortTable, count: int) -> int:
+    """How many contributions of ``count`` clients a round takes, about.
+
+    >>> contributions(CyclicTable(name="cyclic"), CohortTable(size=4), 10)
+    1
+    """
+    match table:
+        case BufferedTable():
+            return table.buffer
+        case CyclicTable():
+            return 1
+        case _:
+            return cohort.size or max(1, round((cohort.fraction or 0.0) * count))

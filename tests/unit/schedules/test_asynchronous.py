@@ -12,7 +12,7 @@ from foedus.domain.run import CohortTable
 from foedus.domain.timing import BufferedTable, CyclicTable, StalenessTable, SynchronousTable, TimedTable
 from foedus.schedules.buffered import buffered
 from foedus.schedules.cyclic import cyclic
-from foedus.schedules.named import schedule_of
+from foedus.schedules.named import contributions, schedule_of
 from foedus.schedules.schedule import (
     Abandon,
     Ask,
@@ -168,3 +168,9 @@ def test_run_toml_names_the_schedule_and_whom_it_draws() -> None:
     schedules, drawers = zip(*(schedule_of(table, cohort) for table in named), strict=True)
     assert drawers == (round_robin, round_robin, random)
     assert [(schedule.draws, schedule.carries) for schedule in schedules] == [(True, False), (True, True), (True, True)]
+
+
+def test_a_round_takes_as_many_contributions_as_its_schedule_closes_over() -> None:
+    tables = [BUFFER_OF_TWO, CyclicTable(name="cyclic"), TimedTable(name="timed", every=1.0), SynchronousTable()]
+    assert [contributions(table, CohortTable(size=7), 50) for table in tables] == [2, 1, 7, 7]
+    assert contributions(SynchronousTable(), CohortTable(fraction=0.1), 50) == 5
