@@ -98,8 +98,8 @@ def versions() -> dict[str, str]:
 
 
 def peers() -> dict[str, str]:
-    """The peers, and the versions of those that are installed."""
-    return {name: each.version() if each.ready else "not installed" for name, each in ENVIRONMENTS.items()}
+    """The peers and their versions, or that they are not installed."""
+    return {name: each.version() for name, each in ENVIRONMENTS.items()}
 
 
 def _job(data: Mapping[str, Any]) -> list[object]:
@@ -149,7 +149,12 @@ def _growth(data: Mapping[str, Any]) -> list[object]:
 
 
 def _live(data: Mapping[str, Any]) -> list[object]:
-    return [[("measure", "value"), *((key, f"{value:.3g}") for key, value in data.items())]]
+    return [
+        [
+            ("measure", "value"),
+            *((key, f"{value:.3g}" if value < 10 else f"{value:,.0f}") for key, value in data.items()),
+        ]
+    ]
 
 
 SHOWN = {

@@ -50,12 +50,16 @@ class Environment:
         command += ["--constraint", str(constraints), *self.requirements]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            return (done.stderr.strip().splitlines() or ["pip failed without a word"])[-1]
+            why = (done.stderr.strip().splitlines() or ["pip failed without a word"])[-1]
+            self._failure.write_text(why)
+            return why
         self._mark.write_text(self._wanted)
         return ""
 
     def version(self) -> str:
-        """The version of its package that is installed."""
+        """The version of its package that is installed, or that it is not, and why where that is known."""
+        if not self.ready:
+            return f"not installed: {self._failure.read_text()}" if self._failure.is_file() else "not installed"
         places = [str(place) for place in self.folder.glob("lib/python*/site-packages")]
         found = importlib.metadata.distributions(name=self.package, path=places)
         return next((each.version for each in found), "?")
@@ -63,6 +67,10 @@ class Environment:
     @property
     def _mark(self) -> Path:
         return self.folder / ".ready"
+
+    @property
+    def _failure(self) -> Path:
+        return self.folder / ".failure"
 
     @property
     def _wanted(self) -> str:

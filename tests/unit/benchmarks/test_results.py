@@ -82,7 +82,7 @@ def test_a_section_replaces_its_former_self_and_another_machine_begins_anew(tmp_
     results.write({"nodes": section({"nodes": 1000.0})}, tmp_path)
     results.write({"blobs": section({"mb": 1.0})}, tmp_path)
     results.write({"nodes": section({"nodes": 2000.0})}, tmp_path)
-    assert titles() == [f"## {results.SHOWN['blobs'][0]}", f"## {results.SHOWN['nodes'][0]}", "| nodes | 2e+03 |"]
+    assert titles() == [f"## {results.SHOWN['blobs'][0]}", f"## {results.SHOWN['nodes'][0]}", "| nodes | 2,000 |"]
     data = tmp_path / results.DATA
     data.write_text(data.read_text("utf-8").replace(results.machine()["processor"], "another"), "utf-8")
     results.write({"blobs": section({"mb": 2.0})}, tmp_path)
