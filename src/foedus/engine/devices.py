@@ -118,6 +118,8 @@ class Devices:
             return names, 0.0
         if self._chances is None:
             self._chances = torch.tensor([self.value(name, "availability") for name in names], dtype=torch.float64)
+        if bool((self._chances >= 1.0).all()):
+            return names, 0.0
         for look in range(WAITS):
             random = generator(self._seed, round_number, "", f"availability {look}")
             present = torch.rand(len(names), generator=random, dtype=torch.float64) < self._chances

@@ -115,6 +115,8 @@ def test_a_run_waits_until_enough_are_there_and_gives_up_where_they_never_are() 
 
 def test_everybody_is_there_where_nothing_else_is_said() -> None:
     assert Devices(None, {}, 1).there(NAMES, 1, 10) == (NAMES, 0.0)
+    rows = dict.fromkeys(NAMES, (5.0, *[None] * (len(COLUMNS) - 1)))
+    assert Devices(None, rows, 1).there(NAMES, 1, 10) == (NAMES, 0.0)
 
 
 def test_a_run_asks_those_who_are_there_alone_and_the_clock_tells_of_the_waiting(tmp_path: Path) -> None:
