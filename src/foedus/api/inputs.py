@@ -112,6 +112,7 @@ def _table(run: Run) -> tuple[dict[str, Any], Path, str]:
         "run_refused",
         f"A run cannot be a {type(run).__name__}.",
         "It is the path of a run.toml, a table as a dict, or a RunSpec.",
+        "Give one of them.",
     )
 
 

@@ -20,6 +20,6 @@ def command(context: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     if kind is None:
-        raise UsageError("shell_unknown", f"There is no completion for {shell}.")
+        raise UsageError("shell_unknown", f"There is no completion for {shell}.", "", "Use bash, zsh or fish.")
     script = kind(context.find_root().command, {}, "foedus", "_FOEDUS_COMPLETE").source()
     emit({"shell": shell, "script": script}, script)

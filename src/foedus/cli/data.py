@@ -102,7 +102,8 @@ def write_parts(federation: Federation, out: Path) -> list[tuple[Path, int]]:
         if federation.held_out is not None:
             files.append(_write(out / f"{HELD_OUT}.npz", federation.held_out))
     except OSError as error:
-        raise StorageError("folder_unwritable", f"{out} cannot be written.", error.strerror or "") from error
+        why = error.strerror or ""
+        raise StorageError("folder_unwritable", f"{out} cannot be written.", why, "Choose another folder.") from error
     return [(path, rows) for path, rows in files if rows]
 
 

@@ -30,7 +30,10 @@ def scaffold(folder: Path) -> list[Path]:
         for name, template in TEMPLATES.items():
             (folder / name).write_bytes((templates / template).read_bytes())
     except OSError as error:
-        raise StorageError("folder_unwritable", f"{folder} cannot be written.", error.strerror or "") from error
+        why = error.strerror or ""
+        raise StorageError(
+            "folder_unwritable", f"{folder} cannot be written.", why, "Choose another folder."
+        ) from error
     return [folder / name for name in TEMPLATES]
 
 

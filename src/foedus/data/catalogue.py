@@ -109,6 +109,7 @@ def _source(name: str) -> Source:
             "dataset_unknown",
             f"There is no data set `{name}`.{nearest(name, SOURCES)}",
             f"There are: {', '.join(sorted(SOURCES))}.",
+            "Set `data.name` to one of them.",
         )
     module, attribute, extra = SOURCES[name]
     try:

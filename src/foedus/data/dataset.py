@@ -57,7 +57,12 @@ def check_columns(columns: Columns) -> None:
     if not sizes or 0 in sizes.values():
         raise DataError("dataset_empty", "The dataset has no rows.", "", "Add a dataset with at least one example.")
     if len(set(sizes.values())) > 1:
-        raise DataError("dataset_ragged", "The dataset's columns differ in their number of rows.", f"Rows: {sizes}.")
+        raise DataError(
+            "dataset_ragged",
+            "The dataset's columns differ in their number of rows.",
+            f"Rows: {sizes}.",
+            "Give every column a value for each example.",
+        )
     for name, column in columns.items():
         if column.dtype.is_floating_point and not bool(torch.isfinite(column).all()):
             raise DataError(
@@ -111,7 +116,12 @@ def _failure(name: str, columns: Columns, error: Exception) -> DataError | PlanE
             f"Its columns are: {', '.join(sorted(columns))}.",
             "Use a dataset with that column, or change the plan's prepare().",
         )
-    return PlanError("prepare_failed", f"The plan's prepare() failed on {name}.", f"{type(error).__name__}: {error}")
+    return PlanError(
+        "prepare_failed",
+        f"The plan's prepare() failed on {name}.",
+        f"{type(error).__name__}: {error}",
+        "Mend prepare(); it is given a dict of columns, each a tensor.",
+    )
 
 
 def _examples(prepared: object) -> Examples:
@@ -123,4 +133,5 @@ def _examples(prepared: object) -> Examples:
         "prepare_refused",
         "The plan's prepare() did not return inputs and targets.",
         "It has to return two tensors with the same number of rows.",
+        "Return `inputs, targets`.",
     )

@@ -126,6 +126,7 @@ def _known(table: PartitionTable) -> tuple[Partitioner, Any]:
             "partitioner_unknown",
             f"There is no partitioner `{table.name}`.{nearest(table.name, PARTITIONERS)}",
             f"There are: {', '.join(sorted(PARTITIONERS))}.",
+            "Set `data.partition.name` to one of them.",
         )
     known = PARTITIONERS[table.name]
     return known, validate(known.options, table.options, f"[data] partition of {table.name}")

@@ -82,7 +82,12 @@ def override(table: dict[str, Any], key: str, value: object) -> None:
     for step in path:
         inner = table.setdefault(step, {})
         if not isinstance(inner, dict):
-            raise ConfigError("override_refused", f"`{key}` goes through `{step}`, which is not a table.")
+            raise ConfigError(
+                "override_refused",
+                f"`{key}` goes through `{step}`, which is not a table.",
+                f"`{step}` has a value of its own.",
+                f"Set `{step}`, or correct the key.",
+            )
         table = inner
     table[last] = _value(value) if isinstance(value, str) else value
 

@@ -15,7 +15,7 @@ COLOURS = ("#2f83cc", "#cf7417", "#3f9155", "#b8518b", "#7d62c9", "#2b958f", "#9
 """Each has a contrast of at least 3 to white and to the dark page, the least for a chart's line (WCAG 2.1)."""
 
 WIDTH, HEIGHT = 440.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 10.0, 36.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 14.0, 10.0, 36.0
 DOTTED = 40
 """Lines of more points than this have no dots."""
 

@@ -120,6 +120,7 @@ def goal_of(runs: Sequence[Recorded], given: tuple[str, float] | None) -> Goal |
                 "metric_unknown",
                 f"No run has the metric `{given[0]}`.{nearest(given[0], known)}",
                 f"There are: {', '.join(known)}.",
+                "Name one of them.",
             )
         return Goal(given[0], given[1], more_is_better(runs, given[0]))
     if not shared:

@@ -44,7 +44,12 @@ class EagerObjective:
             self._module.train()
         loss = _scalar(self._loss(self._module(batch.inputs), batch.targets), "loss")
         if not loss.requires_grad:
-            raise PlanError("plan_loss_constant", "The plan's loss does not depend on the model's parameters.")
+            raise PlanError(
+                "plan_loss_constant",
+                "The plan's loss does not depend on the model's parameters.",
+                "There is nothing to differentiate.",
+                "Compute it from `output`, without detach() or item().",
+            )
         gradients = torch.autograd.grad(loss, self._leaves, allow_unused=True)
         found = zip(self.trainable, self._leaves, gradients, strict=True)
         return {name: torch.zeros_like(leaf) if g is None else g for name, leaf, g in found}, loss.detach()
@@ -61,7 +66,12 @@ def _scalar(value: object, name: str) -> Tensor:
     if isinstance(value, (int, float)):
         value = torch.tensor(float(value))
     if not isinstance(value, Tensor):
-        raise PlanError("plan_loss_shape", f"The plan's {name} returned a {type(value).__name__}, not a tensor.")
+        raise PlanError(
+            "plan_loss_shape",
+            f"The plan's {name} returned a {type(value).__name__}, not a tensor.",
+            "Loss and metrics are one floating-point number for a batch.",
+            "Return a tensor without dimensions.",
+        )
     if value.ndim != 0 or not value.dtype.is_floating_point:
         raise PlanError(
             "plan_loss_shape",

@@ -43,20 +43,31 @@ def build_model(plan: TrainingPlan, seed: int) -> nn.Module:
         model = plan.model()
     except Exception as error:
         raise PlanError(
-            "plan_model_failed", "The plan's model() failed.", f"{type(error).__name__}: {error}"
+            "plan_model_failed", "The plan's model() failed.", f"{type(error).__name__}: {error}", "Mend model()."
         ) from error
     if not isinstance(model, nn.Module):
         raise PlanError(
             "plan_model_refused",
             f"The plan's model() returned a {type(model).__name__}.",
             "It has to return a torch.nn.Module.",
+            "Return the network itself.",
         )
     tensors = tensors_of(model)
     for name, tensor in tensors.items():
         if not check_tensor_name(name) or tensor.dtype not in names_of_dtypes:
-            raise PlanError("plan_model_refused", f"The model's tensor {name!r:.80} has a name or dtype not allowed.")
+            raise PlanError(
+                "plan_model_refused",
+                f"The model's tensor {name!r:.80} has a name or dtype not allowed.",
+                f"Its dtype is {tensor.dtype}; real numbers, integers and booleans are stored.",
+                "Change the tensor's dtype, or the name of its module.",
+            )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise PlanError("plan_model_refused", "The model has no parameter to train.")
+        raise PlanError(
+            "plan_model_refused",
+            "The model has no parameter to train.",
+            "Every parameter is frozen, or there is none.",
+            "Let `requires_grad` of some be true.",
+        )
     return model
 
 

@@ -51,5 +51,6 @@ def listing(name: str) -> Listing:
             "strategy_unknown",
             f"There is no strategy `{name}`.{nearest(name, CATALOGUE)}",
             f"The catalogue has: {', '.join(sorted(CATALOGUE))}.",
+            "Set `strategy.name` to one of them.",
         )
     return CATALOGUE[name]

@@ -88,3 +88,17 @@ def test_unknown_and_no_clients_are_refused(process: foedus.IterativeProcess) ->
     with pytest.raises(DataError):
         process.next(state, [])
     assert list(process.clients) == ["c0000", "c0001", "c0002", "c0003"]
+
+
+def test_rounds_that_overlap_are_driven_by_hand_too() -> None:
+    run = Path("examples/fedbuff/run.toml")
+    whole = foedus.simulate(run, {"rounds": 4}, kernel="eager", executor="inline", progress=False)
+    with foedus.iterative_process(run, kernel="eager") as process:
+        state, models = process.initialize(), []
+        for _ in range(4):
+            state, record = process.next(state)
+            models.append(record.model)
+        assert models == [record.model for record in whole.rounds]
+        with pytest.raises(UsageError) as refused:
+            process.next(state, ["c0000"])
+        assert refused.value.code == "process_refused"

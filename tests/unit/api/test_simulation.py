@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -188,3 +190,26 @@ def test_a_run_that_stops_early_says_so(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["status"], summary["stopped"]) == ("completed", result.stopped)
     assert result.stopped in (tmp_path / "run" / "report.html").read_text()
+
+
+ENDLESS = """
+import foedus
+
+if __name__ == "__main__":
+    foedus.simulate("examples/digits/run.toml", {"rounds": 100_000}, executor="workers", workers=2, kernel="eager")
+"""
+
+
+def test_ctrl_c_ends_it_and_leaves_no_process(tmp_path: Path) -> None:
+    script = tmp_path / "notebook.py"
+    script.write_text(ENDLESS)
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("round 1/")
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert told.strip().endswith("KeyboardInterrupt")
+    assert len(workers) >= 2
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
