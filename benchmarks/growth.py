@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.definitions import PIXELS, Job
 from benchmarks.jobs import prepared
-from benchmarks.processes import measure, memory
+from benchmarks.processes import measure
 from benchmarks.rounds import Options
 from foedus.data.dataset import Columns
 from foedus.data.population import Generated, federation
@@ -29,7 +29,7 @@ from foedus.engine.simulate import simulate_on
 CACHE = 8
 """MiB of clients' data that each process keeps."""
 
-LOOKS = (100, 1_000, 10_000)
+LOOKS = (100, 1_000, 5_000, 10_000)
 """After these rounds memory is looked at."""
 
 CASES: Mapping[str, Job] = {
@@ -55,7 +55,10 @@ class Watch:
         self.began = self.began or time.time() - record.seconds
         self.seconds.append(record.seconds)
         if record.round in LOOKS:
-            self.memory[record.round] = memory(psutil.Process())
+            here = psutil.Process()
+            self.memory[record.round] = sum(
+                each.memory_info().rss / 2**20 for each in (here, *here.children(recursive=True))
+            )
 
     def finished(self, model: Tensors) -> None:
         """Nothing more to keep."""

@@ -136,7 +136,7 @@ def _averaging(data: Mapping[str, Any]) -> list[object]:
 
 
 def _growth(data: Mapping[str, Any]) -> list[object]:
-    head = ("case", "population", "cohort", "rounds", "round ms", "start-up s", "peak MiB", "MiB after rounds")
+    head = ("case", "population", "cohort", "rounds", "round ms", "start-up s", "peak MiB", "RSS after rounds")
     rows = []
     for row in data["rows"]:
         first = (row["case"], f"{row['population']:,}", f"{row['cohort']:,}", f"{row['rounds']:,}")

@@ -17,7 +17,8 @@ BARE, BARE_2, AUTO = "bare loop", "bare loop, 2 processes", "foedus, the default
 class Runner:
     """``command`` with ``arguments`` after the job's folder and the file for the parameters; ``peer`` names it.
 
-    ``all_clients``: it can only ask every client in every round.
+    ``all_clients``: it can only ask every client in every round. ``part``: it shows what a part of foedus gives, which
+    one job more does not need.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Runner:
     environment: Mapping[str, str] = field(default_factory=dict)
     peer: str = ""
     all_clients: bool = False
+    part: bool = False
 
     def line(self, folder: Path, out: Path) -> list[str]:
         """The whole command line."""
@@ -33,15 +35,17 @@ class Runner:
 
     def takes(self, job: Job) -> bool:
         """Whether it can run a job here."""
-        return (not self.peer or ENVIRONMENTS[self.peer].ready) and (not self.all_clients or job.cohort == job.clients)
+        there = not self.peer or ENVIRONMENTS[self.peer].ready
+        return there and (not self.all_clients or job.cohort == job.clients) and not (self.part and job.name == "flute")
 
 
 def _bare(name: str, *arguments: str) -> Runner:
     return Runner(name, (sys.executable, "-m", "benchmarks.bare"), arguments)
 
 
-def _ours(name: str, *arguments: str) -> Runner:
-    return Runner(name, (sys.executable, "-m", "benchmarks.ours"), arguments)
+def _ours(name: str, kernel: str, executor: str) -> Runner:
+    line = (sys.executable, "-m", "benchmarks.ours")
+    return Runner(name, line, (kernel, executor), part=(kernel, executor) != ("auto", "auto"))
 
 
 def _peer(name: str, peer: str, command: str, *arguments: str, all_clients: bool = False) -> Runner:
