@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from foedus.engine.prepare import Prepared, prepare, prepare_plan
 from foedus.engine.ray_extra import ray_executor, require_ray
 from foedus.engine.simulate import Result, simulate, simulate_on
 from foedus.strategies.strategy import Phase
+from tests.federation import free_port
 from tests.plans import BATCHNORM, DIGITS, DROPOUT, prepared
 
 pytestmark = [
@@ -263,14 +263,16 @@ def test_the_command_starts_a_ray_of_its_own_gives_the_digest_of_inline_and_leav
 
 
 def test_a_cluster_that_runs_is_joined_and_left_as_it_was(temporary: Path, tmp_path: Path) -> None:
-    ray = [Path(sys.executable).parent / "ray", "start", "--head", "--port=0", "--num-cpus=2", "--block"]
+    address = f"127.0.0.1:{free_port()}"
+    ray = [Path(sys.executable).parent / "ray", "start", "--head", f"--port={address[10:]}", "--num-cpus=2", "--block"]
     quiet = ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={temporary / 'foedus-ray-head'}"]
-    with subprocess.Popen([*ray, *quiet], env=environment(), stdout=subprocess.PIPE, text=True) as head:
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    with subprocess.Popen([*ray, *quiet], env={**environment(), **loopback}, stdout=subprocess.PIPE, text=True) as head:
         try:
             assert head.stdout is not None
-            address = next(found[1] for line in head.stdout if (found := re.search(r"--address='([0-9.:]+)'", line)))
+            assert any("Ray runtime started" in line for line in head.stdout)
             command = [*COMMAND, "--out", tmp_path / "out"]
-            done = subprocess.run(command, env=environment(address), capture_output=True, text=True)
+            done = subprocess.run(command, env={**environment(address), **loopback}, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             assert json.loads(done.stdout)["data"]["model_digest"] == DIGEST
             assert head.poll() is None
