@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from foedus.domain.computing import EXECUTORS, KERNELS
 from foedus.domain.errors import ClientWorkError, ConfigError, PlanError
-from foedus.domain.plain import Json
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.table import nearest
@@ -60,7 +60,7 @@ class Engine:
     kernel: str = "auto"
     executor: str = "auto"
     workers: int | None = None
-    recipe: Mapping[str, Json] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Choice:
     workers: int
     reason: str
     stack: int = 1
-    recipe: Mapping[str, Json] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
