@@ -120,3 +120,23 @@ def test_a_folder_goes_on_elsewhere(run, here: Path, digits: Path, done: Path, t
 )
 def test_what_cannot_be_meant_is_refused(run, done: Path, arguments: tuple[str, ...], code: tuple[int, str]) -> None:
     assert refused(run, *arguments) == code
+
+
+def test_asks_that_are_out_go_on_too(run, here: Path, digits: Path) -> None:
+    fedbuff = digits.parent / "fedbuff" / "run.toml"
+    settings = ("--set", "checkpoint.every=1", "--set", "checkpoint.keep=9", *EAGER)
+    whole = run("simulate", fedbuff, "--set", "rounds=7", *settings, "--out", "whole", "--json").envelope["data"]
+    assert run("simulate", fedbuff, "--set", "rounds=4", *settings, "--out", "part").code == 0
+    port = here / "part" / "checkpoints" / "000004" / "port.safetensors"
+    assert port.stat().st_size > 1000
+    later = run("simulate", "--resume", "part", "--set", "rounds=7", "--json").envelope["data"]
+    assert later["model_digest"] == whole["model_digest"]
+    clocks = [[line["virtual_time"] for line in rounds_of(here / name)] for name in ("whole", "part")]
+    assert clocks[0] == clocks[1]
+
+
+def test_a_run_that_stopped_early_is_complete(run, here: Path, digits: Path) -> None:
+    stop = ("--set", "stop.metric=train/loss", "--set", "stop.target=1.5", "--set", "rounds=9", *EAGER)
+    data = run("simulate", digits / "run.toml", *stop, "--out", "early", "--json").envelope["data"]
+    assert data["rounds"] < 9
+    assert refused(run, "--resume", "early", "--set", "rounds=20") == (7, "run_complete")
