@@ -41,8 +41,12 @@ def clone(tmp_path: Path) -> Path:
         copy = shutil.copytree if source.is_dir() else shutil.copy2
         copy(source, tmp_path / name)
     environment = Path(sys.executable).parent.parent
-    if not (environment / ".ready").exists():
+    ready = environment / ".ready"
+    if not ready.exists():
         pytest.skip("this environment was not made by `make setup`, which the documents begin with")
+    inputs = [ROOT / name for name in ("pyproject.toml", "constraints.txt", "scripts/setup")]
+    if any(path.stat().st_mtime > ready.stat().st_mtime for path in inputs):
+        pytest.fail("`make setup` is due: without it `make demo` would install the copy into this environment")
     (tmp_path / ".venv").symlink_to(environment)
     return tmp_path
 

@@ -15,9 +15,6 @@ class StopTable(Table):
     ``metric`` is named as records have it: ``test/accuracy``, ``validation/loss``, ``central/loss``, ``train/loss``.
     Whether more or less is better the plan says. ``delta``: by less than this nothing has improved. Before ``minimum``
     rounds nothing ends.
-
-    >>> StopTable(metric="test/accuracy", target=0.9).minimum
-    1
     """
 
     metric: Annotated[Text, Field(pattern="^(test|validation|central|train)/[^/]+$")]
