@@ -18,7 +18,9 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks import rounds
+from benchmarks.definitions import JOBS
 from benchmarks.peers.environments import ENVIRONMENTS
+from benchmarks.runners import AUTO, RUNNERS
 from foedus.engine.workers import cores
 
 FOLDER = Path(__file__).parent
@@ -62,6 +64,7 @@ def page(kept: Mapping[str, Any]) -> str:
         ),
     ]
     known = [name for name in SHOWN if name in kept["sections"]]
+    parts.extend(_in_short({name: kept["sections"][name]["data"] for name in known if name in JOBS}))
     for name in known:
         one = kept["sections"][name]
         title, tables = SHOWN[name]
@@ -100,6 +103,28 @@ def versions() -> dict[str, str]:
 def peers() -> dict[str, str]:
     """The peers and their versions, or that they are not installed."""
     return {name: each.version() for name, each in ENVIRONMENTS.items()}
+
+
+def _in_short(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How many times as fast foedus is with its defaults: seconds per round, and the whole process."""
+    rows = {name: {row["runner"]: row for row in data["rows"] if row["round"]} for name, data in jobs.items()}
+    rows = {name: found for name, found in rows.items() if AUTO in found}
+    others = [runner.name for runner in RUNNERS if not runner.name.startswith("foedus")]
+    others = [name for name in others if any(name in found for found in rows.values())]
+    if not others:
+        return []
+    table = [
+        [each, *(_times(found.get(each), found[AUTO], what) for found in rows.values() for what in ("round", "wall"))]
+        for each in others
+    ]
+    head = ["against", *(f"{name}, {what}" for name in rows for what in ("round", "whole process"))]
+    said = "foedus with its defaults is so many times as fast, turn by turn (above 1, foedus is faster):"
+    return ["## In short", said, _markdown([head, *table])]
+
+
+def _times(other: Mapping[str, Any] | None, ours: Mapping[str, Any], what: str) -> str:
+    found = rounds.ratio(other[what], ours[what]) if other else None
+    return "–" if found is None else f"{found:.2f}"
 
 
 def _job(data: Mapping[str, Any]) -> list[object]:

@@ -52,11 +52,12 @@ def rounds_of(name: str, rows: list[Row]) -> dict[str, Any]:
 def test_the_page_tells_the_machine_and_every_section_in_a_fixed_order() -> None:
     page = results.page(json.loads(json.dumps(kept())))
     titles = [line[3:] for line in page.splitlines() if line.startswith("## ")]
-    assert titles == [results.SHOWN[name][0] for name in ("j1", "flute", "averaging", "growth", "nodes")]
+    assert titles == ["In short", *(results.SHOWN[name][0] for name in ("j1", "flute", "averaging", "growth", "nodes"))]
     assert "- **processor**: P" in page and "- **pfl**: not installed" in page
     assert "Measured 2026-01-02, commit abc1234, n = 2." in page
     assert f"| {AUTO} | 100.0 | 4.50 | 2.00 | 1.00 | 1.00 | 2.00 | 300 | 1.0e-05 | a note |" in page
     assert "| Flower, 2 actors | – | – | – | – | – | – | – | – | failed: OSError: no / room |" in page
+    assert f"| {BARE} | 4.50 | 1.00 |" in page
     assert "Not measured: no data" in page
     assert "| plain `add_` | 16.6 | 2.00 | 381 | 1e-06 |" in page
     assert "| cohort | 10,000 | 1,000 | 5 | 500.0 | 1.00 | 9 | 100: 7 |" in page
