@@ -21,23 +21,31 @@ from foedus.domain.round import Broadcast
 from foedus.domain.table import Table
 from foedus.domain.tree import State
 from foedus.local.work import Account, Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
-from foedus.optim.optimizer import Amount, Decay, Rate, sgd
+from foedus.optim.optimizer import Amount, Decay, Optimizer, Rate, adam, clipped, sgd
 
 
 class LocalOptions(Table):
-    """What a client does between two messages: ``epochs`` over its examples in batches of ``batch_size``."""
+    """What a client does between two messages: ``epochs`` over its examples in batches of ``batch_size``.
 
-    optimizer: Literal["sgd"] = "sgd"
+    ``momentum`` is SGD's; ``beta1``, ``beta2`` and ``epsilon`` are Adam's, whose ``weight_decay`` is decoupled (AdamW).
+    ``clip`` bounds the norm of each batch's gradient.
+    """
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
     lr: Rate
     momentum: Decay = 0.0
     weight_decay: Amount = 0.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    epsilon: Rate = 1e-8
+    clip: Rate | None = None
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
     batch_size: Annotated[int, Field(ge=1)] = 10
 
 
 def local_sgd(options: LocalOptions) -> WorkBuilder:
     """Client work that trains. The update: ``start - end`` of the trainable parameters, and the buffers' end values."""
-    optimizer = sgd(options.lr, options.momentum, options.weight_decay)
+    optimizer = _optimizer(options)
 
     def build(objective: Objective) -> LocalWork:
         def init(broadcast: Broadcast, state: State, rng: Randomness) -> Carry:
@@ -47,6 +55,8 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
 
         def step(carry: Carry, batch: Batch) -> tuple[Carry, Mapping[str, Tensor]]:
             gradients, loss = objective.gradient(carry["model"], batch)
+            if options.clip is not None:
+                gradients = clipped(gradients, options.clip)
             optimizer.update(gradients, carry["moments"], carry["model"])
             carry["loss"] += loss * _rows(batch)
             return carry, {"loss": loss}
@@ -70,6 +80,12 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
         return Account({"examples": float(examples)}, {**state.data, "epoch": _epoch(state) + options.epochs})
 
     return build
+
+
+def _optimizer(options: LocalOptions) -> Optimizer:
+    if options.optimizer == "sgd":
+        return sgd(options.lr, options.momentum, options.weight_decay)
+    return adam(options.lr, (options.beta1, options.beta2), options.epsilon, options.weight_decay)
 
 
 def _epoch(state: State) -> int:

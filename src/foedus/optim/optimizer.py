@@ -69,6 +69,44 @@ def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimize
     return Optimizer(init, update, ("momentum",) if momentum else ())
 
 
+def adam(lr: float, betas: tuple[float, float], epsilon: float, weight_decay: float = 0.0) -> Optimizer:
+    """Adam with decoupled weight decay, in PyTorch's form (``torch.optim.AdamW``).
+
+    Kingma and Ba, Adam: A Method for Stochastic Optimization (ICLR 2015, https://arxiv.org/abs/1412.6980), Algorithm 1;
+    Loshchilov and Hutter, Decoupled Weight Decay Regularization (ICLR 2019, https://arxiv.org/abs/1711.05101). ``t``,
+    the number of steps taken, is kept for each tensor.
+    """
+    beta1, beta2 = betas
+
+    def init(parameters: Tensors) -> Parts:
+        steps = {name: torch.zeros((), dtype=tensor.dtype) for name, tensor in parameters.items()}
+        return {"first_moment": _filled(parameters, 0.0), "second_moment": _filled(parameters, 0.0), "steps": steps}
+
+    def update(gradients: Tensors, moments: Parts, parameters: Tensors) -> None:
+        for name, gradient in gradients.items():
+            first, second = moments["first_moment"][name], moments["second_moment"][name]
+            t = moments["steps"][name].add_(1)
+            first.mul_(beta1).add_(gradient, alpha=1 - beta1)
+            second.mul_(beta2).add_(gradient.square(), alpha=1 - beta2)
+            root = (second / (1 - beta2**t)).sqrt() + epsilon
+            if weight_decay:
+                parameters[name].mul_(1 - lr * weight_decay)
+            parameters[name].sub_(first / (1 - beta1**t) / root, alpha=lr)
+
+    return Optimizer(init, update, ("first_moment", "second_moment", "steps"))
+
+
+def clipped(gradients: Tensors, norm: float) -> dict[str, Tensor]:
+    """Gradients scaled to have at most this Euclidean norm, all tensors together (Pascanu et al., ICML 2013, Alg. 1).
+
+    >>> clipped({"w": torch.tensor([3.0, 4.0])}, 1.0)
+    {'w': tensor([0.6000, 0.8000])}
+    """
+    squares = [gradient.square().sum() for gradient in gradients.values()]
+    scale = (norm / (torch.stack(squares).sum().sqrt() + 1e-6)).clamp(max=1.0)
+    return {name: gradient * scale for name, gradient in gradients.items()}
+
+
 def adaptive(options: ServerOptions) -> Optimizer:
     """FedAdagrad, FedAdam or FedYogi: ``m``, ``v`` and ``x`` as in Algorithm 2, with ``v`` beginning at ``tau**2``."""
     beta1, beta2, tau = options.beta1, options.beta2, options.tau

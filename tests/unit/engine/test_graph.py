@@ -72,6 +72,8 @@ LOCAL = {
     "momentum": (local(momentum=0.9), 10),
     "weight decay": (local(momentum=0.5, weight_decay=0.01), 10),
     "epochs": (local(epochs=3), 10),
+    "adam": (local(optimizer="adam", lr=0.01, weight_decay=0.1), 10),
+    "clip": (local(clip=0.3), 10),
     "large batches": (local(batch_size=50), 34),
     "single rows": (local(batch_size=1), 1),
 }
@@ -121,6 +123,34 @@ def test_a_plan_that_is_a_graph_proves_itself_and_agrees(tmp_path: Path, plan: s
     assert kernel.recipe.stack in ((1,) if cohort == 4 or "Conv" in plan else (1, 10))
     work = work_of(ready)
     assert_near(list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source)))
+
+
+WIDE = DIGITS.replace("nn.Linear(64, 32)", "nn.Linear(64, 600)").replace("nn.Linear(32, 10)", "nn.Linear(600, 10)")
+
+
+@pytest.mark.parametrize("stack", [1, 10])
+def test_a_weight_with_more_room_than_its_steps_is_kept_as_factors(tmp_path: Path, stack: int) -> None:
+    ready = prepared(tmp_path, WIDE)
+    proven, reason = prove(case_of(ready))
+    assert proven is not None, reason
+    assert list(proven.recipe.factored.values()) == [-0.1]
+    assert proven.recipe.still
+    kernel = GraphKernel(ready.plan, 1, replace(proven.recipe, stack=stack))
+    work = work_of(ready)
+    assert_near(list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source)))
+    ours, theirs = kernel.fold(work, NAMES, source), EagerKernel(ready.plan, 1).fold(work, NAMES, source)
+    assert distance(flatten(ours.sums.tensors), flatten(theirs.sums.tensors)) < 1e-5
+    assert [receipt.size for receipt in ours.receipts] == [receipt.size for receipt in theirs.receipts]
+
+
+@pytest.mark.parametrize("local_options", [{"momentum": 0.9}, {"weight_decay": 0.1}, {"optimizer": "adam"}])
+def test_a_weight_that_is_more_than_stepped_along_is_kept_whole(
+    tmp_path: Path, local_options: dict[str, object]
+) -> None:
+    proven, reason = prove(case_of(prepared(tmp_path, WIDE, strategy=local(**local_options))))
+    assert proven is not None, reason
+    assert not proven.recipe.factored
+    assert not proven.recipe.still
 
 
 CE = "nn.functional.cross_entropy(output, target)"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from foedus.domain.tree import clone
-from foedus.optim.optimizer import Optimizer, ServerOptions, server_optimizer, sgd
+from foedus.optim.optimizer import Optimizer, ServerOptions, adam, clipped, server_optimizer, sgd
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.01), (0.9, 0.01)])
@@ -24,6 +24,34 @@ def test_sgd_is_pytorchs(momentum: float, decay: float) -> None:
         optimizer.update({"w": theirs.grad}, moments, ours)
         reference.step()
     torch.testing.assert_close(ours["w"], theirs.detach(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_is_pytorchs(decay: float) -> None:
+    torch.manual_seed(0)
+    ours = {"w": torch.randn(7, 3)}
+    theirs = torch.nn.Parameter(ours["w"].clone())
+    reference = torch.optim.AdamW([theirs], lr=0.1, betas=(0.8, 0.95), eps=1e-6, weight_decay=decay, foreach=False)
+    optimizer = adam(0.1, (0.8, 0.95), 1e-6, decay)
+    moments = optimizer.init(ours)
+    assert set(moments) == set(optimizer.moments)
+    for _ in range(5):
+        theirs.grad = torch.randn(7, 3)
+        optimizer.update({"w": theirs.grad}, moments, ours)
+        reference.step()
+    torch.testing.assert_close(ours["w"], theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [0.5, 100.0])
+def test_clipping_is_pytorchs(norm: float) -> None:
+    torch.manual_seed(0)
+    gradients = {"a": torch.randn(7, 3), "b": torch.randn(5)}
+    leaves = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients.values()]
+    for leaf, gradient in zip(leaves, gradients.values(), strict=True):
+        leaf.grad = gradient.clone()
+    torch.nn.utils.clip_grad_norm_(leaves, norm)
+    for leaf, ours in zip(leaves, clipped(gradients, norm).values(), strict=True):
+        torch.testing.assert_close(ours, leaf.grad)
 
 
 @pytest.mark.parametrize("name", ["adagrad", "adam", "yogi"])
