@@ -75,7 +75,8 @@ def _weighted(tensor: Tensor | Product, weights: Tensor) -> Tensor:
     if isinstance(tensor, Product):
         return tensor.weighted(weights.to(tensor.left.dtype))
     wide = tensor.to(accumulator(tensor.dtype))
-    return torch.mv(wide.flatten(1).T, weights.to(wide.dtype)).view(wide.shape[1:])
+    rows = wide.flatten(1) if wide.ndim > 1 else wide[:, None]  # a single number of each client has no second dimension
+    return torch.mv(rows.T, weights.to(wide.dtype)).view(wide.shape[1:])
 
 
 def _size_of(tensor: Tensor | Product) -> int:
