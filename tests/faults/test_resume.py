@@ -110,7 +110,7 @@ def killed_at(point: int, whole: Path, tmp_path: Path) -> None:
         code = apart(execute_and_exit, ["simulate", "--resume", str(folder)])
         assert code == (ConflictError.exit_code if complete(folder, code) else 0)
         same_run(folder, whole)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def complete(folder: Path, code: int) -> bool:

@@ -33,7 +33,7 @@ from foedus.domain.run import RunSpec
 from foedus.domain.tree import Tensors
 from foedus.engine.history import History, as_columns
 from foedus.engine.json_text import to_json
-from foedus.engine.records import plain, read_records
+from foedus.engine.records import read_records
 from foedus.engine.report import Report, report_html
 
 RUN, ROUNDS, SUMMARY, MODEL = "run.toml", "rounds.jsonl", "summary.json", "model.safetensors"
@@ -186,7 +186,7 @@ class RunFolder:
     def round(self, record: RoundRecord) -> None:
         """Append a round's record."""
         self.history.add(record)
-        self._advance(record.round, self._append(ROUNDS, {**plain(record), **as_columns(self.history.rows[-1])}))
+        self._advance(record.round, self._append(ROUNDS, {**vars(record), **as_columns(self.history.rows[-1])}))
         failures = {r.client: r.failure for phase in record.phases for r in phase.receipts if r.failure}
         self.log("round", round=record.round, model=record.model, seconds=record.seconds, failures=dict(failures))
 

