@@ -20,9 +20,8 @@ from foedus.local.plan import TrainingPlan
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "kernels.md"
 BEGIN, END = "<!-- the table of tests/generality.py -->", "<!-- its end -->"
 
-PADDED, WHOLE = "stacks, padded batches", "stacks, whole batches"
-ALONE_PADDED, ALONE = "one client at a time, padded batches", "one client at a time, whole batches"
-EAGER = "kernel `eager`"
+PADDED, WHOLE, EAGER = "padded", "whole", "kernel `eager`"
+STACKED, ALONE = "stacks, or one at a time", "one at a time"
 CONTROL = "data-dependent control flow"
 
 CLASSES, FEATURES, WORDS, LENGTH = 4, 12, 20, 6
@@ -32,7 +31,7 @@ SIZES = (3, 5, 8, 12, 14, 18, 20, 23, 27, 30)
 
 @dataclass(frozen=True)
 class Case:
-    """A plan, the options that it is run with, how the graph runs it, and where it does not, a part of the reason."""
+    """A plan, its data and options; how the graph runs batches and clients, or a part of the reason why it does not."""
 
     name: str
     model: Callable[[], nn.Module]
@@ -40,6 +39,7 @@ class Case:
     mode: str = PADDED
     data: str = "vectors"
     reason: str = ""
+    clients: str = STACKED
     local: Mapping[str, float] = field(default_factory=dict)
     server: Mapping[str, Any] = field(default_factory=dict)
 
@@ -252,18 +252,27 @@ rows = functional.cross_entropy
 
 MODELS = (
     Case("multilayer perceptron", mlp, rows),
-    Case("convolutions and pooling", cnn, rows, ALONE_PADDED, "images"),
-    Case("depthwise convolution", lambda: cnn(nn.Conv2d(8, 8, 3, padding=1, groups=8)), rows, ALONE_PADDED, "images"),
-    Case("batch normalization after a convolution", lambda: cnn(nn.BatchNorm2d(8)), rows, WHOLE, "images"),
+    Case("convolutions and pooling", cnn, rows, PADDED, "images", clients=ALONE),
+    Case(
+        "depthwise convolution",
+        lambda: cnn(nn.Conv2d(8, 8, 3, padding=1, groups=8)),
+        rows,
+        PADDED,
+        "images",
+        clients=ALONE,
+    ),
+    Case(
+        "batch normalization after a convolution", lambda: cnn(nn.BatchNorm2d(8)), rows, WHOLE, "images", clients=ALONE
+    ),
     Case("batch normalization", lambda: with_middle(nn.BatchNorm1d(16)), rows, WHOLE),
-    Case("group normalization", lambda: cnn(nn.GroupNorm(2, 8)), rows, ALONE_PADDED, "images"),
+    Case("group normalization", lambda: cnn(nn.GroupNorm(2, 8)), rows, PADDED, "images", clients=ALONE),
     Case("layer normalization", lambda: with_middle(nn.LayerNorm(16)), rows),
     Case("dropout", lambda: with_middle(nn.Dropout(0.3)), rows, WHOLE),
     Case("LSTM", lambda: Recurrent(nn.LSTM), rows, data="images"),
     Case("GRU", lambda: Recurrent(nn.GRU), rows, data="images"),
     Case(
         "recurrent, two layers with dropout",
-        lambda: Recurrent(nn.LSTM, num_layers=2, dropout=0.2),
+        lambda: Recurrent(nn.GRU, num_layers=2, dropout=0.2),
         rows,
         WHOLE,
         "images",
@@ -319,9 +328,13 @@ def table() -> str:
     """The list as the page shows it."""
     lines = [BEGIN]
     for title, cases in (("model", MODELS), ("loss", LOSSES), ("options", OPTIONS)):
-        lines += ["", f"| {title} | runs as |", "|---|---|"]
-        lines += [f"| {case.name} | {case.mode}{': ' + case.reason if case.reason else ''} |" for case in cases]
+        lines += ["", f"| {title} | batches | clients |", "|---|---|---|"]
+        lines += [f"| {case.name} | {' | '.join(_cells(case))} |" for case in cases]
     return "\n".join([*lines, "", END])
+
+
+def _cells(case: Case) -> tuple[str, str]:
+    return (case.mode, case.clients) if case.mode != EAGER else (EAGER, case.reason)
 
 
 def written() -> str:

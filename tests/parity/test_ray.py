@@ -86,10 +86,12 @@ def test_parts_of_a_block_and_states_of_clients_give_the_bits_of_inline(two: Non
     assert alike(simulate(ready, RAY), simulate(ready, INLINE))
 
 
-def test_graph_gives_the_bits_of_graph_inline(two: None, tmp_path: Path) -> None:
-    spread = simulate(many(tmp_path), Engine("graph", "ray", 2))
+def test_graph_gives_the_bits_of_graph_inline_with_the_same_recipe(two: None, tmp_path: Path) -> None:
+    inline = simulate(many(tmp_path), Engine("graph", "inline"))
+    spread = simulate(many(tmp_path), Engine("graph", "ray", 2, inline.choice.recipe))
     assert (spread.choice.kernel, spread.choice.executor) == ("graph", "ray")
-    assert alike(spread, simulate(many(tmp_path), Engine("graph", "inline")))
+    assert spread.choice.recipe == inline.choice.recipe
+    assert alike(spread, inline)
 
 
 def own_clients() -> Federation:
