@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -14,24 +15,45 @@ from foedus.domain.rng import generator
 Columns = Mapping[str, Tensor]
 """Named columns; the first dimension of each is the number of examples."""
 
-Prepare = Callable[[Columns], tuple[Tensor, Tensor]]
+Values = Tensor | dict[str, Tensor]
+"""One tensor, or several by name; the first dimension of each is the number of examples."""
+
+Prepare = Callable[[Columns], tuple[Values, Values]]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """``inputs`` ``[n, ...]`` and ``targets`` ``[n, ...]``."""
+    """``inputs`` and ``targets``, each one tensor ``[n, ...]`` or several by name."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Values
+    targets: Values
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return next((len(tensor) for tensor in named("", self.targets).values()), 0)
 
     def take(self, index: Tensor | slice) -> Examples:
         """The examples at ``index`` ``[k]``; a range of them is a view."""
-        if isinstance(index, slice):
-            return Examples(self.inputs[index], self.targets[index])
-        return Examples(self.inputs.index_select(0, index), self.targets.index_select(0, index))
+        return Examples(_taken(self.inputs, index), _taken(self.targets, index))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, by ``inputs`` and ``targets``, or ``inputs.NAME`` and ``targets.NAME``."""
+        return {**named("inputs", self.inputs), **named("targets", self.targets)}
+
+
+def named(name: str, values: Values) -> dict[str, Tensor]:
+    """One tensor as ``name``, several as ``name.KEY``."""
+    return {name: values} if isinstance(values, Tensor) else {f"{name}.{key}": t for key, t in values.items()}
+
+
+def _taken(values: Values, index: Tensor | slice) -> Values:
+    if isinstance(values, dict):
+        return {name: _rows(tensor, index) for name, tensor in values.items()}
+    return _rows(values, index)
+
+
+def _rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
+    return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
 
 
 NO_EXAMPLES = Examples(torch.empty(0), torch.empty(0))
@@ -126,12 +148,24 @@ def _failure(name: str, columns: Columns, error: Exception) -> DataError | PlanE
 
 def _examples(prepared: object) -> Examples:
     match prepared:
-        case (Tensor() as inputs, Tensor() as targets) if inputs.ndim and targets.ndim and len(inputs) == len(targets):
-            check_columns({"inputs": inputs, "targets": targets})
-            return Examples(inputs, targets)
+        case (inputs, targets) if _are_values(inputs) and _are_values(targets):
+            examples = Examples(inputs, targets)
+            if len({len(tensor) for tensor in examples.tensors.values()}) == 1:
+                check_columns(examples.tensors)
+                return examples
     raise PlanError(
         "prepare_refused",
         "The plan's prepare() did not return inputs and targets.",
-        "It has to return two tensors with the same number of rows.",
+        "It has to return two tensors, or dicts of tensors, with the same number of rows.",
         "Return `inputs, targets`.",
+    )
+
+
+def _are_values(values: object) -> TypeGuard[Values]:
+    tensors = list(values.values()) if isinstance(values, dict) else [values]
+    names = list(values) if isinstance(values, dict) else []
+    return (
+        bool(tensors)
+        and all(isinstance(name, str) and name.isidentifier() for name in names)
+        and all(isinstance(tensor, Tensor) and tensor.ndim > 0 for tensor in tensors)
     )

@@ -75,4 +75,4 @@ class Clients:
 def size_of(data: ClientData) -> int:
     """The bytes that a client's prepared data take, about."""
     parts = (data.train, data.test, data.validation)
-    return OVERHEAD + sum(part.inputs.nbytes + part.targets.nbytes for part in parts)
+    return OVERHEAD + sum(tensor.nbytes for part in parts for tensor in part.tensors.values())

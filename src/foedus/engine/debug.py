@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foedus.data.dataset import Columns
+from foedus.data.dataset import Columns, Examples
 from foedus.domain.errors import FoedusError
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Ask, Broadcast
@@ -144,7 +144,7 @@ def _examined(scene: Scene, work: PhaseWork, client: str) -> tuple[str, str]:
         notes.enter("prepare", columns=scene.columns[client])
         data = scene.source(client)
         part = part_of(work.order.phase, data)
-        lines.append(f"  examples   {_tensors({'inputs': part.inputs, 'targets': part.targets})}")
+        lines.append(f"  examples   {_tensors(part.tensors)}")
         phase = replace(
             work.phase, work=_watched(work.phase.work, notes), transform=_noted(work.phase.transform, notes)
         )
@@ -187,9 +187,7 @@ def _watched(builder: WorkBuilder, notes: _Notes) -> WorkBuilder:
 
         def step(carry: Carry, batch: Batch) -> tuple[Carry, Mapping[str, Tensor]]:
             notes.steps += 1
-            notes.enter(
-                f"step {notes.steps}", batch={"inputs": batch.inputs, "targets": batch.targets}, carry=_flat(carry)
-            )
+            notes.enter(f"step {notes.steps}", batch=Examples(batch.inputs, batch.targets).tensors, carry=_flat(carry))
             carry, metrics = local.step(carry, batch)
             notes.stepped(metrics)
             return carry, metrics

@@ -23,12 +23,13 @@ from foedus.domain.round import Receipt
 from foedus.domain.tree import State
 from foedus.engine.client import Worked, settle
 from foedus.engine.factored import Product
+from foedus.engine.form import split
 from foedus.engine.kernels import BlockResult, ClientSource, EagerKernel, Outcome, PhaseWork, fold_outcomes, join
 from foedus.engine.precision import products
 from foedus.engine.recipe import Recipe
 from foedus.engine.stack import Cut, Member, Stack, gather
 from foedus.engine.stacked import Done, is_finite, own, row_of, summed
-from foedus.engine.tracing import Finish, FunctionalObjective, Shape, Step, first_line, split, trace_finish, trace_step
+from foedus.engine.tracing import Finish, FunctionalObjective, Shape, Step, first_line, trace_finish, trace_step
 from foedus.local.plan import TrainingPlan
 from foedus.local.work import Batch, LocalWork, Rows, WorkBuilder
 from foedus.strategies.strategy import TRAIN
@@ -102,7 +103,9 @@ class GraphKernel:
         tensors = [tensors for _, tensors in carries]
         shared = frozenset(at for at in self.recipe.kept if all(each[at] is tensors[0][at] for each in tensors))
         clients = self.recipe.stack if self.recipe.still else len(members)
-        return gather(members, form, tensors, Cut(clients, shared, tuple(self.recipe.factored), self._room))
+        return gather(
+            members, form, tensors, Cut(clients, self.recipe.padded, shared, tuple(self.recipe.factored), self._room)
+        )
 
     def member(self, work: PhaseWork, client: str, source: ClientSource) -> Member | None:
         """A client with examples, ready to be stacked; of any other kernel eager says what is wrong."""
@@ -121,13 +124,14 @@ class GraphKernel:
             self._works[builder] = builder(self.objective)
         return self._works[builder]
 
-    def examine(self, work: PhaseWork, member: Member) -> tuple[Step, list[Tensor]]:
-        """The step of one client, traced, and its carry."""
+    def examine(self, work: PhaseWork, member: Member) -> tuple[Step, list[Tensor], int]:
+        """The step of one client, traced; the tensors that it was traced with; how many of them are its carry."""
         with torch.no_grad():
             stack = self.stacked(work, [member])
-            batch = stack.batch(0, 0, 1, stack.sizes[0][0] if not self.recipe.padded else stack.rows)
-            example = [*stack.carry(0, 1), *(batch if self.recipe.padded else batch[:2])]
-            return self._program(work.phase.work, self.work(work.phase.work), stack, example, False), example
+            rows = stack.rows if self.recipe.padded else stack.sizes[0][0]
+            example = [*stack.carry(0, 1), *stack.batch(0, 0, 1, rows)]
+            step = self._program(work.phase.work, self.work(work.phase.work), stack, example, False)
+            return step, example, len(stack.leaves)
 
     @property
     def traced(self) -> int:
@@ -213,8 +217,7 @@ class GraphKernel:
     ) -> None:
         step, first, last, rows = where
         carry = stack.carry(first, last)
-        batch = stack.batch(step, first, last, rows)
-        example = [*carry, *(batch if self.recipe.padded else batch[:2])]
+        example = [*carry, *stack.batch(step, first, last, rows)]
         if (first, last) not in stack.programs:
             stack.programs[first, last] = self._program(builder, local, stack, example, last - first > 1)
         program = stack.programs[first, last]
@@ -234,19 +237,19 @@ class GraphKernel:
         shared = stack.shared if stacked else frozenset[int]()
         key = (builder, stack.form, shared, *((tensor.shape, tensor.dtype) for tensor in example))
         if key not in self._steps:
-            shape = Shape(self.recipe.padded, stacked, shared, tuple(stack.factored))
+            shape = Shape(stack.batch_form, self.recipe.padded, stacked, shared, tuple(stack.factored))
             self._steps[key] = trace_step(local, stack.form, shape, example)
         return self._steps[key]
 
     def _step_alone(self, local: LocalWork, stack: Stack, step: int, member: int) -> None:
         """One client's short batch, which no graph was traced for."""
         carry = stack.carry(member, member + 1)
-        inputs, targets, _ = stack.batch(step, member, member + 1, stack.sizes[member][step])
+        batch = stack.batch_form.join(stack.batch(step, member, member + 1, stack.sizes[member][step]))
         before, generator = torch.default_generator.get_state(), stack.generator(member)
         torch.default_generator.set_state(generator.get_state())
         self.objective.direct = True
         try:
-            after, _ = local.step(stack.form.join(carry), Batch(inputs, targets))
+            after, _ = local.step(stack.form.join(carry), Batch(**batch))
         except Exception:  # the plan's code; kernel eager says what is wrong with it
             stack.failed.add(member)
             return
@@ -261,7 +264,7 @@ class GraphKernel:
     def _finish(self, work: PhaseWork, local: LocalWork, stack: Stack) -> Done:
         key = (work.phase.work, stack.form, stack.shared, stack.clients)
         if key not in self._finishes:
-            shape = Shape(self.recipe.padded, True, stack.shared, tuple(stack.factored))
+            shape = Shape(stack.batch_form, self.recipe.padded, True, stack.shared, tuple(stack.factored))
             self._finishes[key] = trace_finish(local, stack.form, shape, work.broadcast, stack.leaves)
         finish = self._finishes[key]
         update, sums, states = finish.run(*pytree.tree_leaves(work.broadcast.tensors), *stack.leaves)

@@ -12,19 +12,21 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from foedus.data.dataset import ClientData
+from foedus.data.dataset import ClientData, Examples, Values
 from foedus.domain.errors import ClientWorkError
 from foedus.domain.round import Ask
 from foedus.domain.tree import Tensors, flatten, same
 from foedus.engine.client import ClientTask, run_client
+from foedus.engine.form import UntraceableError
 from foedus.engine.graph import GraphKernel, abridged
 from foedus.engine.kernels import ClientSource, PhaseWork
 from foedus.engine.precision import usable
 from foedus.engine.recipe import WIDTHS, Recipe
 from foedus.engine.stack import Member
 from foedus.engine.stacked import row_of
-from foedus.engine.tracing import FunctionalObjective, Step, UntraceableError, first_line
+from foedus.engine.tracing import FunctionalObjective, Step, first_line
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan
 from foedus.local.work import Batch, LocalWork, Objective, WorkBuilder
@@ -81,11 +83,13 @@ def _tried(case: Case, recipe: Recipe) -> tuple[GraphKernel, str]:
     members = _members(case)
     longest = max(members, key=lambda member: len(member.order))
     kernel = GraphKernel(case.plan, case.work.seed, recipe)
-    step, example = kernel.examine(case.work, longest)
+    step, example, carried = kernel.examine(case.work, longest)
     if recipe.padded:
-        recipe = replace(recipe, factored=_factored(step, example, len(longest.order)), still=_still(step, example))
+        recipe = replace(
+            recipe, factored=_factored(step, example, len(longest.order)), still=_still(step, example, carried)
+        )
     recipe = replace(recipe, kept=step.kept)
-    fast = _fastest(case, recipe, _stacks(case, step, example, recipe))
+    fast = _fastest(case, recipe, _stacks(case, step, example[:carried], recipe))
     widths = sorted({fast.recipe.stack, min(fast.recipe.widths)})
     return fast, next((why for width in widths if (why := _same_steps(case, fast, width))), "")
 
@@ -103,22 +107,19 @@ def _factored(step: Step, example: Sequence[Tensor], steps: int) -> dict[int, fl
     return {at: a for at, a in step.factorable.items() if rows * sum(example[at].shape) < example[at].numel()}
 
 
-def _still(step: Step, example: Sequence[Tensor]) -> bool:
+def _still(step: Step, example: Sequence[Tensor], carried: int) -> bool:
     """Whether a step on rows of no weight leaves a carry as it is, after one that moved it."""
-    *carry, inputs, targets, mask = example
+    carry, batch, mask = example[:carried], example[carried:-1], example[-1]
     with torch.no_grad():
-        moved = [
-            tensor.clone() for tensor in step.run(*map(Tensor.clone, carry), inputs, targets, torch.ones_like(mask))
-        ]
-        after = step.run(*map(Tensor.clone, moved), inputs, targets, torch.zeros_like(mask))
+        moved = [tensor.clone() for tensor in step.run(*map(Tensor.clone, carry), *batch, torch.ones_like(mask))]
+        after = step.run(*map(Tensor.clone, moved), *batch, torch.zeros_like(mask))
     return all(torch.equal(one, two) for one, two in zip(moved, after, strict=True))
 
 
-def _stacks(case: Case, step: Step, example: Sequence[Tensor], recipe: Recipe) -> list[int]:
+def _stacks(case: Case, step: Step, carry: Sequence[Tensor], recipe: Recipe) -> list[int]:
     """Sizes of stacks worth a trial: the largest that a core's cache holds, and one client alone."""
     alone = {*recipe.kept, *recipe.factored}
-    batch = 3 if recipe.padded else 2
-    weight = sum(tensor.nbytes for at, tensor in enumerate(example[:-batch]) if at not in alone)
+    weight = sum(tensor.nbytes for at, tensor in enumerate(carry) if at not in alone)
     if step.convolves:  # grouped convolutions gain nothing on a CPU
         return [1]
     fitting = [w for w in WIDTHS if w * STACKS <= case.cohort and w * weight <= STACK_BYTES]
@@ -159,12 +160,12 @@ def _moves(case: Case, rows: int) -> str:
     """Whether a step writes to buffers or draws at random; the reason why batches are not padded then."""
     model = case.work.broadcast.tensors["model"]
     eager = EagerObjective(case.plan, case.work.seed)
-    inputs, targets = _mixed([case.source(client) for client in case.clients], rows)
+    mixed = _mixed([case.source(client) for client in case.clients], rows)
     found = []
     for seed in (1, 2):
         torch.default_generator.manual_seed(seed)
         placed = eager.place(model)
-        gradients, _ = eager.gradient(placed, Batch(inputs[:rows], targets[:rows]))
+        gradients, _ = eager.gradient(placed, _batch(mixed.take(slice(rows))))
         found.append(gradients)
         if any(not torch.equal(placed[name], model[name]) for name in eager.buffers):
             return "its step writes to buffers, as batch normalization does"
@@ -176,12 +177,12 @@ def _rows_mix(case: Case, rows: int) -> str:
     ours_of = FunctionalObjective(case.plan, case.work.seed)
     model = case.work.broadcast.tensors["model"]
     eager = EagerObjective(case.plan, case.work.seed)
-    inputs, targets = _mixed([case.source(client) for client in case.clients], rows)
+    mixed = _mixed([case.source(client) for client in case.clients], rows)
     for real in sorted({rows, max(rows // 2, 1)}):
-        gradients, loss = eager.gradient(eager.place(model), Batch(inputs[:real], targets[:real]))
+        gradients, loss = eager.gradient(eager.place(model), _batch(mixed.take(slice(real))))
         index = torch.tensor([at if at < real else 0 for at in range(rows)])
         mask = (torch.arange(rows) < real).float()
-        padded = Batch(inputs[index], targets[index], mask)
+        padded = replace(_batch(mixed.take(index)), mask=mask)
         ours, our_loss = ours_of.gradient(ours_of.place(model), padded)
         near = bool((our_loss - loss).abs() <= LOSS * (1 + loss.abs()))
         if not near or not _distance(ours, gradients) <= GRADIENT * _length(gradients):
@@ -189,13 +190,19 @@ def _rows_mix(case: Case, rows: int) -> str:
     return ""
 
 
-def _mixed(clients: list[ClientData], rows: int) -> tuple[Tensor, Tensor]:
+def _mixed(clients: list[ClientData], rows: int) -> Examples:
     """``rows`` rows, and more, in turn from each of the clients, so that one batch has many labels."""
     clients = [client for client in clients if len(client.train)]
     each = -(-2 * rows // len(clients))
     taken = [client.train.take(torch.linspace(0, len(client.train) - 1, each).long()) for client in clients]
     order = torch.arange(each * len(taken)).view(len(taken), each).T.reshape(-1)
-    return torch.cat([part.inputs for part in taken])[order], torch.cat([part.targets for part in taken])[order]
+    pairs = [(part.inputs, part.targets) for part in taken]
+    joined: tuple[Values, Values] = pytree.tree_map(lambda *tensors: torch.cat(tensors)[order], *pairs)
+    return Examples(*joined)
+
+
+def _batch(examples: Examples) -> Batch:
+    return Batch(examples.inputs, examples.targets)
 
 
 def _same_steps(case: Case, kernel: GraphKernel, width: int) -> str:

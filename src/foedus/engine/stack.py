@@ -17,7 +17,8 @@ from torch import Tensor
 from foedus.data.dataset import Examples
 from foedus.domain.rng import Randomness
 from foedus.domain.tree import State
-from foedus.engine.tracing import Form, Step
+from foedus.engine.form import Form, split
+from foedus.engine.tracing import Step
 from foedus.local.work import Rows
 
 Memory = Callable[[str, tuple[int, ...], Tensor], Tensor]
@@ -50,9 +51,9 @@ class Stack:
 
     ``factored`` has for a weight's place its factors so far, ``[clients, steps · rows, …]`` each.
 
-    ``inputs`` and ``targets`` are ``[steps, clients, rows, …]``, each batch filled up to ``rows`` with a real row;
-    a client that has ended repeats its first. ``mask``, 1 for real rows, is ``[steps, clients, rows]``.
-    ``sizes[client][step]`` are the real rows.
+    ``columns`` are the tensors of all batches, of which each is made as ``batch_form`` says: inputs, targets and, if
+    padded, the mask, ``[steps, clients, rows, …]``. A short batch is filled up with a real row, a client that has ended
+    repeats its first; the mask is 1 for real rows. ``sizes[client][step]`` are the real rows.
     """
 
     members: Sequence[Member]
@@ -62,9 +63,8 @@ class Stack:
     shared: frozenset[int]
     factored: Mapping[int, tuple[Tensor, Tensor]]
     rows: int
-    inputs: Tensor
-    targets: Tensor
-    mask: Tensor
+    columns: list[Tensor]
+    batch_form: Form
     sizes: list[list[int]]
     generators: dict[int, torch.Generator] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
@@ -104,11 +104,12 @@ class Stack:
             return [each[first, :begin] for each in factors], [each[first, begin:end] for each in factors]
         return [each[first:last, :begin] for each in factors], [each[first:last, begin:end] for each in factors]
 
-    def batch(self, step: int, first: int, last: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs, targets and mask of some clients' batches at ``step``; fewer ``rows`` only for one client."""
+    def batch(self, step: int, first: int, last: int, rows: int) -> list[Tensor]:
+        """The tensors of some clients' batches at ``step``; fewer ``rows`` only for one client."""
         where = first if last - first == 1 else slice(first, last)
-        inputs, targets, mask = self.inputs[step, where], self.targets[step, where], self.mask[step, where]
-        return (inputs, targets, mask) if rows == self.rows else (inputs[:rows], targets[:rows], mask[:rows])
+        if rows == self.rows:
+            return [column[step, where] for column in self.columns]
+        return [column[step, where, :rows] for column in self.columns]
 
     def generator(self, member: int) -> torch.Generator:
         """What a client's layers draw from, as kernel ``eager`` seeds it."""
@@ -121,9 +122,10 @@ class Stack:
 @dataclass(frozen=True)
 class Cut:
     """How carries are laid out: room for so many ``clients``, at least the members; what is ``shared``; which weights
-    are ``factored``; and the memory for the rest."""  # noqa: D205, D209
+    are ``factored``; whether batches are ``padded``; and the memory for the rest."""  # noqa: D205, D209
 
     clients: int
+    padded: bool
     shared: frozenset[int]
     factored: Sequence[int]
     memory: Memory
@@ -139,29 +141,20 @@ def gather(members: Sequence[Member], form: Form, carries: Sequence[Sequence[Ten
     rows, steps = max(map(max, sizes)), len(sizes[0])
     if len({_kind(member.part) for member in members}) > 1:
         raise ValueError("the clients' examples differ in dtype or shape")
-    first = members[0].part
-    inputs = first.inputs.new_empty((steps, cut.clients, rows, *first.inputs.shape[1:]))
-    targets = first.targets.new_empty((steps, cut.clients, rows, *first.targets.shape[1:]))
-    mask = torch.ones(steps, cut.clients, rows)
-    for at, member in enumerate(members):
-        index, count = _padded(member.order, rows), len(member.order)
-        for into, source in ((inputs, member.part.inputs), (targets, member.part.targets)):
-            into[:count, at] = source.index_select(0, index).view(count, rows, *source.shape[1:])
-            if count < steps:
-                into[count:, at] = into[0, at]
-        mask[count:, at] = 0
-        for step, size in enumerate(sizes[at]):
-            if size < rows:
-                mask[step, at, size:] = 0
-    for none in range(len(members), cut.clients):
-        inputs[:, none], targets[:, none], mask[:, none] = inputs[:, 0], targets[:, 0], 0
+    batch_form, _ = split({"inputs": members[0].part.inputs, "targets": members[0].part.targets})
+    indices = [_padded(member.order, rows) for member in members]
+    parts = [list(member.part.tensors.values()) for member in members]
+    columns = [_column(column, indices, (steps, cut.clients, rows)) for column in zip(*parts, strict=True)]
+    if cut.padded:
+        batch_form = Form((*batch_form.spec, ("mask", None)))
+        columns.append(_mask(sizes, (steps, cut.clients, rows)))
     alike = {*cut.shared, *cut.factored}
     leaves = [
         column[0] if at in alike else _stacked(column, cut.memory(str(at), (cut.clients, *column[0].shape), column[0]))
         for at, column in enumerate(zip(*carries, strict=True))
     ]
     factored = {at: _factors(cut, at, (cut.clients, steps * rows), leaves[at]) for at in cut.factored}
-    return Stack(members, cut.clients, form, leaves, cut.shared, factored, rows, inputs, targets, mask, sizes)
+    return Stack(members, cut.clients, form, leaves, cut.shared, factored, rows, columns, batch_form, sizes)
 
 
 def _factors(cut: Cut, at: int, size: tuple[int, int], weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,8 +164,32 @@ def _factors(cut: Cut, at: int, size: tuple[int, int], weight: Tensor) -> tuple[
     return left, cut.memory(f"{at} right", (*size, n), weight)
 
 
+def _column(tensors: Sequence[Tensor], indices: Sequence[Tensor], size: tuple[int, int, int]) -> Tensor:
+    """One tensor of every batch of every client, and of those that only fill the stack up."""
+    steps, clients, rows = size
+    into = tensors[0].new_empty((*size, *tensors[0].shape[1:]))
+    for at, (tensor, index) in enumerate(zip(tensors, indices, strict=True)):
+        count = len(index) // rows
+        into[:count, at] = tensor.index_select(0, index).view(count, rows, *tensor.shape[1:])
+        if count < steps:
+            into[count:, at] = into[0, at]
+    if len(tensors) < clients:
+        into[:, len(tensors) :] = into[:, :1]
+    return into
+
+
+def _mask(sizes: Sequence[Sequence[int]], size: tuple[int, int, int]) -> Tensor:
+    mask = torch.zeros(size)
+    for at, each in enumerate(sizes):
+        mask[: len(each), at] = 1
+        for step, real in enumerate(each):
+            if real < size[2]:
+                mask[step, at, real:] = 0
+    return mask
+
+
 def _kind(part: Examples) -> tuple[object, ...]:
-    return part.inputs.dtype, part.targets.dtype, part.inputs.shape[1:], part.targets.shape[1:]
+    return tuple((name, tensor.dtype, tensor.shape[1:]) for name, tensor in part.tensors.items())
 
 
 def rows_in(rows: Rows) -> int:

@@ -24,7 +24,7 @@ def evaluation(objective: Objective) -> LocalWork:
 
     def step(carry: Carry, batch: Batch) -> tuple[Carry, Mapping[str, Tensor]]:
         measured = objective.measure(carry["model"], batch)
-        _add(carry["sums"], measured, len(batch.targets))
+        _add(carry["sums"], measured, batch.rows)
         return carry, measured
 
     def finish(broadcast: Broadcast, carry: Carry) -> Finished:
@@ -37,12 +37,12 @@ def measure(objective: Objective, model: Tensors, examples: Examples) -> dict[st
     """Loss and metrics of a model on examples, in large batches: for the held-out part, on the researcher's side."""
     placed, sums = objective.place(model), dict[str, Tensor]()
     for rows in _pieces(len(examples)):
-        batch = Batch(examples.inputs[rows], examples.targets[rows])
-        _add(sums, objective.measure(placed, batch), len(batch.targets))
+        chosen = examples.take(rows)
+        _add(sums, objective.measure(placed, Batch(chosen.inputs, chosen.targets)), len(chosen))
     return {name: float(total) / len(examples) for name, total in sums.items()}
 
 
-def _add(sums: dict[str, Tensor], measured: Mapping[str, Tensor], rows: int) -> None:
+def _add(sums: dict[str, Tensor], measured: Mapping[str, Tensor], rows: Tensor | int) -> None:
     for name, value in measured.items():
         sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double() * rows
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from foedus.domain.errors import ClientWorkError, PlanError
 from foedus.domain.tree import Tensors
 from foedus.local.plan import Loss, TrainingPlan, build_model, tensors_of
-from foedus.local.work import Batch
+from foedus.local.work import Batch, output_of
 
 
 class EagerObjective:
@@ -42,7 +42,7 @@ class EagerObjective:
         """Differentiate the plan's loss on one batch."""
         if not self._module.training:
             self._module.train()
-        loss = _scalar(self._loss(self._module(batch.inputs), batch.targets), "loss")
+        loss = _scalar(self._loss(output_of(self._module, batch.inputs), batch.targets), "loss")
         if not loss.requires_grad:
             raise PlanError(
                 "plan_loss_constant",
@@ -58,7 +58,7 @@ class EagerObjective:
         """Loss and metrics on one batch, without gradients."""
         self._module.eval()
         with torch.no_grad():
-            output = self._module(batch.inputs)
+            output = output_of(self._module, batch.inputs)
             return {name: _scalar(measure(output, batch.targets), name) for name, measure in self._measures.items()}
 
 

@@ -9,19 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foedus.data.dataset import Prepare
 from foedus.domain.errors import PlanError
 from foedus.domain.names import check_tensor_name
 from foedus.domain.plan import ModelManifest, ModelTensor
 from foedus.domain.rng import derive
 from foedus.domain.tree import names_of_dtypes
 
-Loss = Callable[[Any, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
     """``loss(output, target)`` is a scalar; each metric is a mean over the batch; ``prepare`` makes inputs and targets.
 
+    Each of these is one tensor or several by name: inputs by name are the model's keyword arguments, targets a dict.
     ``directions`` says for each metric, and for ``loss``, whether ``max`` or ``min`` is better.
     """
 
@@ -29,7 +31,7 @@ class TrainingPlan:
     loss: Loss
     metrics: Mapping[str, Loss]
     directions: Mapping[str, str]
-    prepare: Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+    prepare: Prepare
 
 
 def build_model(plan: TrainingPlan, seed: int) -> nn.Module:

@@ -58,7 +58,7 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
             if options.clip is not None:
                 gradients = clipped(gradients, options.clip)
             optimizer.update(gradients, carry["moments"], carry["model"])
-            carry["loss"] += loss * _rows(batch)
+            carry["loss"] += loss * batch.rows
             return carry, {"loss": loss}
 
         def finish(broadcast: Broadcast, carry: Carry) -> Finished:
@@ -91,7 +91,3 @@ def _optimizer(options: LocalOptions) -> Optimizer:
 def _epoch(state: State) -> int:
     epoch = state.data.get("epoch", 0)
     return epoch if isinstance(epoch, int) else 0
-
-
-def _rows(batch: Batch) -> Tensor | int:
-    return len(batch.targets) if batch.mask is None else batch.mask.sum()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from foedus.data.dataset import Examples, Values
 from foedus.domain.plain import Json
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast
@@ -24,9 +25,19 @@ Carry = dict[str, Any]
 class Batch:
     """Examples for one step. ``mask`` is 1 for real rows and 0 for padding, ``[rows]``; none means all are real."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Values
+    targets: Values
     mask: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor | int:
+        """The number of real rows."""
+        return len(Examples(self.inputs, self.targets)) if self.mask is None else self.mask.sum()
+
+
+def output_of(module: Callable[..., Any], inputs: Values) -> Any:
+    """The model's output; several inputs by name are its keyword arguments."""
+    return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 
 class Objective(Protocol):

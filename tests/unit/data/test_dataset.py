@@ -32,6 +32,17 @@ def test_a_split_is_disjoint_covers_everything_and_never_leaves_nothing_to_train
     assert torch.equal(without.test.targets, data.test.targets)
 
 
+def test_inputs_and_targets_may_be_several_by_name() -> None:
+    columns = {"a": torch.arange(10.0), "b": torch.arange(10), "label": torch.arange(10)}
+    data = prepare_client("c", columns, lambda c: ({"x": c["a"], "y": c["b"]}, {"label": c["label"]}), 0.3, 1)
+    assert (len(data.train), len(data.test)) == (7, 3)
+    assert list(data.train.tensors) == ["inputs.x", "inputs.y", "targets.label"]
+    assert all(
+        torch.equal(tensor.long(), data.train.tensors["targets.label"]) for tensor in data.train.tensors.values()
+    )
+    assert len(data.train.take(slice(2, 5))) == 3
+
+
 NAN = torch.tensor([[1.0], [float("nan")]])
 BAD_COLUMNS: dict[str, tuple[Columns, str]] = {
     "no columns": ({}, "dataset_empty"),

@@ -14,12 +14,13 @@ from foedus.domain.errors import FoedusError
 from foedus.domain.rng import generator
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.tree import State, Tensors, flatten, same
+from foedus.engine.form import UntraceableError, split
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import EagerKernel, Outcome, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.proof import Case, prove
 from foedus.engine.recipe import Recipe
-from foedus.engine.tracing import FunctionalObjective, Shape, UntraceableError, split, trace_step
+from foedus.engine.tracing import FunctionalObjective, Shape, trace_step
 from foedus.local.work import Batch, Carry, LocalWork, Objective
 from foedus.strategies.strategy import Phase
 from tests.plans import BATCHNORM, DIGITS, DROPOUT, FROZEN, prepared
@@ -123,6 +124,31 @@ def test_a_plan_that_is_a_graph_proves_itself_and_agrees(tmp_path: Path, plan: s
     assert kernel.recipe.stack in ((1,) if cohort == 4 or "Conv" in plan else (1, 10))
     work = work_of(ready)
     assert_near(list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source)))
+
+
+NAMED = DIGITS.replace(
+    "    return nn.functional.cross_entropy(output, target)",
+    '    return nn.functional.cross_entropy(output["scores"], target["label"]) + output["scores"].square().mean(1).mean()',
+).replace("nn.Sequential(", "Named(") + (
+    "\n\nclass Named(nn.Sequential):\n    def forward(self, image, *, scale):\n"
+    '        return {"scores": super().forward(image) * scale[:, None]}\n'
+)
+
+
+def test_several_inputs_and_targets_by_name(tmp_path: Path) -> None:
+    def several(name: str) -> ClientData:
+        part = source(name).train
+        assert isinstance(part.inputs, torch.Tensor)
+        assert isinstance(part.targets, torch.Tensor)
+        inputs = {"image": part.inputs, "scale": part.inputs.mean(1)}
+        return ClientData(name, Examples(inputs, {"label": part.targets}), part.take(slice(0)))
+
+    ready = prepared(tmp_path, NAMED)
+    kernel, reason = prove(case_of(ready, data=several))
+    assert kernel is not None, reason
+    assert kernel.recipe.padded
+    work = work_of(ready)
+    assert_near(list(kernel.run(work, NAMES, several)), list(EagerKernel(ready.plan, 1).run(work, NAMES, several)))
 
 
 WIDE = DIGITS.replace("nn.Linear(64, 32)", "nn.Linear(64, 600)").replace("nn.Linear(32, 10)", "nn.Linear(600, 10)")
@@ -259,9 +285,10 @@ def test_a_step_that_changes_what_its_carry_is_made_of_is_refused(tmp_path: Path
         return replace(work_of(ready).phase.work(objective), step=step)
 
     form, tensors = split({"loss": torch.zeros(())})
+    batch, _ = split({name: torch.zeros(()) for name in ("inputs", "targets", "mask")})
     example = [*tensors, torch.zeros(2, 64), torch.zeros(2, dtype=torch.long), torch.ones(2)]
     with pytest.raises(UntraceableError, match="changes what its carry is made of"):
-        trace_step(build(FunctionalObjective(ready.plan, 1)), form, Shape(True, False), example)
+        trace_step(build(FunctionalObjective(ready.plan, 1)), form, Shape(batch, True, False), example)
 
 
 def test_a_carry_is_taken_apart_and_put_together() -> None:
