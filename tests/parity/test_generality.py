@@ -42,7 +42,6 @@ def distance(first: Tensors, second: Tensors) -> float:
     return float(sum(((first[name].double() - second[name].double()) ** 2).sum() for name in first) ** 0.5)
 
 
-@pytest.mark.filterwarnings("default:There is a performance drop")  # torch stacks oneDNN's LSTM by a loop
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_graph_runs_it_as_the_table_says_and_as_near_to_eager_as_the_guide_says(
     case: Case, caplog: pytest.LogCaptureFixture

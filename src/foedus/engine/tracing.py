@@ -8,6 +8,7 @@ any loss and any layer; what a layer draws at random is drawn outside, from each
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -265,7 +266,9 @@ def _take_out_differences(graph: fx.GraphModule, begun: Mapping[int, int], leave
 def _graph(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.GraphModule:
     try:
         # attention as products and a softmax: the fused kernel has no rule for stacks, and passes for a draw
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            # an operation without a rule for stacks is looped over; whether stacks pay is timed
+            warnings.filterwarnings("ignore", "There is a performance drop")
             graph: fx.GraphModule = make_fx(function)(*(tensor.clone() for tensor in example))
     except UntraceableError:
         raise
