@@ -9,7 +9,7 @@ any loss and any layer; what a layer draws at random is drawn outside, from each
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +20,16 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from foedus.data.dataset import Values
 from foedus.domain.round import Broadcast
 from foedus.domain.tree import Tensors
 from foedus.engine.draws import Draw, take_out_draws
 from foedus.engine.factored import factor, factorable
+from foedus.engine.form import Form, UntraceableError, split
 from foedus.engine.tidy import VIEWS, aten, compiled, erase_dead, readers, root, tidy, writes
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan, build_model
-from foedus.local.work import Batch, Carry, LocalWork
-
-
-class UntraceableError(Exception):
-    """Why a step cannot be a graph, as a clause."""
+from foedus.local.work import Batch, LocalWork, output_of
 
 
 class FunctionalObjective:
@@ -63,7 +61,7 @@ class FunctionalObjective:
     def _by_transform(self, model: Tensors, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         def value(trainable: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
             buffers = {name: model[name].clone() for name in self.buffers}
-            output = functional_call(self._module, {**model, **buffers, **trainable}, (batch.inputs,))
+            output = self._output({**model, **buffers, **trainable}, batch)
             if batch.mask is None:
                 return self._scalar(output, batch.targets, "a batch"), buffers
             rows: Tensor = vmap(self._row)(output, batch.targets)
@@ -77,60 +75,23 @@ class FunctionalObjective:
     def _directly(self, model: Tensors, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         leaves = {name: model[name].detach().requires_grad_() for name in self.trainable}
         with torch.enable_grad():
-            output = functional_call(self._module, {**model, **leaves}, (batch.inputs,))
+            output = self._output({**model, **leaves}, batch)
             loss = self._loss(output, batch.targets)
             found = torch.autograd.grad(loss, tuple(leaves.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(leaves, found, strict=True)), loss.detach()
 
-    def _row(self, output: Any, target: Tensor) -> Tensor:
-        return self._scalar(pytree.tree_map(lambda tensor: tensor[None], output), target[None], "one row")
+    def _output(self, model: Tensors, batch: Batch) -> Any:
+        return output_of(lambda *args, **named: functional_call(self._module, dict(model), args, named), batch.inputs)
 
-    def _scalar(self, output: Any, target: Tensor, what: str) -> Tensor:
+    def _row(self, output: Any, target: Values) -> Tensor:
+        one, its = pytree.tree_map(lambda tensor: tensor[None], (output, target))
+        return self._scalar(one, its, "one row")
+
+    def _scalar(self, output: Any, target: Values, what: str) -> Tensor:
         loss: object = self._loss(output, target)
         if not isinstance(loss, Tensor) or loss.ndim != 0:
             raise UntraceableError(f"its loss is not one number for {what}")
         return loss
-
-
-Spec = tuple[tuple[str, "Spec | None"], ...]
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a carry is made of: the names in its dicts, in order, down to its tensors."""
-
-    spec: Spec
-
-    def join(self, tensors: Sequence[Tensor]) -> Carry:
-        """The carry with these tensors."""
-        return _build(self.spec, iter(tensors))
-
-
-def split(carry: Carry) -> tuple[Form, list[Tensor]]:
-    """A carry's form and its tensors.
-
-    Raises:
-        UntraceableError: where it holds anything else.
-    """
-    tensors: list[Tensor] = []
-    return Form(_take_apart(carry, tensors)), tensors
-
-
-def _take_apart(node: Carry, tensors: list[Tensor]) -> Spec:
-    spec: list[tuple[str, Spec | None]] = []
-    for name, inner in node.items():
-        if isinstance(inner, dict):
-            spec.append((name, _take_apart(inner, tensors)))
-        elif isinstance(inner, Tensor):
-            tensors.append(inner)
-            spec.append((name, None))
-        else:
-            raise UntraceableError(f"its carry holds a {type(inner).__name__}, which is not a tensor")
-    return tuple(spec)
-
-
-def _build(spec: Spec, tensors: Iterator[Tensor]) -> Carry:
-    return {name: next(tensors) if inner is None else _build(inner, tensors) for name, inner in spec}
 
 
 Program = Callable[..., Any]
@@ -140,9 +101,11 @@ Program = Callable[..., Any]
 class Shape:
     """What a graph is traced for: batches padded or whole; clients stacked, save what is ``shared`` of the carry.
 
-    ``factored`` are the weights in the carry that are kept as factors (:mod:`foedus.engine.factored`).
+    ``factored`` are the weights in the carry that are kept as factors (:mod:`foedus.engine.factored`). ``batch`` is
+    what a batch is made of, its mask last if padded.
     """
 
+    batch: Form
     padded: bool
     stacked: bool
     shared: frozenset[int] = frozenset()
@@ -151,7 +114,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Step:
-    """A step as a program: ``(*carry, inputs, targets, [mask], *draws) → carry``, which may write to the first.
+    """A step as a program: ``(*carry, *batch, *draws) → carry``, which may write to the first.
 
     ``draws`` says what to draw for each client, in this order. ``kept`` are the places in the carry that a step leaves
     as they are, ``rebound`` those that it returns in new memory, ``returned`` where among its results. ``factorable``:
@@ -169,17 +132,17 @@ class Step:
 
 
 def trace_step(work: LocalWork, form: Form, shape: Shape, example: Sequence[Tensor]) -> Step:
-    """The step of ``work`` over the tensors of ``example``: the carry's, then inputs, targets and, if padded, mask.
+    """The step of ``work`` over the tensors of ``example``: the carry's, then the batch's.
 
     If stacked, all have a leading dimension of clients but those that ``shape`` shares.
 
     Raises:
         UntraceableError: with the reason.
     """
-    carried = len(example) - (3 if shape.padded else 2)
+    carried = len(example) - shape.batch.size
 
     def step(*tensors: Tensor) -> list[Tensor]:
-        after, _ = work.step(form.join(tensors[:carried]), Batch(*tensors[carried:]))
+        after, _ = work.step(form.join(tensors[:carried]), Batch(**shape.batch.join(tensors[carried:])))
         form_after, tensors_after = split(after)
         if form_after != form:
             raise UntraceableError("its step changes what its carry is made of")
