@@ -11,8 +11,8 @@ import click
 
 from foedus.cli.options import examples, parse_overrides, run_argument, set_option
 from foedus.cli.output import emit, json_option, say, table
-from foedus.data.catalogue import count, federate
-from foedus.data.dataset import Columns
+from foedus.data.catalogue import federate
+from foedus.data.dataset import Columns, count
 from foedus.data.files import write_columns
 from foedus.data.population import Federation
 from foedus.data.summary import Holding, holdings
@@ -81,11 +81,6 @@ def partition_command(run_toml: Path, out: Path | None, plot: Path | None, overr
         data["files"] = {path.stem: {"path": str(path), "examples": rows} for path, rows in files}
     emit(data, _shown(counted))
     _tell(federation, counted, plot, out)
-
-
-def write_partition(spec: RunSpec, base: Path, out: Path) -> list[tuple[Path, int]]:
-    """As :func:`write_parts`, of the federation that a run simulates."""
-    return write_parts(federate(spec, base), out)
 
 
 def write_parts(federation: Federation, out: Path) -> list[tuple[Path, int]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from foedus.cli.baselines import POOLED, baselines
-from foedus.cli.data import HELD_OUT, write_partition
+from foedus.cli.data import HELD_OUT, write_parts
 from foedus.cli.live import close_live, follow, read_model
 from foedus.cli.local_federation import LocalFederation, local_federation
 from foedus.cli.new import scaffold
@@ -90,7 +90,7 @@ class _Demo:
 
     def _start(self) -> None:
         spec, place = self.prepared.spec, self.federation.folder
-        files = write_partition(spec, self.prepared.base, place / "parts")
+        files = write_parts(federate(spec, self.prepared.base), place / "parts")
         say("starting a coordinator and four nodes, each a process of its own …")
         self.federation.start_coordinator()
         say(f"coordinator on {self.federation.url}, with SQLite and a folder")

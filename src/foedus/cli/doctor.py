@@ -18,7 +18,8 @@ import platformdirs
 import torch
 
 from foedus.cli.output import emit, json_option, table
-from foedus.data.catalogue import count, load
+from foedus.data.catalogue import load
+from foedus.data.dataset import count
 from foedus.data.sources.source import Pool
 from foedus.domain.errors import FoedusError
 from foedus.domain.run import DataTable

@@ -223,7 +223,7 @@ def _summary(connection: Connection, run: RunRow) -> RunView:
 
 
 def _round_view(record: dict[str, Any]) -> RoundView:
-    """What :func:`foedus.coordinator.rounds.record_as_json` stored, as a message."""
+    """A committed round, as :meth:`LivePort.end_round` stored it, as a message."""
     views = tuple(
         PhaseView(
             **{key: value for key, value in phase.items() if key != "receipts"},

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from foedus.data.dataset import Columns
+from foedus.data.dataset import Columns, count
 from foedus.data.partition import clients_of
 from foedus.data.population import Federation, OnDemand, take
 from foedus.data.sources.source import Pool, Request, Source
@@ -96,11 +96,6 @@ def held_out(columns: Columns, share: float, seed: int) -> tuple[Columns, Column
     order = torch.randperm(examples, generator=generator(seed, 0, "", "held_out"))
     kept = int(share * examples)
     return take(columns, order[kept:].sort().values), take(columns, order[:kept].sort().values)
-
-
-def count(columns: Columns) -> int:
-    """The number of examples."""
-    return len(next(iter(columns.values())))
 
 
 def _source(name: str) -> Source:

@@ -21,6 +21,11 @@ Values = Tensor | dict[str, Tensor]
 Prepare = Callable[[Columns], tuple[Values, Values]]
 
 
+def count(columns: Columns) -> int:
+    """The number of examples."""
+    return len(next(iter(columns.values())))
+
+
 @dataclass(frozen=True)
 class Examples:
     """``inputs`` and ``targets``, each one tensor ``[n, ...]`` or several by name."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from foedus.data.dataset import Columns
+from foedus.data.dataset import Columns, count
 from foedus.data.files import check_column
 from foedus.domain.errors import DataError
 
@@ -29,7 +29,7 @@ class Rows:
     @property
     def count(self) -> int:
         """How many there are."""
-        return len(next(iter(self.columns.values())))
+        return count(self.columns)
 
     @cached_property
     def labels(self) -> Any:

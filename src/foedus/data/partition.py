@@ -65,10 +65,10 @@ def clients_of(columns: Columns, label: str, table: PartitionTable, seed: int) -
         ConfigError: ``partitioner_unknown``, ``config_refused``.
         DataError: ``partition_too_thin``, ``column_missing``, ``labels_not_classes``.
     """
-    known, options = _known(table)
+    _, options = _known(table)
     if table.name == VERTICAL:
         return Federation(vertical(Rows(columns, label), _clients(table), options), vertical=True)
-    clients = divided(columns, _divide(Rows(columns, label), table, known, options, seed))
+    clients = divided(columns, partition(columns, label, table, seed))
     return Federation(noisy(clients, options, label, seed) if table.name == NOISE else clients)
 
 
@@ -81,7 +81,23 @@ def partition(columns: Columns, label: str, table: PartitionTable, seed: int) ->
             ``column_missing``, ``labels_not_classes``.
     """
     known, options = _known(table)
-    return _divide(Rows(columns, label), table, known, options, seed)
+    rows = Rows(columns, label)
+    if table.name == BY_COLUMN and table.clients is not None:
+        raise ConfigError(
+            "config_refused",
+            "`data.partition.clients` is not a key of `by_column`.",
+            "The column's values are the clients.",
+            "Leave it out.",
+        )
+    clients = 1 if table.name == BY_COLUMN else _clients(table)
+    if clients * options.minimum > rows.count:
+        raise too_thin(f"{clients} clients with {options.minimum} examples at least share {rows.count}")
+    generator = np.random.Generator(np.random.PCG64(derive(seed, 0, "", "partition")))
+    groups = known.divide(rows, clients, options, generator)
+    smallest = min(map(len, groups))
+    if smallest < options.minimum:
+        raise too_thin(f"one of {len(groups)} clients has {smallest} examples, and {options.minimum} are asked for")
+    return division_of([torch.from_numpy(group) for group in groups])
 
 
 def iid(rows: Rows, clients: int, options: IidOptions, generator: Generator) -> Groups:
@@ -141,22 +157,3 @@ def _clients(table: PartitionTable) -> int:
             "Add, say, clients = 10.",
         )
     return table.clients
-
-
-def _divide(rows: Rows, table: PartitionTable, known: Partitioner, options: Any, seed: int) -> Division:
-    if table.name == BY_COLUMN and table.clients is not None:
-        raise ConfigError(
-            "config_refused",
-            "`data.partition.clients` is not a key of `by_column`.",
-            "The column's values are the clients.",
-            "Leave it out.",
-        )
-    clients = 1 if table.name == BY_COLUMN else _clients(table)
-    if clients * options.minimum > rows.count:
-        raise too_thin(f"{clients} clients with {options.minimum} examples at least share {rows.count}")
-    generator = np.random.Generator(np.random.PCG64(derive(seed, 0, "", "partition")))
-    groups = known.divide(rows, clients, options, generator)
-    smallest = min(map(len, groups))
-    if smallest < options.minimum:
-        raise too_thin(f"one of {len(groups)} clients has {smallest} examples, and {options.minimum} are asked for")
-    return division_of([torch.from_numpy(group) for group in groups])

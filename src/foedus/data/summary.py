@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foedus.data.dataset import Columns
+from foedus.data.dataset import Columns, count
 from foedus.data.population import Federation
 
 CLASSES = 100
@@ -37,8 +37,7 @@ def holding(client: str, columns: Columns, label: str) -> Holding:
     >>> holding("c", {"label": torch.tensor([1, 0, 1])}, "label")
     Holding(client='c', examples=3, labels={0: 1, 1: 2})
     """
-    examples = len(next(iter(columns.values())))
-    return Holding(client, examples, _counts(columns[label]) if label in columns else {})
+    return Holding(client, count(columns), _counts(columns[label]) if label in columns else {})
 
 
 def _counts(column: Tensor) -> dict[int, int]:

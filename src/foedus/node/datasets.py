@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from foedus.data.dataset import check_columns
+from foedus.data.dataset import check_columns, count
 from foedus.data.files import read_columns
 from foedus.domain.errors import UsageError
 from foedus.domain.names import check_name
@@ -30,7 +30,6 @@ def add_dataset(home: Path, path: Path, name: str, tags: Sequence[str] = ()) -> 
         place = path.expanduser().absolute()
         columns = read_columns(place)
         check_columns(columns)
-        examples = len(next(iter(columns.values())))
-        dataset = Dataset(name, place, chosen, examples, tuple(sorted(columns)), time.time())
+        dataset = Dataset(name, place, chosen, count(columns), tuple(sorted(columns)), time.time())
         vault.add_dataset(dataset)
         return dataset

@@ -6,7 +6,7 @@ row groups that hold them, so a file sorted by client may be larger than memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def read(request: Request) -> Pool | Federation:
     with reading(path, *NOT_A_TABLE):
         file = _open(request, path)
         check_column(file.names, request.client, path.name)
-        names, division = _clients(path, file.column(request.client))
+        names, division = clients_in(path, file.column(request.client))
     wanted = [name for name in file.names if name != request.client]
 
     def client(place: int) -> Columns:
@@ -81,7 +81,12 @@ def _whole(request: Request, path: Path) -> Columns:
         return columns_of(file.table(wanted), path)
 
 
-def _clients(path: Path, column: pyarrow.ChunkedArray) -> tuple[Any, Division]:
+def clients_in(path: Path, column: pyarrow.ChunkedArray) -> tuple[Sequence[str], Division]:
+    """The clients that a column names, and the rows of each.
+
+    Raises:
+        DataError: ``dataset_unreadable`` where it has missing values.
+    """
     if column.null_count:
         raise unreadable(path, "The column that names the client has missing values.", "Name a client in every row.")
     encoded = column.cast(pyarrow.string()).combine_chunks().dictionary_encode()

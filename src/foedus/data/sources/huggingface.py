@@ -8,24 +8,21 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow
 import torch
 from PIL import Image
 
 from foedus.data.dataset import Columns
 from foedus.data.files import check_column
 from foedus.data.population import Federation, OnDemand
-from foedus.data.sources.columnar import columns_of
+from foedus.data.sources.columnar import clients_in, columns_of
 from foedus.data.sources.source import (
     Pool,
     Request,
     Source,
-    by_code,
     check_size,
     missing,
     reading,
     required_folder,
-    unreadable,
 )
 from foedus.domain.table import Table, Text
 
@@ -64,10 +61,7 @@ def read(request: Request) -> Pool | Federation:
         return Pool(_columns(request, train, place), test)
     check_column(train.column_names, request.client, place.name)
     keys = train.select_columns([request.client]).with_format("arrow")[:].column(0)
-    if keys.null_count:
-        raise unreadable(place, "The column that names the client has missing values.", "Name a client in every row.")
-    encoded = keys.cast(pyarrow.string()).combine_chunks().dictionary_encode()
-    names, division = by_code(encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist())
+    names, division = clients_in(place, keys)
     return Federation(
         OnDemand(names, lambda at: _columns(request, train.select(division.at(at).tolist()), place)), test
     )

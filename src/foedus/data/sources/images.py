@@ -18,7 +18,6 @@ from foedus.domain.table import Table
 
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 LAYOUT = "`[data] folder` has one folder of images per class, or `train` and `test`, each with those."
-CHANNELS = {"L": 1, "RGB": 3}
 
 
 class ImageOptions(Table):

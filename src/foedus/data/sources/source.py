@@ -79,7 +79,7 @@ def required_file(request: Request, files: str) -> Path:
     """The file that a run must name; ``files`` says what it is.
 
     Raises:
-        DataError: ``dataset_missing``, ``dataset_too_large``.
+        DataError: ``dataset_missing``.
     """
     if request.file is None or not request.file.is_file():
         raise missing(request.name, f"the file {request.file}" if request.file else "`[data] file`", files)
