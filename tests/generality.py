@@ -67,12 +67,16 @@ def clients(place: int) -> Columns:
     }
 
 
-PREPARE: Mapping[str, Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]] = {
+PREPARE: Mapping[str, Callable[[Mapping[str, Tensor]], tuple[Any, Any]]] = {
     "vectors": lambda columns: (columns["vectors"], columns["label"]),
     "images": lambda columns: (columns["images"], columns["label"]),
     "words": lambda columns: (columns["words"], columns["label"]),
     "next word": lambda columns: (columns["words"][:, :-1], columns["words"][:, 1:]),
     "scores": lambda columns: (columns["vectors"], columns["scores"]),
+    "named": lambda columns: (
+        {"vectors": columns["vectors"], "words": columns["words"]},
+        {"label": columns["label"], "scores": columns["scores"]},
+    ),
     "survival": lambda columns: (columns["vectors"], torch.stack([columns["time"], columns["event"]], 1)),
 }
 
@@ -84,6 +88,10 @@ def mlp(outputs: int = CLASSES) -> nn.Module:
 def cnn(*norm: nn.Module) -> nn.Module:
     first = [nn.Conv2d(1, 8, 3, padding=1), *norm, nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*first, nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, CLASSES))
+
+
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Linear(FEATURES, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, CLASSES))
 
 
 def with_middle(middle: nn.Module) -> nn.Module:
@@ -174,6 +182,17 @@ class Several(nn.Module):
         return {"classes": self.classes(hidden), "size": self.size(hidden)}
 
 
+class Named(nn.Module):
+    """Vectors and words together, each with an answer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.body, self.head = nn.Embedding(WORDS, 8), nn.Linear(FEATURES, 8), nn.Linear(16, CLASSES)
+
+    def forward(self, vectors: Tensor, words: Tensor) -> Tensor:
+        return self.head(torch.cat([torch.tanh(self.body(vectors)), self.words(words).mean(1)], 1))
+
+
 class Again(nn.Module):
     """One layer, used three times."""
 
@@ -213,6 +232,10 @@ def words_loss(output: Tensor, target: Tensor) -> Tensor:
 
 def several_loss(output: Mapping[str, Tensor], target: Tensor) -> Tensor:
     return functional.cross_entropy(output["classes"], target) + 0.1 * output["size"].square().mean()
+
+
+def named_loss(output: Tensor, target: Mapping[str, Tensor]) -> Tensor:
+    return functional.cross_entropy(output, target["label"]) + functional.mse_loss(output, target["scores"])
 
 
 def sum_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -287,6 +310,8 @@ MODELS = (
     Case("branch that is never taken", lambda: Branches(lambda x: True), rows),
     Case("one layer used again and again", Again, rows),
     Case("several outputs", Several, several_loss),
+    Case("several inputs and targets, by name", Named, named_loss, data="named"),
+    Case("wide layers, few examples (weights as factors)", wide, rows),
     Case("branch by the data, in the model", lambda: Branches(lambda x: x.mean() > 0), rows, EAGER, reason=CONTROL),
     Case("shape by the data", Positive, rows, EAGER),
 )
