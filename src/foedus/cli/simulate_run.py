@@ -8,7 +8,8 @@ from pathlib import Path
 from foedus.cli.output import emit, say, table
 from foedus.cli.simulate import How
 from foedus.cli.simulation import Simulation, begin, go_on, run
-from foedus.cli.sweep import Sweep, begin_sweep, is_sweep, read_sweep, run_sweep, sweep_folder, told
+from foedus.cli.sweep import run_sweep, told
+from foedus.cli.sweep_folder import Sweep, begin_sweep, is_sweep, read_sweep, sweep_folder
 from foedus.engine.choice import Engine
 from foedus.engine.profile import STAGES, Profile
 from foedus.engine.results import last_words
@@ -34,7 +35,7 @@ def sweep(
 ) -> None:
     """A run for each setting (``KEY=V1,V2`` …) and seed."""
     options, seeds = settings
-    planned = begin_sweep(run_toml, changes, parse_options(options), seeds)
+    planned = begin_sweep(run_toml, changes, parse_options(options), seeds, how.kernel)
     _run_sweep(planned, sweep_folder(planned, out), how)
 
 

@@ -12,25 +12,20 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from foedus.cli.main import execute
 from foedus.cli.output import say, table
 from foedus.cli.simulation import terminable
-from foedus.domain.errors import ConflictError, IntegrityError, PlanError
+from foedus.cli.sweep_folder import SWEEP, Sweep
+from foedus.domain.errors import ConfigError
 from foedus.domain.plain import Json
 from foedus.engine.choice import Engine
-from foedus.engine.folder import SUMMARY, choose_folder, is_run
-from foedus.engine.json_text import to_json
-from foedus.engine.prepare import prepare, read_spec
-from foedus.engine.results import run_name
+from foedus.engine.folder import ENVIRONMENT, SUMMARY, is_run
+from foedus.engine.json_text import read_json, to_json
 from foedus.engine.sweep import (
     Ended,
     Planned,
@@ -45,100 +40,29 @@ from foedus.engine.sweep import (
 )
 from foedus.engine.workers import available, cores
 
-SWEEP, LIMIT = "sweep.json", 64 << 20
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ENDING = 60.0
 """Seconds for which a run that is told to stop may write its checkpoint."""
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What is swept: ``options`` and ``seeds``, over run.toml with ``overrides``. ``plan`` is the plan's digest."""
-
-    name: str
-    run_toml: str
-    overrides: dict[str, str]
-    options: dict[str, list[str]]
-    seeds: list[int]
-    plan: str
-    directions: dict[str, str]
-
-    @property
-    def runs(self) -> list[Planned]:
-        """Every run, in order."""
-        return planned(self.options, self.seeds)
-
-
-def begin_sweep(run_toml: Path, overrides: Mapping[str, str], options: dict[str, list[str]], seeds: int) -> Sweep:
-    """The sweep, with every run's table checked, and the plan imported once.
-
-    Raises:
-        ConfigError, PlanError: where any run could not begin.
-    """
-    first = prepare(run_toml, overrides)
-    numbers = [first.spec.seed + at for at in range(seeds)]
-    name = run_name(first.spec, run_toml)
-    path = run_toml / "run.toml" if run_toml.is_dir() else run_toml
-    directions = dict(first.manifest.metrics)
-    sweep = Sweep(name, str(path.resolve()), dict(overrides), options, numbers, first.bundle.digest, directions)
-    for run in sweep.runs[:: len(numbers)]:
-        read_spec(path, {**overrides, **run.overrides})
-    return sweep
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder holds a sweep."""
-    return (folder / SWEEP).is_file()
-
-
-def sweep_folder(sweep: Sweep, out: Path | None) -> Path:
-    """A new folder for a sweep.
-
-    Raises:
-        ConflictError: ``sweep_exists``; and as for a run.
-    """
-    if out and is_sweep(out):
-        raise ConflictError(
-            "sweep_exists",
-            f"{out} holds a sweep already.",
-            "",
-            f"Go on with it (`foedus simulate --resume {out}`), or name another folder.",
-        )
-    folder = choose_folder(out, f"{sweep.name}-sweep", datetime.now(UTC))
-    (folder / SWEEP).write_text(to_json({"sweep": vars(sweep)}, indent=2) + "\n")
-    return folder
-
-
-def read_sweep(folder: Path) -> Sweep:
-    """The sweep that a folder was made for.
-
-    Raises:
-        IntegrityError: ``sweep_malformed``.
-        PlanError: ``plan_changed``.
-    """
-    try:
-        with (folder / SWEEP).open("rb") as file:
-            sweep = TypeAdapter(Sweep).validate_python(json.loads(file.read(LIMIT))["sweep"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IntegrityError(
-            "sweep_malformed", f"{folder / SWEEP} is not what foedus wrote.", "", "Begin the sweep anew."
-        ) from error
-    if prepare(Path(sweep.run_toml), sweep.overrides).bundle.digest != sweep.plan:
-        raise PlanError(
-            "plan_changed",
-            f"The plan of {sweep.run_toml} is not the one that the sweep was begun with.",
-            "Its runs could not be compared with those that are done.",
-            "Restore it, or begin another sweep.",
-        )
-    return sweep
-
-
 def run_sweep(sweep: Sweep, folder: Path, engine: Engine) -> dict[str, Json]:
-    """Run what is left of a sweep; returns its summary, which is in the folder as JSON, CSV and a page."""
+    """Run what is left of a sweep; returns its summary, which is in the folder as JSON, CSV and a page.
+
+    Raises:
+        ConfigError: ``kernel_recorded`` where another kernel is asked for than the sweep was begun with.
+    """
+    if engine.kernel not in ("auto", sweep.kernel):
+        raise ConfigError(
+            "kernel_recorded",
+            f"The sweep was begun with kernel {sweep.kernel}, and goes on with it.",
+            "Its runs could not be compared with those that are done.",
+            "Leave --kernel out, or begin another sweep.",
+        )
     waiting = [run for run in sweep.runs if ended(folder, run).status != "completed"]
     done = len(sweep.runs) - len(waiting)
     together = _together(engine, len(waiting))
     say(f"{len(sweep.runs)} runs, {done} of them done; {together} at a time, in {folder}")
-    inline = Engine(engine.kernel, "inline" if together > 1 else engine.executor, engine.workers)
+    inline = Engine(sweep.kernel, "inline" if together > 1 else engine.executor, engine.workers)
     began = time.monotonic()
     with terminable(), _stopping() as running:
         for run in _each(sweep, folder, inline, waiting, (running, together)):
@@ -227,22 +151,33 @@ def _started(arguments: list[str], log: Path) -> BaseProcess:
     fork = available()
     make = multiprocessing.get_context("fork").Process if fork else multiprocessing.get_context("spawn").Process
     process: BaseProcess = make(target=_run, args=(arguments, log))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _undisturbed():
         # Python warns of any thread at a fork; the child needs no lock that one of them could hold.
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
     return process
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Have signals wait: what a handler raises inside the hooks that run around a fork, Python prints and forgets."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _arguments(sweep: Sweep, folder: Path, run: Planned, engine: Engine) -> list[str]:
-    path = folder / run.name
-    words = ["simulate", "--kernel", engine.kernel, "--executor", engine.executor]
-    words += ["--workers", str(engine.workers)] if engine.workers else []
+    path, kernel = folder / run.name, ["--kernel", engine.kernel]
+    words = ["simulate", "--executor", engine.executor, *(["--workers", str(engine.workers)] if engine.workers else [])]
     if is_run(path):
-        return [*words, "--resume", str(path)]
+        chosen = "kernel" in read_json(path / ENVIRONMENT)  # and what was chosen stays
+        return [*words, *([] if chosen else kernel), "--resume", str(path)]
     shutil.rmtree(path, ignore_errors=True)  # what was left of a run that died before it had begun
     settings = {**sweep.overrides, **run.overrides}
-    return [*words, sweep.run_toml, "--out", str(path), *(f"--set={key}={text}" for key, text in settings.items())]
+    sets = [f"--set={key}={text}" for key, text in settings.items()]
+    return [*words, *kernel, sweep.run_toml, "--out", str(path), *sets]
 
 
 def _log(folder: Path, run: Planned) -> Path:
@@ -252,6 +187,8 @@ def _log(folder: Path, run: Planned) -> Path:
 def _run(arguments: list[str], log: Path) -> None:
     """A run, in a process of its own, whose words go into its log; the sweep alone hears of Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     with log.open("a", buffering=1, encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         for number in (1, 2):
             os.dup2(file.fileno(), number)

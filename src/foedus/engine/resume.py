@@ -30,7 +30,7 @@ MAY_CHANGE = ("rounds", "data.folder", "data.file", "data.cache", "time.trace", 
 
 @dataclass(frozen=True)
 class TakenUp:
-    """A run that can go on. ``choice`` is none where no checkpoint was written yet; ``notes`` are for people."""
+    """A run that can go on. ``choice`` is none where none was made yet; ``notes`` are for people."""
 
     prepared: Prepared
     folder: RunFolder
@@ -82,7 +82,8 @@ def take_up(path: Path, overrides: Mapping[str, str]) -> TakenUp:
     folder.go_on(spec, stays, checkpoint.position if checkpoint else Position())
     keeping = Keeping(folder, spec.checkpoint, checkpoint)
     rounds, seconds = (checkpoint.rounds, checkpoint.seconds) if checkpoint else (0, 0.0)
-    choice = _choice(checkpoint.choice) if checkpoint else None
+    made = checkpoint.choice if checkpoint else facts
+    choice = _choice(made) if "kernel" in made else None
     return TakenUp(prepared, folder, keeping, str(facts.get("name", "run")), rounds, seconds, choice, tuple(notes))
 
 

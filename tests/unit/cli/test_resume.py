@@ -140,3 +140,10 @@ def test_a_run_that_stopped_early_is_complete(run, here: Path, digits: Path) -> 
     data = run("simulate", digits / "run.toml", *stop, "--out", "early", "--json").envelope["data"]
     assert data["rounds"] < 9
     assert refused(run, "--resume", "early", "--set", "rounds=20") == (7, "run_complete")
+
+
+def test_a_run_without_a_checkpoint_keeps_the_kernel_that_was_chosen(run, here: Path, digits: Path) -> None:
+    settings = ("--set", "rounds=1", "--set", "checkpoint.every=0", "--kernel", "graph")
+    assert run("simulate", digits / "run.toml", *settings, "--out", "two").code == 0
+    (here / "two" / "summary.json").unlink()
+    assert run("simulate", "--resume", "two", "--json").envelope["data"]["kernel"] == "graph"

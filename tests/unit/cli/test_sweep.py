@@ -74,6 +74,16 @@ def test_a_wrong_setting_is_refused_before_any_run(run, here: Path, digits: Path
     assert not (here / "s").exists()
 
 
+def test_a_sweep_goes_on_with_its_kernel(run, here: Path, digits: Path) -> None:
+    words = ("--set", "rounds=1", "--kernel", "graph", "--sweep", "cohort.size=2,9", "--out", "s")
+    assert run("simulate", digits / "run.toml", *words).code == 1
+    refused = run("simulate", "--resume", "s", "--kernel", "eager", "--json")
+    assert (refused.code, refused.envelope["error"]["code"]) == (3, "kernel_recorded")
+    (here / "s" / "01-seed1" / "summary.json").unlink()
+    assert run("simulate", "--resume", "s").code == 1
+    assert json.loads((here / "s" / "01-seed1" / "summary.json").read_text())["kernel"] == "graph"
+
+
 def test_a_sweep_is_not_replaced(run, here: Path, digits: Path) -> None:
     words = ("simulate", digits / "run.toml", "--set", "rounds=1", "--seeds", "1", "--out", "s")
     assert run(*words).code == 0
@@ -92,7 +102,7 @@ def test_a_sweep_whose_plan_was_changed_does_not_go_on(run, here: Path, digits: 
 
 def test_a_stopped_sweep_leaves_no_process_and_goes_on_where_it_was(run, here: Path, digits: Path) -> None:
     plan = (digits / "plan.py").read_text()
-    slow = plan.replace("    return nn.functional", "    import time; time.sleep(0.001)\n    return nn.functional", 1)
+    slow = plan.replace("    return nn.functional", "    import time; time.sleep(0.002)\n    return nn.functional", 1)
     (here / "plan.py").write_text(slow)
     (here / "run.toml").write_text((digits / "run.toml").read_text().replace("rounds = 20", "rounds = 8"))
     words = ["simulate", "run.toml", "--kernel", "eager", "--seeds", "3", "--out", "s"]
