@@ -31,3 +31,9 @@ def test_every_exit_code_is_documented() -> None:
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", REFERENCE, re.MULTILINE)}
     assert codes == documented
     assert max(codes) <= 125
+
+
+def test_decisions_are_numbered_without_a_gap_and_say_their_number() -> None:
+    records = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [record.name[:5] for record in records] == [f"{number:04}-" for number in range(1, len(records) + 1)]
+    assert all(record.read_text().startswith(f"# {int(record.name[:4])}. ") for record in records)
