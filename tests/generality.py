@@ -40,6 +40,7 @@ class Case:
     data: str = "vectors"
     reason: str = ""
     clients: str = STACKED
+    factored: bool = False
     local: Mapping[str, float] = field(default_factory=dict)
     server: Mapping[str, Any] = field(default_factory=dict)
 
@@ -311,7 +312,7 @@ MODELS = (
     Case("one layer used again and again", Again, rows),
     Case("several outputs", Several, several_loss),
     Case("several inputs and targets, by name", Named, named_loss, data="named"),
-    Case("wide layers, few examples (weights as factors)", wide, rows),
+    Case("wide layers, few examples", wide, rows, factored=True),
     Case("branch by the data, in the model", lambda: Branches(lambda x: x.mean() > 0), rows, EAGER, reason=CONTROL),
     Case("shape by the data", Positive, rows, EAGER),
 )
@@ -339,7 +340,7 @@ OPTIONS = (
         local={"momentum": 0.5, "weight_decay": 0.01},
     ),
     Case("several epochs", mlp, rows, local={"epochs": 3}),
-    Case("one batch of everything", mlp, rows, local={"batch_size": 1000}),
+    Case("one batch of everything", mlp, rows, factored=True, local={"batch_size": 1000}),
     Case("batches of one row", mlp, rows, local={"batch_size": 1}),
     *(
         Case(f"server optimizer {name}", mlp, rows, server={"optimizer": name, "lr": 0.1})
@@ -359,7 +360,9 @@ def table() -> str:
 
 
 def _cells(case: Case) -> tuple[str, str]:
-    return (case.mode, case.clients) if case.mode != EAGER else (EAGER, case.reason)
+    if case.mode == EAGER:
+        return EAGER, case.reason
+    return case.mode, f"{case.clients}; weights as factors" if case.factored else case.clients
 
 
 def written() -> str:

@@ -53,6 +53,7 @@ def test_graph_runs_it_as_the_table_says_and_as_near_to_eager_as_the_guide_says(
         graph = run(prepared, Engine("graph", "inline"))
         mode, reason = mode_of(graph.choice)
         assert (mode, case.reason in reason) == (case.mode, True), graph.choice.reason
+        assert bool(graph.choice.recipe.get("factored")) == case.factored
         runs = [graph, *([other_stack(prepared, graph.choice, case)] if mode != EAGER else [])]
     assert not caplog.records, "the graph left clients to kernel eager"
     for result in runs:
