@@ -15,7 +15,7 @@ from foedus.data.dataset import Columns
 from foedus.data.population import Federation, Generated, federation
 from foedus.domain.errors import UsageError
 from foedus.domain.plan import PlanBundle
-from foedus.domain.run import RunSpec, parse_spec
+from foedus.domain.run import RunSpec, parse_spec, run_file
 from foedus.domain.table import override, read_toml
 from foedus.engine.choice import Engine
 from foedus.engine.prepare import Prepared, prepare_plan, prepare_spec
@@ -105,8 +105,7 @@ def _table(run: Run) -> tuple[dict[str, Any], Path, str]:
     if isinstance(run, Mapping):
         return _copied(run), Path(), "the run"
     if isinstance(run, (str, os.PathLike)):
-        path = Path(run)
-        path = path / "run.toml" if path.is_dir() else path
+        path = run_file(Path(run))
         return read_toml(path), path.parent, path.name
     raise UsageError(
         "run_refused",

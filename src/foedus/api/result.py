@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from foedus.api.inputs import NO_FILES
 from foedus.domain.errors import UsageError
 from foedus.domain.plan import PlanBundle
 from foedus.domain.round import RoundRecord
@@ -55,7 +56,7 @@ class Result:
     choice: Choice
     stopped: str = ""
     folder: Path | None = None
-    bundle: PlanBundle = field(default_factory=lambda: PlanBundle({}, "plan.py"), repr=False)
+    bundle: PlanBundle = field(default=NO_FILES, repr=False)
 
     @property
     def metrics(self) -> dict[str, float]:

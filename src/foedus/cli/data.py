@@ -18,7 +18,7 @@ from foedus.data.population import Federation
 from foedus.data.summary import Holding, holdings
 from foedus.domain.errors import StorageError
 from foedus.domain.plain import Json
-from foedus.domain.run import RunSpec
+from foedus.domain.run import RunSpec, run_file
 from foedus.engine.prepare import read_spec
 
 HELD_OUT = "held_out"
@@ -60,7 +60,7 @@ def command() -> None:
 def partition_command(run_toml: Path, out: Path | None, plot: Path | None, overrides: tuple[str, ...]) -> None:
     """Show what each client of RUN.toml gets; draw it; write one .npz per client, and held_out.npz, into --out."""
     spec = read_spec(run_toml, parse_overrides(overrides))
-    federation = federate(spec, run_toml.parent)
+    federation = federate(spec, run_file(run_toml).parent)
     counted = holdings(federation, spec.data.label, LOOKED_AT)
     data: dict[str, Json] = {
         "population": len(federation.names),

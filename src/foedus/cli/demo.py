@@ -18,7 +18,7 @@ import click
 
 from foedus.cli.baselines import POOLED, baselines
 from foedus.cli.data import HELD_OUT, write_parts
-from foedus.cli.live import close_live, follow, read_model
+from foedus.cli.live import FACTS, close_live, follow, read_model
 from foedus.cli.local_federation import LocalFederation, local_federation
 from foedus.cli.new import scaffold
 from foedus.cli.output import emit, json_option, say, table
@@ -32,7 +32,7 @@ from foedus.engine.folder import CURVES, MODEL, REPORT, RunFolder, choose_folder
 from foedus.engine.picture import curves_png
 from foedus.engine.prepare import Prepared, prepare
 from foedus.engine.results import recorded
-from foedus.engine.simulate import measure_held_out
+from foedus.engine.simulate import HeldOut
 from foedus.node import owner
 from foedus.node.vault import PlanEntry
 from foedus.wire.messages import RunView
@@ -118,12 +118,12 @@ class _Demo:
 
     def _close(self, folder: RunFolder, view: RunView, plans: Mapping[str, PlanEntry]) -> dict[str, Json]:
         spec, base = self.prepared.spec, self.prepared.base
-        held_out = measure_held_out(self.prepared, federate(spec, base), read_model(self.path))
+        held_out = HeldOut(self.prepared, federate(spec, base).held_out).measure(read_model(self.path))
         say("for comparison: each node alone, and all data in one place …")
         others = baselines(self.prepared)
         labels = dict(zip(sorted(others.keys() - {POOLED}), (f"{name} alone" for name in NODES), strict=True))
         rows = [(labels.get(name, "all data in one place"), metrics[MEASURE]) for name, metrics in others.items()]
-        folder.environment({"kernel": "eager", "executor": "nodes", "run": view.id})
+        folder.environment({**FACTS, "id": view.id})
         summary = close_live(folder, spec, view, held_out, [("federated", held_out[MEASURE]), *rows])
         (self.path / CURVES).write_bytes(curves_png(folder.history.rows))
         return {**summary, "approvals": {name: plan.digest for name, plan in plans.items()}}

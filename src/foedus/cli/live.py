@@ -24,7 +24,7 @@ from foedus.engine.folder import MODEL, RunFolder, choose_folder
 from foedus.engine.observers import Observer
 from foedus.engine.prepare import Prepared
 from foedus.engine.results import Outcome, close_folder, recorded
-from foedus.engine.simulate import measure_held_out
+from foedus.engine.simulate import HeldOut
 from foedus.engine.trackers import tracking
 from foedus.wire.messages import PhaseView, RoundView, RunView
 
@@ -49,7 +49,7 @@ def watch(connection: Connection, run: str, out: Path | None, prepared: Prepared
     view = runs.show(connection, run)
     spec = parse_spec(view.spec)
     folder = RunFolder(choose_folder(out, view.name, datetime.now(UTC), force=True), spec)
-    folder.environment({**FACTS, "run": run, "coordinator": connection.url})
+    folder.environment({**FACTS, "id": run, "coordinator": connection.url})
     # Which trackers are told, and where, is this machine's to say: the coordinator's copy of the run has no say in it.
     track = prepared.spec.track if prepared else TrackTable()
     told = spec.model_copy(update={"track": track})
@@ -130,7 +130,7 @@ def measured(prepared: Prepared, model: Tensors) -> dict[str, float]:
     except FoedusError as error:
         say(f"The model is not measured on the held-out part, whose data are not here: {error.what}")
         return {}
-    return measure_held_out(prepared, federation, model)
+    return HeldOut(prepared, federation.held_out).measure(model)
 
 
 def read_model(folder: Path) -> Tensors:

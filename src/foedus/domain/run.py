@@ -93,6 +93,14 @@ class CohortTable(Table):
             raise ValueError("`over_selection` needs `size`, the number at which a phase closes")
         return self
 
+    def wanted(self, population: int) -> int:
+        """How many contributions a round wants of a population of so many clients.
+
+        >>> CohortTable(size=3).wanted(10), CohortTable(fraction=0.25).wanted(10)
+        (3, 2)
+        """
+        return self.size or max(1, round((self.fraction or 0.0) * population))
+
 
 class PartitionTable(BaseModel):
     """How a dataset is divided among simulated clients: the name of a partitioner, and its options.
@@ -181,13 +189,18 @@ class RunSpec(Table):
         return self
 
 
+def run_file(path: Path) -> Path:
+    """The run.toml that is meant: ``path`` itself, or the one in it where it is a folder."""
+    return path / "run.toml" if path.is_dir() else path
+
+
 def read_run(path: Path, overrides: Mapping[str, str]) -> RunSpec:
     """The validated run of a TOML file, or of a folder's, with overrides such as ``{"strategy.local.lr": "0.05"}``.
 
     Raises:
         ConfigError: ``config_missing``, ``config_malformed``, ``config_refused``, ``override_refused``.
     """
-    path = path / "run.toml" if path.is_dir() else path
+    path = run_file(path)
     table = read_toml(path)
     for key, text in overrides.items():
         override(table, key, text)

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from foedus.domain.table import PositiveInt, Table, Text
+from foedus.domain.table import Amount, PositiveInt, Table, Text
 
 
 class StopTable(Table):
@@ -20,7 +20,7 @@ class StopTable(Table):
     metric: Annotated[Text, Field(pattern="^(test|validation|central|train)/[^/]+$")]
     target: Annotated[float, Field(allow_inf_nan=False)] | None = None
     patience: PositiveInt | None = None
-    delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    delta: Amount = 0.0
     minimum: PositiveInt = 1
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ _QUOTED = re.compile(r"'([^']*)'")
 
 PositiveInt = Annotated[int, Field(ge=1, le=2**53)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Text = Annotated[str, Field(max_length=4096)]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foedus.domain.errors import ConfigError, PlanError
+from foedus.domain.text import size
 from foedus.domain.tree import Tensors, size_in_bytes
 
 COPIES = 5
@@ -35,12 +36,12 @@ def check_fits(model: Tensors, free: int | None) -> None:
     Raises:
         ConfigError: ``model_too_large``.
     """
-    size = size_in_bytes(model)
-    if free is not None and size * COPIES > free:
+    needed = size_in_bytes(model)
+    if free is not None and needed * COPIES > free:
         raise ConfigError(
             "model_too_large",
-            f"The model has {_words(size)}, and this machine has {_words(free)} of memory left.",
-            f"A simulation holds at least {COPIES} copies of it: {_words(size * COPIES)}.",
+            f"The model has {size(needed)}, and this machine has {size(free)} of memory left.",
+            f"A simulation holds at least {COPIES} copies of it: {size(needed * COPIES)}.",
             "Use a smaller model, or a machine with more memory.",
         )
 
@@ -62,7 +63,7 @@ def within_memory() -> Iterator[None]:
     except PlanError as error:
         words = f"{error.why}"
         if isinstance(error.__cause__, MemoryError) or "can't allocate memory" in words:
-            left = f" This machine has {_words(free)} of memory left." if free is not None else ""
+            left = f" This machine has {size(free)} of memory left." if free is not None else ""
             raise ConfigError(
                 "model_too_large",
                 "The plan's model does not fit into memory.",
@@ -89,7 +90,3 @@ def _number(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
-
-
-def _words(size: int) -> str:
-    return f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from foedus.domain.plan import ModelManifest, PlanBundle, read_bundle
-from foedus.domain.run import RunSpec, read_run
+from foedus.domain.run import RunSpec, read_run, run_file
 from foedus.domain.tree import Tensors, clone
 from foedus.engine.fits import within_memory
 from foedus.local.loader import load_plan
@@ -40,8 +40,7 @@ def prepare(path: Path, overrides: Mapping[str, str] | None = None) -> Prepared:
     Raises:
         ConfigError, PlanError: where anything is wrong, before anything runs.
     """
-    base = path if path.is_dir() else path.parent
-    return prepare_spec(read_spec(path, overrides or {}), base)
+    return prepare_spec(read_spec(path, overrides or {}), run_file(path).parent)
 
 
 def prepare_spec(spec: RunSpec, base: Path) -> Prepared:

@@ -10,7 +10,7 @@ from pathlib import Path
 from foedus.domain.errors import FoedusError
 from foedus.domain.names import NAME
 from foedus.domain.plain import Json
-from foedus.domain.run import RunSpec
+from foedus.domain.run import RunSpec, run_file
 from foedus.engine.choice import Choice
 from foedus.engine.folder import REPORT, RunFolder
 from foedus.engine.history import History
@@ -43,7 +43,7 @@ def how_it_ran(choice: Choice, stopped: str = "") -> dict[str, Json]:
 
 def run_name(spec: RunSpec, run_toml: Path) -> str:
     """What a run is called: its ``name``, or that of the folder that run.toml is in."""
-    name = spec.name or run_toml.resolve().parent.name
+    name = spec.name or run_file(run_toml).resolve().parent.name
     return name if NAME.fullmatch(name) else "run"
 
 

@@ -120,11 +120,6 @@ def simulate_on(
     return Result(model, last, measured, time.monotonic() - began, choice, stopped(state))
 
 
-def measure_held_out(prepared: Prepared, federation: Federation, model: Tensors) -> dict[str, float]:
-    """Loss and metrics of a model on the part that belongs to no client; empty where there is none."""
-    return HeldOut(prepared, federation.held_out).measure(model)
-
-
 class HeldOut:
     """The part that belongs to no client: prepared by the plan once, when it is first measured."""
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from foedus.data.batching import batches
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast
-from foedus.domain.table import Table
+from foedus.domain.table import Amount, Rate, Table
 from foedus.domain.tree import State
 from foedus.local.work import Account, Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
-from foedus.optim.optimizer import Amount, Decay, Optimizer, Rate, adam, clipped, sgd
+from foedus.optim.optimizer import Decay, Optimizer, adam, clipped, sgd
 
 
 class LocalOptions(Table):

@@ -17,12 +17,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from foedus.domain.table import Table
+from foedus.domain.table import Rate, Table
 from foedus.domain.tree import Parts, Tensors
 
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)

@@ -56,4 +56,4 @@ def contributions(table: ScheduleTable, cohort: CohortTable, count: int) -> int:
         case CyclicTable():
             return 1
         case _:
-            return cohort.size or max(1, round((cohort.fraction or 0.0) * count))
+            return cohort.wanted(count)

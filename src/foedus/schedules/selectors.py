@@ -48,7 +48,7 @@ def uniform(cohort: CohortTable) -> Selector:
     """
 
     def select(population: Sequence[str], generator: torch.Generator) -> tuple[str, ...]:
-        size = cohort.size or max(1, round((cohort.fraction or 0.0) * len(population)))
+        size = cohort.wanted(len(population))
         check_size(size, len(population))
         # 10 · 1.1 is a little more than 11 in floating point, and 11 clients are meant.
         size = min(len(population), math.ceil(round(size * cohort.over_selection, 6)))

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from foedus.cli.live import close_live, record_of
+from foedus.cli.live import FACTS, close_live, record_of
 from foedus.cli.run import describe
 from foedus.cli.run_submit import submission_of
-from foedus.domain.errors import ConfigError, RunFailedError
+from foedus.domain.errors import ConfigError, ConflictError, RunFailedError
 from foedus.domain.run import parse_spec
 from foedus.domain.table import read_toml
 from foedus.engine.choice import Engine
 from foedus.engine.folder import RunFolder
 from foedus.engine.prepare import prepare
+from foedus.engine.resume import take_up
 from foedus.engine.simulate import simulate
 from foedus.wire.messages import PhaseView, RoundView, RunView
 
@@ -51,9 +52,14 @@ def test_a_run_that_did_not_complete_is_an_error_with_a_folder(digits: Path, tmp
         created_at=datetime.now(UTC),
     )
     with pytest.raises(RunFailedError) as ended:
-        close_live(RunFolder(tmp_path, spec), spec, view, {})
+        folder = RunFolder(tmp_path, spec)
+        folder.environment({**FACTS, "id": view.id})
+        close_live(folder, spec, view, {})
     assert (ended.value.code, ended.value.why) == (f"run_{status}", "too few")
     assert f'"status": "{status}"' in (tmp_path / "summary.json").read_text()
+    with pytest.raises(ConflictError) as refused:
+        take_up(tmp_path, {})
+    assert refused.value.code == "run_not_simulated"
     assert f"{status}: too few" in describe(view)
     assert describe(view.model_copy(update={"reason": status})).count(status) == 1
 

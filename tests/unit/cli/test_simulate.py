@@ -42,6 +42,17 @@ def test_its_folder_is_whole(run, here: Path, digits: Path) -> None:
     assert json.loads((folder / "environment.json").read_text())["kernel"] == data["kernel"]
 
 
+def test_a_folder_stands_for_the_run_toml_in_it(run, here: Path, digits: Path) -> None:
+    (here / "home").mkdir()
+    (here / "home" / "plan.py").write_bytes((digits / "plan.py").read_bytes())
+    (here / "home" / "rows.csv").write_text("image,label\n" + "1,0\n2,1\n" * 8)
+    text = (digits / "run.toml").read_text().replace('name      = "digits"', 'name = "csv"\nfile = "rows.csv"')
+    (here / "home" / "run.toml").write_text(text)
+    assert run("data", "partition", "home", "--json").envelope["data"]["population"] == 4
+    done = run("simulate", digits, "--set", "rounds=1", "--json").envelope["data"]
+    assert done["run"] == "digits"
+
+
 def test_a_run_can_be_run_again_from_its_folder(run, here: Path, digits: Path) -> None:
     first = run("simulate", digits / "run.toml", "--set", "rounds=1", "--out", "one", "--json").envelope["data"]
     second = run("simulate", "one/run.toml", "--out", "two", "--json").envelope["data"]
