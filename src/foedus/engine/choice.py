@@ -95,7 +95,7 @@ def choose(engine: Engine, prepared: Prepared, source: ClientSource, clients: Se
     _check("executor", engine.executor, EXECUTORS)
     if engine.workers is not None and engine.workers < 1:
         raise ConfigError("workers_refused", f"{engine.workers} workers cannot run anything.", "", "Give 1 or more.")
-    case = _case(prepared, source, clients)
+    case = _case(engine, prepared, source, clients)
     wondering = "auto" in (engine.kernel, engine.executor)
     effort = _effort(case, prepared.spec.rounds) if case and wondering else Effort(0.0)
     kernel, of_kernel = _kernel(engine, prepared, case, effort)
@@ -125,7 +125,7 @@ def _check(what: str, name: str, known: Iterable[str]) -> None:
         )
 
 
-def _case(prepared: Prepared, source: ClientSource, clients: Sequence[str]) -> Case | None:
+def _case(engine: Engine, prepared: Prepared, source: ClientSource, clients: Sequence[str]) -> Case | None:
     """The first training phase and the first clients with examples; none where nobody has any."""
     state = prepared.strategy.init(prepared.model)
     phase = prepared.strategy.phase(state)
@@ -136,7 +136,7 @@ def _case(prepared: Prepared, source: ClientSource, clients: Sequence[str]) -> C
     order = PhaseOrder(1, phase.name, sampled)
     work = PhaseWork(order, phase, broadcast, {}, prepared.spec.seed)
     size = contributions(prepared.spec.schedule, prepared.spec.cohort, len(clients))
-    return Case(prepared.plan, work, sampled, source, size)
+    return Case(prepared.plan, work, sampled, source, size, engine.workers or cores())
 
 
 def _sampled(source: ClientSource, clients: Sequence[str]) -> tuple[str, ...]:

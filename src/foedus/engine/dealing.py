@@ -34,6 +34,7 @@ class Item:
 
 def items_of(kernel: Kernel, work: PhaseWork, blocks: Sequence[tuple[str, ...]], workers: int) -> list[Item]:
     """Whole blocks where there are enough of them for so many ``workers``, and parts of blocks where there are not."""
+    blocks = kernel.blocks(work, blocks)
     if len(blocks) >= BLOCKS_PER_WORKER * workers:
         return [Item(at, 0, block, True) for at, block in enumerate(blocks)]
     fold = kernel.folds_parts(work)

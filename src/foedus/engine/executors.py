@@ -18,7 +18,7 @@ class Executor(Protocol):
     name: str
 
     def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
-        """The blocks' results, in the blocks' order."""
+        """The results of the blocks, as the kernel folds them, in their order."""
 
     def outcomes(self, work: PhaseWork, clients: tuple[str, ...]) -> Iterator[Outcome]:
         """What became of each client's work, unfolded, in the order given."""
@@ -38,7 +38,7 @@ class InlineExecutor:
 
     def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
         """Compute and fold block by block."""
-        for block in blocks:
+        for block in self._kernel.blocks(work, blocks):
             yield self._kernel.fold(work, block, self._source)
 
     def outcomes(self, work: PhaseWork, clients: tuple[str, ...]) -> Iterator[Outcome]:

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from foedus.domain.errors import ClientWorkError, FoedusError
 from foedus.domain.rng import Randomness
-from foedus.domain.round import Receipt
+from foedus.domain.round import FOLD_BLOCK, Receipt
 from foedus.domain.tree import State
 from foedus.engine.client import Worked, settle
 from foedus.engine.factored import Product
@@ -31,7 +30,7 @@ from foedus.engine.stack import Cut, Member, Stack, gather
 from foedus.engine.stacked import Done, is_finite, own, row_of, summed
 from foedus.engine.tracing import Finish, FunctionalObjective, Shape, Step, first_line, trace_finish, trace_step
 from foedus.local.plan import TrainingPlan
-from foedus.local.work import Batch, LocalWork, Rows, WorkBuilder
+from foedus.local.work import Batch, LocalWork, WorkBuilder
 from foedus.strategies.strategy import TRAIN
 from foedus.transforms.transform import IDENTITY
 
@@ -75,6 +74,14 @@ class GraphKernel:
         """In training, unless a transform or the aggregator has to see each contribution."""
         phase = work.phase
         return phase.name == TRAIN and phase.transform is IDENTITY and phase.aggregator.linear
+
+    def blocks(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
+        """Cut anew, a stack to a block, where stacks are larger."""
+        size = self.recipe.stack
+        if size <= FOLD_BLOCK or not self.folds_parts(work):
+            return blocks
+        clients = [client for block in blocks for client in block]
+        return [tuple(clients[at : at + size]) for at in range(0, len(clients), size)]
 
     def parts(self, work: PhaseWork, block: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The block's stacks: in training as many clients as a stack holds, otherwise client by client."""
@@ -221,7 +228,7 @@ class GraphKernel:
         if (first, last) not in stack.programs:
             stack.programs[first, last] = self._program(builder, local, stack, example, last - first > 1)
         program = stack.programs[first, last]
-        drawn = [_drawn(stack, first, last, draw) for draw in program.draws]
+        drawn = [stack.drawn(draw, first, last) for draw in program.draws]
         before, now = stack.factors(step, first, last)
         with torch.inference_mode():
             after = program.run(*example, *drawn, *before)
@@ -285,13 +292,3 @@ class GraphKernel:
         if held is None or held.numel() < size or held.dtype != like.dtype:
             held = self._memory[what] = torch.zeros(size, dtype=like.dtype)
         return held[:size].view(shape)
-
-
-def abridged(order: Sequence[Rows]) -> Sequence[Rows]:
-    """The first two batches, and the last."""
-    return [*order[:2], *order[-1:]] if len(order) > 3 else order
-
-
-def _drawn(stack: Stack, first: int, last: int, draw: Any) -> Tensor:
-    made = [draw.make(stack.generator(member)) for member in range(first, last)]
-    return made[0] if last - first == 1 else torch.stack(made)

@@ -70,6 +70,9 @@ class Kernel(Protocol):
     def folds_parts(self, work: PhaseWork) -> bool:
         """Whether to fold a block is to fold its parts and :func:`join` them, bit for bit."""
 
+    def blocks(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
+        """The fold blocks as this kernel folds them: the same clients in the same order."""
+
 
 class EagerKernel:
     """One client at a time."""
@@ -96,6 +99,10 @@ class EagerKernel:
     def folds_parts(self, work: PhaseWork) -> bool:
         """No: a block's sum is made contribution by contribution."""
         return False
+
+    def blocks(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
+        """As they are."""
+        return blocks
 
     def _one(self, task: ClientTask, work: PhaseWork, client: str, source: ClientSource) -> Outcome:
         ask, rng = Ask(client, work.order.round, work.phase.name), Randomness(work.seed, work.order.round, client)

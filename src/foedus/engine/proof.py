@@ -6,6 +6,7 @@ the first steps of the first clients, through the traced graph, against kernel `
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +21,11 @@ from foedus.domain.round import Ask
 from foedus.domain.tree import Tensors, flatten, same
 from foedus.engine.client import ClientTask, run_client
 from foedus.engine.form import UntraceableError
-from foedus.engine.graph import GraphKernel, abridged
+from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import ClientSource, PhaseWork
 from foedus.engine.precision import usable
 from foedus.engine.recipe import WIDTHS, Recipe
-from foedus.engine.stack import Member
+from foedus.engine.stack import Member, abridged
 from foedus.engine.stacked import row_of
 from foedus.engine.tracing import FunctionalObjective, Step, first_line
 from foedus.local.objective import EagerObjective
@@ -48,8 +49,8 @@ GAIN = 1.25
 """How many times as fast a later candidate has to be to be taken: timings are noisy, and the first is likeliest."""
 
 TRIALS = 2
-STACKS = 4
-"""A cohort is cut into at least so many stacks, whoever runs them, so that a few processes have work."""
+LARGEST = 50
+"""Clients in a stack, at most; beyond, nothing more is gained."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Case:
     clients: tuple[str, ...]
     source: ClientSource
     cohort: int
+    cores: int = 1
 
 
 def prove(case: Case) -> tuple[GraphKernel | None, str]:
@@ -122,15 +124,17 @@ def _stacks(case: Case, step: Step, carry: Sequence[Tensor], recipe: Recipe) -> 
     weight = sum(tensor.nbytes for at, tensor in enumerate(carry) if at not in alone)
     if step.convolves:  # grouped convolutions gain nothing on a CPU
         return [1]
-    fitting = [w for w in WIDTHS if w * STACKS <= case.cohort and w * weight <= STACK_BYTES]
-    return sorted({fitting[0], 1}, reverse=True) if fitting else [1]
+    even = min(-(-case.cohort // case.cores), LARGEST)
+    fitting = [w for w in (even, -(-even // 2), *WIDTHS) if w <= even and w * weight <= STACK_BYTES]
+    return [*fitting[:1], 1] if fitting[:1] != [1] else [1]
 
 
 def _fastest(case: Case, recipe: Recipe, stacks: Sequence[int]) -> GraphKernel:
     """The kernel that takes least time for a few steps of the first clients, of those that may be used here."""
     trials: list[tuple[float, GraphKernel, Recipe]] = []
     for stack in stacks:
-        members = [replace(member, order=abridged(member.order)) for member in _members(case)[:stack]]
+        some = [replace(member, order=abridged(member.order)) for member in _members(case)]
+        members = list(itertools.islice(itertools.cycle(some), stack))
         kernel = GraphKernel(case.plan, case.work.seed, replace(recipe, stack=stack))
         for precision in usable():
             kernel.recipe = replace(kernel.recipe, precision=precision)

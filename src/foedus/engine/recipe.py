@@ -36,7 +36,10 @@ class Recipe:
     @property
     def widths(self) -> tuple[int, ...]:
         """How many clients the graphs are traced for."""
-        return (self.stack, -(-self.stack // 2)) if self.still else tuple(w for w in WIDTHS if w <= self.stack)
+        if not self.still:
+            return tuple(sorted({self.stack, *(width for width in WIDTHS if width <= self.stack)}, reverse=True))
+        halves = (self.stack, -(-self.stack // 2), -(-self.stack // 4))
+        return halves if self.stack > WIDTHS[0] else halves[:2]
 
     def plain(self) -> dict[str, Json]:
         """The recipe as it is recorded."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from foedus.data.dataset import Examples
 from foedus.domain.rng import Randomness
 from foedus.domain.tree import State
+from foedus.engine.draws import Draw
 from foedus.engine.form import Form, split
 from foedus.engine.tracing import Step
 from foedus.local.work import Rows
@@ -110,6 +111,11 @@ class Stack:
         if rows == self.rows:
             return [column[step, where] for column in self.columns]
         return [column[step, where, :rows] for column in self.columns]
+
+    def drawn(self, draw: Draw, first: int, last: int) -> Tensor:
+        """What a layer draws for some clients, from each one's own generator."""
+        made = [draw.make(self.generator(member)) for member in range(first, last)]
+        return made[0] if last - first == 1 else torch.stack(made)
 
     def generator(self, member: int) -> torch.Generator:
         """What a client's layers draw from, as kernel ``eager`` seeds it."""
@@ -214,3 +220,8 @@ def _stacked(column: Sequence[Tensor], into: Tensor) -> Tensor:
     if all(tensor is column[0] for tensor in column):
         return into.copy_(column[0].expand_as(into))
     return torch.stack([*column, *[column[0]] * (len(into) - len(column))], out=into)
+
+
+def abridged(order: Sequence[Rows]) -> Sequence[Rows]:
+    """The first two batches, and the last."""
+    return [*order[:2], *order[-1:]] if len(order) > 3 else order

@@ -61,7 +61,7 @@ def test_a_long_run_is_traced_and_spread(tmp_path: Path, monkeypatch: pytest.Mon
     partition = {"name": "dirichlet", "alpha": 1.0, "clients": 40}
     data = {"name": "digits", "partition": partition}
     made = chosen(prepared(tmp_path, rounds=1000, cohort={"size": 40}, data=data), Engine())
-    assert (made.kernel, made.executor, made.workers, made.stack) == ("graph", "workers", 2, 10)
+    assert (made.kernel, made.executor, made.workers, made.stack) == ("graph", "workers", 2, 20)
 
 
 def test_one_core_and_platforms_without_fork_work_inline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

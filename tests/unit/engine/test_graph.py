@@ -44,7 +44,7 @@ def work_of(ready: Prepared, clients: tuple[str, ...] = NAMES) -> PhaseWork:
 
 
 def case_of(ready: Prepared, cohort: int = 40, data: Callable[[str], ClientData] = source) -> Case:
-    return Case(ready.plan, work_of(ready), NAMES, data, cohort)
+    return Case(ready.plan, work_of(ready), NAMES, data, cohort, 4)
 
 
 def local(**options: object) -> dict[str, object]:
