@@ -12,15 +12,14 @@ from typing import Unpack
 
 import torch
 
-from foedus.api.inputs import Data, How, Inputs, Run, engine_of, read_inputs
+from foedus.api.inputs import Data, How, Run, engine_of, read_inputs
 from foedus.api.result import Result
 from foedus.domain.round import RoundRecord
 from foedus.domain.tree import Tensors
-from foedus.engine.folder import RunFolder, choose_folder
 from foedus.engine.keeping import Keeping
 from foedus.engine.observers import Observer
 from foedus.engine.progress import Clock, round_line
-from foedus.engine.results import close_folder, recorded
+from foedus.engine.results import begin_folder, close_folder, recorded
 from foedus.engine.simulate import simulate_on
 from foedus.engine.trackers import tracking
 from foedus.local.plan import TrainingPlan
@@ -57,7 +56,7 @@ def simulate(
         spec, name = inputs.prepared.spec, inputs.name
         kept = Kept()
         observers: list[Observer] = [kept, *([Printed(spec.rounds)] if how.get("progress", True) else [])]
-        folder = _folder(out, inputs) if out is not None else None
+        folder = begin_folder(inputs.prepared, name, Path(out)) if out is not None else None
         if folder is not None:
             stack.enter_context(recorded(folder, spec, name))
             observers.append(folder)
@@ -124,13 +123,6 @@ def undisturbed() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _folder(out: str | os.PathLike[str], inputs: Inputs) -> RunFolder:
-    path = choose_folder(Path(out), inputs.name, datetime.now(UTC))
-    folder = RunFolder(path, inputs.prepared.spec, inputs.prepared.bundle)
-    folder.environment({"name": inputs.name, "directions": dict(inputs.prepared.manifest.metrics)})
-    return folder
 
 
 def _stamped(name: str) -> str:

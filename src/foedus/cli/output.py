@@ -10,11 +10,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from foedus.domain.errors import FoedusError
+from foedus.domain.errors import FoedusError, StorageError
 from foedus.engine.json_text import to_json
 
 SCHEMA_VERSION = 1
@@ -64,6 +65,19 @@ def plain(text: str) -> str:
 def say(message: str) -> None:
     """A line for people, on stderr."""
     click.echo(plain(message), err=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that was asked for by name.
+
+    Raises:
+        StorageError: ``file_unwritable``.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        why = error.strerror or ""
+        raise StorageError("file_unwritable", f"{path} cannot be written.", why, "Choose another file.") from error
 
 
 class PlainFormatter(logging.Formatter):

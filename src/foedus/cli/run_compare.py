@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from foedus.cli.options import examples
-from foedus.cli.output import emit, json_option, say, table
-from foedus.domain.errors import StorageError, UsageError
+from foedus.cli.output import emit, json_option, say, table, write_file
+from foedus.domain.errors import UsageError
 from foedus.engine.compare import (
     comparison,
     comparison_html,
@@ -32,12 +32,7 @@ def command(folders: tuple[Path, ...], goal: str | None, page: Path | None) -> N
     runs = [read_run(path, label) for path, label in zip(folders, labels(folders), strict=True)]
     wanted = goal_of(runs, _parsed(goal) if goal else None)
     if page is not None:
-        try:
-            page.write_text(comparison_html(runs, wanted), encoding="utf-8")
-        except OSError as error:
-            raise StorageError(
-                "folder_unwritable", f"{page} cannot be written.", error.strerror or "", "Choose another file."
-            ) from error
+        write_file(page, comparison_html(runs, wanted).encode())
         say(f"page {page}")
     names, found = [run.label for run in runs], comparison(runs, wanted)
     rows = [[key, *map(str, values)] for key, values in differences(runs).items()]

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from foedus.cli.options import examples
-from foedus.cli.output import emit, json_option
-from foedus.domain.errors import StorageError
+from foedus.cli.output import emit, json_option, write_file
 from foedus.engine.compare import read_run
 from foedus.engine.folder import CURVES
 from foedus.engine.picture import curves_png
@@ -22,10 +21,5 @@ def command(folder: Path, out: Path | None) -> None:
     """Draw the curves of the run in FOLDER as a PNG."""
     target = out or folder / CURVES
     picture = curves_png(read_run(folder, folder.name).rows)
-    try:
-        target.write_bytes(picture)
-    except OSError as error:
-        raise StorageError(
-            "folder_unwritable", f"{target} cannot be written.", error.strerror or "", "Choose another file."
-        ) from error
+    write_file(target, picture)
     emit({"path": str(target), "bytes": len(picture)}, str(target))

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -15,10 +14,10 @@ from foedus.cli.progress import progress
 from foedus.domain.errors import ConfigError
 from foedus.domain.plain import Json
 from foedus.engine.choice import Choice, Engine
-from foedus.engine.folder import RunFolder, choose_folder
+from foedus.engine.folder import RunFolder
 from foedus.engine.keeping import Keeping
 from foedus.engine.prepare import Prepared, prepare
-from foedus.engine.results import Outcome, close_folder, how_it_ran, recorded, run_name
+from foedus.engine.results import Outcome, begin_folder, close_folder, how_it_ran, recorded, run_name
 from foedus.engine.resume import take_up
 from foedus.engine.simulate import Tools, simulate
 from foedus.engine.trackers import tracking
@@ -42,11 +41,7 @@ def begin(run_toml: Path, overrides: Mapping[str, str], out: Path | None, force:
     """A run of run.toml in a folder of its own."""
     prepared = prepare(run_toml, overrides)
     name = run_name(prepared.spec, run_toml)
-    path = choose_folder(out, name, datetime.now(UTC), force=force)
-    folder = RunFolder(path, prepared.spec, prepared.bundle)
-    folder.environment(
-        {"name": name, "base": str(prepared.base.resolve()), "directions": dict(prepared.manifest.metrics)}
-    )
+    folder = begin_folder(prepared, name, out, force=force)
     return Simulation(name, prepared, folder, Keeping(folder, prepared.spec.checkpoint))
 
 

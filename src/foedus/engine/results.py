@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from foedus.domain.errors import FoedusError
@@ -12,8 +13,9 @@ from foedus.domain.names import NAME
 from foedus.domain.plain import Json
 from foedus.domain.run import RunSpec, run_file
 from foedus.engine.choice import Choice
-from foedus.engine.folder import REPORT, RunFolder
+from foedus.engine.folder import REPORT, RunFolder, choose_folder
 from foedus.engine.history import History
+from foedus.engine.prepare import Prepared
 from foedus.engine.report import Report
 
 
@@ -45,6 +47,18 @@ def run_name(spec: RunSpec, run_toml: Path) -> str:
     """What a run is called: its ``name``, or that of the folder that run.toml is in."""
     name = spec.name or run_file(run_toml).resolve().parent.name
     return name if NAME.fullmatch(name) else "run"
+
+
+def begin_folder(prepared: Prepared, name: str, out: Path | None, *, force: bool = False) -> RunFolder:
+    """The folder of a simulation that begins, which has what :func:`foedus.engine.resume.take_up` needs.
+
+    Raises:
+        ConflictError, StorageError: as :func:`foedus.engine.folder.choose_folder`.
+    """
+    folder = RunFolder(choose_folder(out, name, datetime.now(UTC), force=force), prepared.spec, prepared.bundle)
+    directions: dict[str, Json] = {**prepared.manifest.metrics}
+    folder.environment({"name": name, "base": str(prepared.base.resolve()), "directions": directions})
+    return folder
 
 
 def close_folder(folder: RunFolder, spec: RunSpec, outcome: Outcome) -> dict[str, Json]:

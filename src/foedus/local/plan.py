@@ -24,7 +24,7 @@ class TrainingPlan:
     """``loss(output, target)`` is a scalar; each metric is a mean over the batch; ``prepare`` makes inputs and targets.
 
     Each of these is one tensor or several by name: inputs by name are the model's keyword arguments, targets a dict.
-    ``directions`` says for each metric, and for ``loss``, whether ``max`` or ``min`` is better.
+    ``directions`` says for each metric whether ``max`` or ``min`` is better (of the loss less always is).
     """
 
     model: Callable[[], nn.Module]

@@ -53,7 +53,7 @@ def test_what_cannot_be_compared_is_refused(run, folders: Path, tmp_path: Path) 
     goal = run("run", "compare", folders / "fast", folders / "slow", "--goal", "0.9x", "--json")
     assert (goal.code, goal.envelope["error"]["code"]) == (2, "goal_malformed")
     page = run("run", "compare", folders / "fast", folders / "slow", "--html", tmp_path / "no" / "page.html", "--json")
-    assert (page.code, page.envelope["error"]["code"]) == (11, "folder_unwritable")
+    assert (page.code, page.envelope["error"]["code"]) == (11, "file_unwritable")
 
 
 def test_curves_are_drawn_when_they_are_wanted(run, folders: Path, tmp_path: Path) -> None:
