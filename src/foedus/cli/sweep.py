@@ -6,10 +6,8 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.connection import wait
@@ -25,6 +23,7 @@ from foedus.domain.errors import ConfigError
 from foedus.domain.plain import Json
 from foedus.engine.choice import Engine
 from foedus.engine.folder import ENVIRONMENT, SUMMARY, is_run
+from foedus.engine.forking import listen, undisturbed
 from foedus.engine.json_text import read_json, to_json
 from foedus.engine.sweep import (
     Ended,
@@ -40,7 +39,6 @@ from foedus.engine.sweep import (
 )
 from foedus.engine.workers import available, cores
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ENDING = 60.0
 """Seconds for which a run that is told to stop may write its checkpoint."""
 
@@ -138,8 +136,10 @@ def _each(
     while left or running:
         while left and len(running) < together:
             run = left.pop()
-            process = _started(_arguments(sweep, folder, run, engine), _log(folder, run))
-            running[process.sentinel] = (process, run)
+            process = _process(_arguments(sweep, folder, run, engine), _log(folder, run))
+            with undisturbed():
+                process.start()
+                running[process.sentinel] = (process, run)
         for sentinel in wait(list(running)):
             assert isinstance(sentinel, int)
             process, run = running.pop(sentinel)
@@ -147,25 +147,10 @@ def _each(
             yield run
 
 
-def _started(arguments: list[str], log: Path) -> BaseProcess:
+def _process(arguments: list[str], log: Path) -> BaseProcess:
     fork = available()
     make = multiprocessing.get_context("fork").Process if fork else multiprocessing.get_context("spawn").Process
-    process: BaseProcess = make(target=_run, args=(arguments, log))
-    with warnings.catch_warnings(), _undisturbed():
-        # Python warns of any thread at a fork; the child needs no lock that one of them could hold.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process.start()
-    return process
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Have signals wait: what a handler raises inside the hooks that run around a fork, Python prints and forgets."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return make(target=_run, args=(arguments, log))
 
 
 def _arguments(sweep: Sweep, folder: Path, run: Planned, engine: Engine) -> list[str]:
@@ -186,9 +171,7 @@ def _log(folder: Path, run: Planned) -> Path:
 
 def _run(arguments: list[str], log: Path) -> None:
     """A run, in a process of its own, whose words go into its log; the sweep alone hears of Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    listen()
     with log.open("a", buffering=1, encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         for number in (1, 2):
             os.dup2(file.fileno(), number)

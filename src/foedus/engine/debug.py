@@ -11,7 +11,6 @@ import json
 import math
 import multiprocessing
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -27,6 +26,7 @@ from foedus.domain.round import Ask, Broadcast
 from foedus.domain.tree import Parts, State
 from foedus.engine.client import ClientTask, part_of, run_client
 from foedus.engine.executors import Executor
+from foedus.engine.forking import listen, undisturbed
 from foedus.engine.kernels import BlockResult, ClientSource, Outcome, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.workers import available
@@ -110,9 +110,7 @@ def examine(scene: Scene, work: PhaseWork, client: str) -> tuple[str, str]:
         return _examined(scene, work, client)
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=_apart, args=(scene, work, client, there), daemon=True)
-    with warnings.catch_warnings():
-        # Python warns of any thread at a fork; the child needs no lock that one of them could hold.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with undisturbed():
         process.start()
     there.close()
     try:
@@ -128,6 +126,7 @@ def examine(scene: Scene, work: PhaseWork, client: str) -> tuple[str, str]:
 
 
 def _apart(scene: Scene, work: PhaseWork, client: str, pipe: Connection) -> None:
+    listen()
     torch.set_num_threads(1)
     pipe.send(_examined(scene, work, client))
 

@@ -6,7 +6,6 @@ The messages travel by :mod:`multiprocessing`'s own transport between processes 
 from __future__ import annotations
 
 import gc
-import signal
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from foedus.domain.errors import FoedusError, RunFailedError
 from foedus.domain.plain import Json
 from foedus.domain.round import Broadcast, Metrics, PhaseOrder, Receipt
 from foedus.domain.tree import State
+from foedus.engine.forking import listen
 from foedus.engine.kernels import ClientSource, Kernel, Outcome, PhaseWork
 from foedus.engine.memory import Arena, Packed
 from foedus.strategies.strategy import Phase
@@ -87,8 +87,7 @@ Reply = Folded | Ran | FoedusError
 
 def serve(setup: Setup, pipe: Connection, inherited: tuple[Connection, ...]) -> None:
     """Answer jobs until the parent closes its end of the pipe, or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    listen()
     torch.set_num_threads(1)
     gc.freeze()  # what was inherited lives as long as the worker; looking through it would copy its pages
     for other in inherited:

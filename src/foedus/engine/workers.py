@@ -11,7 +11,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -22,6 +21,7 @@ from foedus.domain.errors import ConfigError, FoedusError
 from foedus.domain.round import Contribution
 from foedus.domain.tree import clone
 from foedus.engine.dealing import Dealt, Item, Numbered, in_order, items_of, parts_of, unfolded
+from foedus.engine.forking import undisturbed
 from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork
 from foedus.engine.memory import Arena, Packed, room
 from foedus.engine.serving import Folded, Job, Ran, Reply, Setup, pack_state, serve, unpack_state
@@ -140,9 +140,7 @@ class WorkersExecutor:
         process = multiprocessing.get_context("fork").Process(
             target=serve, args=(setup, there, inherited), name="foedus-worker", daemon=True
         )
-        with warnings.catch_warnings():
-            # Python warns of any thread at a fork; the child needs no lock that one of them could hold.
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with undisturbed():
             process.start()
         there.close()
         return _Worker(process, here, results)

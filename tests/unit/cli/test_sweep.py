@@ -104,7 +104,7 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on_where_it_was(run, here: P
     plan = (digits / "plan.py").read_text()
     slow = plan.replace("    return nn.functional", "    import time; time.sleep(0.002)\n    return nn.functional", 1)
     (here / "plan.py").write_text(slow)
-    (here / "run.toml").write_text((digits / "run.toml").read_text().replace("rounds = 20", "rounds = 8"))
+    (here / "run.toml").write_text((digits / "run.toml").read_text().replace("rounds = 20", "rounds = 6"))
     words = ["simulate", "run.toml", "--kernel", "eager", "--seeds", "3", "--out", "s"]
     with subprocess.Popen(
         [sys.executable, "-m", "foedus", *words], cwd=here, stderr=subprocess.PIPE, text=True
