@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks import averaging, growth, live, results, rounds
+from benchmarks import averaging, growth, live, results, rounds, techniques
 from benchmarks.definitions import JOBS
 from benchmarks.results import Section
 from benchmarks.runners import absent
@@ -17,6 +17,7 @@ Measure = Callable[[rounds.Options], Mapping[str, object]]
 
 BENCHMARKS: Mapping[str, Measure] = {
     **{name: functools.partial(rounds.run, name) for name in JOBS},
+    "techniques": techniques.run,
     "averaging": averaging.run,
     "growth": growth.run,
     **{name: functools.partial(live.run, name) for name in live.LIVE},

@@ -144,6 +144,16 @@ def _job(data: Mapping[str, Any]) -> list[object]:
     return [said, *([FLUTE] if job["name"] == "flute" else []), table]
 
 
+def _techniques(data: Mapping[str, Any]) -> list[object]:
+    """A row for each way, a column for each job; what a job has no use for is left out."""
+    jobs = data["jobs"]
+    names = list(dict.fromkeys(name for found in jobs.values() for name in found))
+    rows = [(name, *(f"{found[name]:.2f}" if name in found else "–" for found in jobs.values())) for name in names]
+    failed = [f"{name}: failed: {why}" for name, why in data["failures"].items()]
+    said = "One process, a cohort's training; how many times as fast as a loop by hand, in seconds of the processor."
+    return [said, [("kernel", *jobs), *rows], *failed]
+
+
 def _averaging(data: Mapping[str, Any]) -> list[object]:
     head = ("way", "GB/s read", "peak, models", "peak MiB", "largest error")
     rows = [
@@ -187,6 +197,7 @@ SHOWN = {
     "j2": ("J2: small CNN", _job),
     "j3": ("J3: cross-silo MLP", _job),
     "flute": ("FLUTE's published job: logistic regression on MNIST", _job),
+    "techniques": ("What each technique of kernel graph gives", _techniques),
     "averaging": ("The averaging itself", _averaging),
     "growth": ("Growth", _growth),
     "blobs": ("Live: a 200 MB model to four nodes and back", _live),
