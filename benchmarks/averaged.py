@@ -35,7 +35,7 @@ def read(folder: Path, at: int, tensors: int = TENSORS) -> list[NDArray[np.float
 def judge(way: Way, folder: Path) -> None:
     """Go a way, and print its rate in GB/s of models read, its peak in MiB and its largest error, as JSON.
 
-    The peak is what the way needed beyond what the process had before, files that it looked into included.
+    The peak is what the way needed beyond what the process had before.
     """
     before = _mib("VmRSS")
     seconds, first = way(folder)

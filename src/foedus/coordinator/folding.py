@@ -23,7 +23,7 @@ from foedus.aggregation.aggregator import Sums
 from foedus.domain.codec import CHUNK, TensorFile, layout
 from foedus.domain.plain import Json
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
-from foedus.domain.tree import Parts, State, Tensors, TensorSpec, dtypes, slices, specs, to_bytes
+from foedus.domain.tree import Parts, Slice, State, Tensors, TensorSpec, dtypes, slices, specs, to_bytes
 from foedus.engine.round import close_phase, current_phase
 from foedus.engine.workers import cores
 from foedus.strategies.strategy import Phase, Strategy
@@ -149,15 +149,16 @@ def fold(
     weights: Mapping[str, Mapping[str, float]],
     window: Window,
 ) -> Aggregate:
-    """The cohort's aggregate in one window: every update is read once, and the sums stay near the processor."""
+    """The cohort's aggregate in one window: every update is read once, all into the same memory, near the processor."""
     sums: Sums = phase.aggregator.zero()
+    pieces = _pieces(phase, window)
+    room = memoryview(bytearray(max((place.stop for _, place in pieces), default=0)))
     for block in blocks:
         block_sums = phase.aggregator.zero()
         for client in block:
             if client in updates:
-                update = _cut_update(updates[client], phase, window)
+                update = _cut_update(updates[client], phase, pieces, room)
                 block_sums = phase.aggregator.add(block_sums, phase.transform.decode(update), weights[client])
-                updates[client].release()
         sums = phase.aggregator.merge(sums, block_sums) if sums.count else block_sums
     return Aggregate(phase.aggregator.finish(sums), sums.count)
 
@@ -257,16 +258,27 @@ def _cut(file: TensorFile, window: Window) -> dict[str, torch.Tensor]:
     return {name: _shape(file, name, file.read(name, *span)) for name, span in window.items() if name in entries}
 
 
-def _cut_update(file: TensorFile, phase: Phase, window: Window) -> dict[str, dict[str, torch.Tensor]]:
-    """The window's ranges of an update, as views of its file."""
-    return {
-        part: {
-            name: _shape(file, f"{part}/{name}", file.view(f"{part}/{name}", *span))
-            for name, span in window.items()
-            if name in spec.tensors
-        }
-        for part, spec in phase.schema.parts.items()
-    }
+def _pieces(phase: Phase, window: Window) -> list[tuple[Slice, slice]]:
+    """What an update has in a window, and the bytes of the fold's memory that each is read into, one after another."""
+    pieces, at = list[tuple[Slice, slice]](), 0
+    for part, spec in phase.schema.parts.items():
+        for name, (start, stop) in window.items():
+            if name in spec.tensors:
+                end = at + (stop - start) * dtypes[spec.tensors[name].dtype].itemsize
+                pieces.append((Slice(part, name, start, stop), slice(at, end)))
+                at = -(-end // ALIGNMENT) * ALIGNMENT
+    return pieces
+
+
+def _cut_update(
+    file: TensorFile, phase: Phase, pieces: Sequence[tuple[Slice, slice]], room: memoryview
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The window's ranges of an update, read into ``room``."""
+    update: dict[str, dict[str, torch.Tensor]] = {part: {} for part in phase.schema.parts}
+    for piece, place in pieces:
+        name = f"{piece.part}/{piece.name}"
+        update[piece.part][piece.name] = _shape(file, name, file.read(name, piece.start, piece.stop, into=room[place]))
+    return update
 
 
 def _shape(file: TensorFile, name: str, tensor: torch.Tensor) -> torch.Tensor:

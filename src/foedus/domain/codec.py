@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -178,7 +177,7 @@ def _length(entry: Entry) -> int:
     return entry.elements * _width(entry.spec)
 
 
-def _view(content: bytearray, entry: Entry) -> Tensor:
+def _view(content: bytearray | memoryview, entry: Entry) -> Tensor:
     dtype = dtypes[entry.spec.dtype]
     if not content:
         return torch.zeros(entry.spec.shape, dtype=dtype)
@@ -190,7 +189,6 @@ class TensorFile(Mapping[str, Tensor]):
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("rb", buffering=0)
-        self._pages: mmap.mmap | None = None
         total = os.fstat(self._file.fileno()).st_size
         try:
             start = os.pread(self._file.fileno(), 8, 0)
@@ -207,8 +205,7 @@ class TensorFile(Mapping[str, Tensor]):
         self.close()
 
     def close(self) -> None:
-        """Give the file back; its pages go with the last view of them."""
-        self._pages = None
+        """Give the file back."""
         self._file.close()
 
     def __getitem__(self, name: str) -> Tensor:
@@ -221,41 +218,21 @@ class TensorFile(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.header.entries)
 
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        """The elements ``start <= i < stop`` of one tensor, flattened, in memory of their own.
+    def read(self, name: str, start: int, stop: int, into: memoryview | None = None) -> Tensor:
+        """The elements ``start <= i < stop`` of one tensor, flattened, in memory of their own, or ``into`` these bytes.
 
         Raises:
             IntegrityError: ``not_safetensors`` where the file was cut while it was open.
         """
         entry = self.header.entries[name]
         width = _width(entry.spec)
-        content = bytearray((stop - start) * width)
-        view, at = memoryview(content), 0
-        while at < len(content):
+        view, at = memoryview(bytearray((stop - start) * width)) if into is None else into, 0
+        while at < len(view):
             got = os.preadv(self._file.fileno(), [view[at:]], entry.start + start * width + at)
             if got == 0:
                 raise _refused("it was cut while it was read")
             at += got
-        return _view(content, Entry(TensorSpec((stop - start,), entry.spec.dtype), 0))
-
-    def view(self, name: str, start: int, stop: int) -> Tensor:
-        """As :meth:`read`, but the file's own pages: nothing is copied, and :meth:`release` gives the pages back."""
-        entry = self.header.entries[name]
-        width = _width(entry.spec)
-        if start == stop or entry.start % width:
-            return self.read(name, start, stop)
-        if os.fstat(self._file.fileno()).st_size != self.header.size:
-            raise _refused("it was cut while it was read")
-        if self._pages is None:
-            self._pages = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return torch.frombuffer(
-            self._pages, dtype=dtypes[entry.spec.dtype], count=stop - start, offset=entry.start + start * width
-        )
-
-    def release(self) -> None:
-        """Have the pages under all views out of this process's memory; they come back if they are looked at again."""
-        if self._pages is not None:
-            self._pages.madvise(mmap.MADV_DONTNEED)
+        return _view(view, Entry(TensorSpec((stop - start,), entry.spec.dtype), 0))
 
     def state(self) -> State:
         """Everything, in memory."""
