@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,17 @@ set_option = click.option(
     multiple=True,
     help="Override a key of RUN.toml, as strategy.local.lr=0.05.",
 )
+
+
+@dataclass(frozen=True)
+class How:
+    """How a simulation is to be computed. None of it decides what is learnt, but for the kernel."""
+
+    kernel: str
+    executor: str
+    workers: int | None
+    debug: bool
+    profile: bool
 
 
 def examples(*lines: str) -> str:

@@ -6,29 +6,17 @@ What is wrong in the call or in run.toml is refused before torch is loaded: the 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from foedus.cli.options import examples, out_option, parse_overrides, set_option
+from foedus.cli.options import How, examples, out_option, parse_overrides, set_option
 from foedus.cli.output import json_option
 from foedus.domain.computing import EXECUTORS, KERNELS
 from foedus.domain.errors import UsageError
 from foedus.domain.run import read_run
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-
-
-@dataclass(frozen=True)
-class How:
-    """How the work is to be done. None of it decides what is learnt, but for the kernel."""
-
-    kernel: str
-    executor: str
-    workers: int | None
-    debug: bool
-    profile: bool
 
 
 @click.command(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from foedus.cli.options import How
 from foedus.cli.output import emit, say, table
-from foedus.cli.simulate import How
 from foedus.cli.simulation import Simulation, begin, go_on, run
 from foedus.cli.sweep import run_sweep, told
 from foedus.cli.sweep_folder import Sweep, begin_sweep, is_sweep, read_sweep, sweep_folder
