@@ -145,8 +145,9 @@ def test_a_run_killed_anywhere_goes_on(uninterrupted: tuple[Path, list[str]], tm
         killed_at(point, whole, tmp_path)
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("executor", ["inline", "workers"])
+@pytest.mark.parametrize(
+    ("sent", "code", "executor"), [(signal.SIGINT, 130, "workers"), (signal.SIGTERM, 143, "inline")]
+)
 def test_a_run_that_is_stopped_says_how_it_goes_on_and_does(
     tmp_path: Path, sent: signal.Signals, code: int, executor: str
 ) -> None:
