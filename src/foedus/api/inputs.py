@@ -38,6 +38,7 @@ class How(TypedDict, total=False):
     kernel: Literal["auto", "eager", "graph"]
     executor: str
     workers: int | None
+    device: str
     progress: bool
 
 
@@ -76,8 +77,15 @@ def read_inputs(
 
     Raises:
         ConfigError, PlanError, DataError: where anything is wrong.
-        UsageError: ``run_refused`` where ``run`` is none of the things that it can be.
+        UsageError: ``run_refused``, ``plan_refused`` where they are none of the things that they can be.
     """
+    if plan is not None and not isinstance(plan, TrainingPlan):
+        raise UsageError(
+            "plan_refused",
+            f"A plan cannot be a {type(plan).__name__}.",
+            "It has a model, a loss and prepare().",
+            "Make it with `foedus.plan(model=…, loss=…, prepare=…)`; `model` is a function that makes the network.",
+        )
     table, base, where = _table(run)
     if plan is not None:
         table = {**table, "plan": PYTHON}
@@ -95,7 +103,7 @@ def read_inputs(
 
 def engine_of(how: How) -> Engine:
     """The kernel and executor that were asked for."""
-    return Engine(how.get("kernel", "auto"), how.get("executor", "auto"), how.get("workers"))
+    return Engine(how.get("kernel", "auto"), how.get("executor", "auto"), how.get("workers"), how.get("device", "cpu"))
 
 
 def _table(run: Run) -> tuple[dict[str, Any], Path, str]:

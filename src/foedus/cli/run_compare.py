@@ -13,7 +13,7 @@ from foedus.engine.compare import (
     comparison,
     comparison_html,
     comparison_rows,
-    differences,
+    difference_rows,
     goal_of,
     labels,
     read_run,
@@ -35,7 +35,7 @@ def command(folders: tuple[Path, ...], goal: str | None, page: Path | None) -> N
         write_file(page, comparison_html(runs, wanted).encode())
         say(f"page {page}")
     names, found = [run.label for run in runs], comparison(runs, wanted)
-    rows = [[key, *map(str, values)] for key, values in differences(runs).items()]
+    rows = difference_rows(runs)
     same = "The models are the same, bit for bit." if found["same_model"] else "The models differ."
     differs = table(["run.toml", *names], rows) if rows else "All were asked for the same."
     emit(found, f"{table(['', *names], comparison_rows(runs, wanted))}\n\n{same}\n\n{differs}")

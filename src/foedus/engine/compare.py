@@ -153,6 +153,12 @@ def differences(runs: Sequence[Recorded]) -> dict[str, list[Any]]:
     return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
 
 
+def difference_rows(runs: Sequence[Recorded]) -> list[list[str]]:
+    """The same for people: a row per key."""
+    found = differences(runs).items()
+    return [[key, *(ABSENT if value is None else str(value) for value in values)] for key, values in found]
+
+
 def comparison_rows(runs: Sequence[Recorded], goal: Goal | None) -> list[list[str]]:
     """The table that people read: a row per fact, a column per run."""
     facts: dict[str, list[str]] = {
@@ -181,7 +187,7 @@ def comparison_rows(runs: Sequence[Recorded], goal: Goal | None) -> list[list[st
 def comparison_html(runs: Sequence[Recorded], goal: Goal | None) -> str:
     """A page with the table, what differs, and every metric's curves over one another."""
     names = [run.label for run in runs]
-    rows = [[key, *map(str, values)] for key, values in differences(runs).items()]
+    rows = difference_rows(runs)
     differs = html_table(["run.toml", *names], rows) if rows else "<p>Nothing: all were asked for the same.</p>"
     same = "The models are the same, bit for bit." if len({run.model for run in runs}) == 1 else "The models differ."
     charts = "".join(_overlaid(runs, name) for name in ranked(_measured(runs)))

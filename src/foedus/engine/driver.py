@@ -113,11 +113,11 @@ def drive(strategy: Strategy, rounds: int, seed: int, port: Port) -> State:
 
 def _too_few(order: PhaseOrder, times: int, reason: str, said: tuple[str, ...]) -> QuorumError:
     told = [f"{text[:TOLD]}…" if len(text) > TOLD else text for text in said[:SAID]]
-    more = f" and {len(said) - SAID} more failed" if len(said) > SAID else ""
+    more = [f"and {len(said) - SAID} more failed"] if len(said) > SAID else []
     return QuorumError(
         "too_few_contributions",
         f"The phase {order.phase} of round {order.round} was abandoned {times} times.",
-        " ".join([f"The last time, {reason}.", *told]) + more,
+        f"The last time, {reason}." + (f" {'; '.join([*told, *more])}" if told else ""),
         "Mend what the clients said, or lower `cohort.minimum`." if said else "See to the clients that are away.",
     )
 

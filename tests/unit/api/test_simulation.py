@@ -113,6 +113,12 @@ def test_a_plan_that_lacks_something_is_refused() -> None:
     assert refused.value.code == "plan_incomplete"
 
 
+def test_a_model_is_no_plan() -> None:
+    with pytest.raises(UsageError, match=r"foedus\.plan") as refused:
+        foedus.simulate(RUN, plan=nn.Linear(3, 1), data=linear_data(), **HOW)  # type: ignore[arg-type]
+    assert refused.value.code == "plan_refused"
+
+
 @pytest.mark.parametrize("run", [None, 3, ["run.toml"]])
 def test_what_is_no_run_is_refused(run: Any) -> None:
     with pytest.raises(UsageError) as refused:

@@ -16,6 +16,7 @@ from foedus.engine.compare import (
     comparison,
     comparison_html,
     comparison_rows,
+    difference_rows,
     differences,
     goal_of,
     more_is_better,
@@ -63,6 +64,11 @@ def test_the_data_say_all_of_it() -> None:
     assert comparison([A, A], None)["same_model"]
     assert found["differs"] == {"lr": [None, 0.1]}
     assert differences([A, A]) == {}
+
+
+def test_a_key_that_a_run_does_not_have_is_shown_as_absent() -> None:
+    assert difference_rows([A, B]) == [["lr", "–", "0.1"]]
+    assert "None" not in comparison_html([A, B], None)
 
 
 def test_the_table_has_a_column_per_run() -> None:
