@@ -210,9 +210,12 @@ def _batch(examples: Examples) -> Batch:
 
 
 def _same_steps(case: Case, kernel: GraphKernel, width: int) -> str:
-    """Whether a stack of ``width`` clients goes where kernel ``eager`` takes them; the reason where it does not."""
-    found = [kernel.member(case.work, client, case.source) for client in case.clients[:width]]
-    members = [replace(member, order=abridged(member.order)) for member in found if member]
+    """Whether a stack of ``width`` clients goes where kernel ``eager`` takes them; the reason where it does not.
+
+    The clients with most rows: others may have no full batch, and short ones may run by no graph.
+    """
+    longest = sorted(_members(case), key=lambda member: -member.rows)[:width]
+    members = [replace(member, order=abridged(member.order)) for member in longest]
     done = kernel.train(case.work, members)
     if done is None:
         return ""
