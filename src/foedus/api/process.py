@@ -51,7 +51,12 @@ def iterative_process(
     """
     with undisturbed():
         inputs = read_inputs(run, overrides, plan, data)
-    asked = How(kernel=how.get("kernel", "auto"), executor=how.get("executor", "inline"), workers=how.get("workers"))
+    asked = How(
+        kernel=how.get("kernel", "auto"),
+        executor=how.get("executor", "inline"),
+        workers=how.get("workers"),
+        device=how.get("device", "cpu"),
+    )
     return IterativeProcess(inputs, asked)
 
 
@@ -64,7 +69,6 @@ class IterativeProcess:
         self._how = how
         self._source = _Source(inputs.prepared, inputs.federation)
         self._executor: Executor | None = None
-        self._choice: Choice | None = None
         self._held_out = HeldOut(inputs.prepared, inputs.federation.held_out)
 
     @property
@@ -163,7 +167,7 @@ class IterativeProcess:
 
     def _engine(self, population: Sequence[str]) -> Executor:
         if self._executor is None:
-            self._executor, self._choice = choose(engine_of(self._how), self._prepared, self._source, population)
+            self._executor, _ = choose(engine_of(self._how), self._prepared, self._source, population)
         return self._executor
 
 

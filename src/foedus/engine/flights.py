@@ -83,8 +83,8 @@ class Flights:
 
     def draw(self, order: PhaseOrder, draw: Draw) -> None:
         """Ask so many of the idle: who is neither out nor was asked or heard in this phase."""
-        drawer = self._work.phase.drawer
-        assert drawer is not None, "the phase's schedule draws, and it has no drawer"
+        drawer = self._work.phase.schedule.drawer
+        assert drawer is not None, "the phase's schedule asks a cohort, and draws nobody"
         numbers = [number for number in (order.attempt, draw.number) if number or draw.number]
         purpose = " ".join([f"select {order.phase}", *map(str, numbers)])
         random = generator(self._work.seed, order.round, "", purpose)

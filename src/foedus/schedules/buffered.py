@@ -27,6 +27,7 @@ from foedus.schedules.schedule import (
     Tick,
     WakeAt,
 )
+from foedus.schedules.selectors import DRAWERS
 from foedus.schedules.staleness import factor
 
 
@@ -56,7 +57,7 @@ def buffered(options: BufferedTable, concurrency: int) -> Schedule:
             return draw(replace(state, alarm=-1.0), concurrency)
         return woken(state, event.at)
 
-    return Schedule(begin, advance, draws=True, carries=True)
+    return Schedule(begin, advance, drawer=DRAWERS[options.selector], carries=True)
 
 
 def begin(out: tuple[str, ...]) -> Answer:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from foedus.domain.timing import CyclicTable
 from foedus.schedules.schedule import Abandon, Asked, Close, Command, Draw, Event, Reported, Schedule, Tick, WakeAt
+from foedus.schedules.selectors import DRAWERS
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Turn:
     draws: int = 1
 
 
-def cyclic(deadline: float) -> Schedule:
-    """Each turn lasts at most ``deadline`` seconds."""
+def cyclic(options: CyclicTable) -> Schedule:
+    """Each turn lasts at most ``options.deadline`` seconds."""
 
     def init(clients: tuple[str, ...]) -> tuple[Turn, tuple[Command, ...]]:
         return Turn(), (Draw(1, 0),)
@@ -30,11 +32,11 @@ def cyclic(deadline: float) -> Schedule:
         if isinstance(event, Asked):
             if not event.clients:
                 return state, (Abandon("every client was skipped"),)
-            return replace(state, client=event.clients[0]), (WakeAt(event.at + deadline),)
+            return replace(state, client=event.clients[0]), (WakeAt(event.at + options.deadline),)
         if not isinstance(event, Tick) and event.client != state.client:
             return state, ()
         if isinstance(event, Reported):
             return state, (Close((event.client,)),)
         return Turn(draws=state.draws + 1), (Draw(1, state.draws),)
 
-    return Schedule(init, advance, draws=True)
+    return Schedule(init, advance, drawer=DRAWERS[options.selector])

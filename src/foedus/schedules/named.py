@@ -1,4 +1,4 @@
-"""The schedule that [schedule] of run.toml names, and whom it draws."""
+"""The schedule that [schedule] of run.toml names."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from foedus.domain.timing import BufferedTable, CyclicTable, ScheduleTable, Sync
 from foedus.schedules.buffered import buffered
 from foedus.schedules.cyclic import cyclic
 from foedus.schedules.schedule import Schedule
-from foedus.schedules.selectors import DRAWERS, Drawer, check_size
+from foedus.schedules.selectors import check_size
 from foedus.schedules.synchronous import synchronous
 from foedus.schedules.timed import timed
 
 
-def schedule_of(table: ScheduleTable, cohort: CohortTable) -> tuple[Schedule, Drawer | None]:
-    """The schedule of training phases; the drawer is none where it asks a cohort that is chosen before."""
+def schedule_of(table: ScheduleTable, cohort: CohortTable) -> Schedule:
+    """The schedule of training phases."""
     concurrency = cohort.size or 0
     match table:
         case SynchronousTable():
-            return synchronous(cohort.minimum, table.deadline, cohort.size), None
+            return synchronous(cohort.minimum, table.deadline, cohort.size)
         case BufferedTable():
-            return buffered(table, concurrency), DRAWERS[table.selector]
+            return buffered(table, concurrency)
         case TimedTable():
-            return timed(table, concurrency), DRAWERS[table.selector]
+            return timed(table, concurrency)
         case CyclicTable():
-            return cyclic(table.deadline), DRAWERS[table.selector]
+            return cyclic(table)
 
 
 def check_population(table: ScheduleTable, cohort: CohortTable, count: int) -> None:

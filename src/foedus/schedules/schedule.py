@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from foedus.schedules.selectors import Drawer
+
 
 @dataclass(frozen=True)
 class Reported:
@@ -95,13 +97,19 @@ Command = Ask | Draw | WakeAt | Close | Abandon
 class Schedule:
     """``init(clients) → (state, commands)``; ``advance(state, event) → (state, commands)``.
 
-    ``clients`` are the cohort that the phase asks. A schedule that ``draws`` asks by :class:`Draw` instead; where it
-    ``carries``, asks that are out when a phase closes go on in the next one, and ``clients`` are those that are out.
+    ``clients`` are the cohort that the phase asks. A schedule with a ``drawer``, which chooses among the idle clients,
+    asks by :class:`Draw` instead. Where it ``carries``, asks that are out when a phase closes go on in the next one,
+    and ``clients`` are those that are out.
     ``everyone(asked, last)``: whether all of so many clients are counted for sure if the last reports at ``last``.
     """
 
     init: Callable[[tuple[str, ...]], tuple[Any, tuple[Command, ...]]]
     advance: Callable[[Any, Event], tuple[Any, tuple[Command, ...]]]
-    draws: bool = False
+    drawer: Drawer | None = None
     carries: bool = False
     everyone: Callable[[int, float], bool] = lambda asked, last: False
+
+    @property
+    def draws(self) -> bool:
+        """Whether it asks by drawing."""
+        return self.drawer is not None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from foedus.domain.timing import TimedTable
 from foedus.schedules.buffered import Flow, begin, close, draw, give_up, heard, woken
 from foedus.schedules.schedule import Asked, Command, Event, Schedule, Tick, WakeAt
+from foedus.schedules.selectors import DRAWERS
 
 
 @dataclass(frozen=True)
@@ -43,4 +44,4 @@ def timed(options: TimedTable, concurrency: int) -> Schedule:
         flow, commands = draw(replace(flow, alarm=until), concurrency)
         return Window(flow, until), (*commands, WakeAt(until))
 
-    return Schedule(init, advance, draws=True, carries=True)
+    return Schedule(init, advance, drawer=DRAWERS[options.selector], carries=True)

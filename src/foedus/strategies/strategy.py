@@ -20,7 +20,7 @@ from foedus.local.evaluate import evaluation
 from foedus.local.work import WorkBuilder
 from foedus.schedules.named import schedule_of
 from foedus.schedules.schedule import Schedule
-from foedus.schedules.selectors import Drawer, Selector, uniform
+from foedus.schedules.selectors import Selector, uniform
 from foedus.strategies.stopping import End, ending
 from foedus.transforms.transform import IDENTITY, Transform
 
@@ -32,8 +32,7 @@ class Phase:
     """One exchange with clients: what they do, what comes back, how it is combined, whom to ask and when to close.
 
     ``broadcast`` names the parts of the state that go down; the work goes ``epochs`` times over a client's examples. A
-    phase whose schedule draws has a ``drawer``, which chooses among the idle clients. A phase that does not need an
-    answer to go on (``optional``) is recorded as untested where too few answer.
+    phase that does not need an answer to go on (``optional``) is recorded as untested where too few answer.
     """
 
     name: str
@@ -46,7 +45,6 @@ class Phase:
     broadcast: tuple[str, ...] = ("model",)
     optional: bool = False
     epochs: int = 1
-    drawer: Drawer | None = None
 
 
 @dataclass(frozen=True)
@@ -106,11 +104,12 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
     weights = {part.weight for part in recipe.schema.parts.values()}
     if not weights <= set(recipe.schema.weights):
         raise ConfigError("strategy_unsound", f"Parts are weighted by {sorted(weights)}, which no client sends.")
-    selector, (schedule, drawer) = uniform(spec.cohort), schedule_of(spec.schedule, spec.cohort)
+    selector, schedule = uniform(spec.cohort), schedule_of(spec.schedule, spec.cohort)
     transform = recipe.transform or IDENTITY
-    train = Phase(TRAIN, recipe.work, recipe.schema, recipe.aggregator, transform, selector, schedule)
-    train = replace(train, drawer=drawer, epochs=recipe.epochs)
-    at_once = schedule if drawer is None else schedule_of(SynchronousTable(), spec.cohort)[0]
+    train = Phase(
+        TRAIN, recipe.work, recipe.schema, recipe.aggregator, transform, selector, schedule, epochs=recipe.epochs
+    )
+    at_once = schedule_of(SynchronousTable(), spec.cohort) if schedule.draws else schedule
     test_schema = Schema({}, ("examples",), tuple(context.manifest.metrics))
     test = Phase(TEST, evaluation, test_schema, recipe.aggregator, IDENTITY, selector, at_once, optional=True)
     shares = ((replace(test, name=VALIDATION), spec.test.validation), (test, spec.test.ratio))

@@ -20,7 +20,7 @@ from foedus.engine.driver import Progress, drive
 from foedus.local.evaluate import evaluation
 from foedus.schedules.named import schedule_of
 from foedus.schedules.schedule import Asked, Close, Draw, Event, Failed, Reported, Tick
-from foedus.schedules.selectors import Request, uniform
+from foedus.schedules.selectors import Request, round_robin, uniform
 from foedus.strategies.stopping import next_round
 from foedus.strategies.strategy import Done, Phase, Strategy, round_of
 from foedus.transforms.transform import IDENTITY
@@ -31,10 +31,9 @@ COHORT = CohortTable(size=3)
 
 def _strategy(table: ScheduleTable) -> Strategy:
     """One training phase a round, whose step is the port's to record."""
-    schedule, drawer = schedule_of(table, COHORT)
+    schedule = schedule_of(table, COHORT)
     mean = weighted_mean({}, {})
     phase = Phase("train", evaluation, Schema({}, ("examples",), ()), mean, IDENTITY, uniform(COHORT), schedule)
-    phase = replace(phase, drawer=drawer)
 
     def current(state: State) -> Phase | Done:
         return Done() if state.data["phase"] else phase
@@ -97,10 +96,8 @@ class DiskPort:
         self._spend()
         if draw.number not in self.disk.draws:
             heard = {event.client for event in self.disk.events if isinstance(event, (Reported, Failed))}
-            _, drawer = schedule_of(BufferedTable(name="buffered", selector="round_robin"), COHORT)
-            assert drawer is not None
             request = Request(draw.count, {*self.disk.out, *heard}, self.disk.last, torch.Generator())
-            chosen = drawer(NAMES, request)
+            chosen = round_robin(NAMES, request)
             self.disk.draws[draw.number] = chosen
             self.disk.out |= dict.fromkeys(chosen, order.round)
             self.disk.last = chosen[-1] if chosen else self.disk.last
@@ -169,7 +166,7 @@ def test_a_run_that_is_cut_at_any_call_and_reopened_asks_and_closes_as_if_it_was
     table: ScheduleTable, failing: str
 ) -> None:
     strategy = _strategy(table)
-    carries = schedule_of(table, COHORT)[0].carries
+    carries = schedule_of(table, COHORT).carries
     whole = Disk(strategy.init({}))
     drive(strategy, 4, 1, DiskPort(whole, carries, failing))
     assert [number for number, _, _ in whole.closed] == [1, 2, 3, 4]

@@ -124,6 +124,7 @@ def test_staleness_weighs_as_the_paper_says(options: dict[str, Any], expected: l
     assert [factor(table, tau) for tau in (0, 3, 15)] == expected
 
 
+CYCLIC = cyclic(CyclicTable(name="cyclic", deadline=5.0))
 TIMED = timed(TimedTable(name="timed", every=10.0), 2)
 
 
@@ -144,7 +145,7 @@ def test_what_reports_at_the_very_time_counts() -> None:
 
 
 def test_cyclic_asks_one_and_closes_over_it() -> None:
-    assert _feed(cyclic(5.0), "", [Asked(("a",), 0.0), Reported("a", 2.0)]) == [
+    assert _feed(CYCLIC, "", [Asked(("a",), 0.0), Reported("a", 2.0)]) == [
         Draw(1, 0),
         WakeAt(5.0),
         Close(("a",)),
@@ -153,20 +154,20 @@ def test_cyclic_asks_one_and_closes_over_it() -> None:
 
 def test_cyclic_skips_who_fails_and_who_is_late_and_does_not_count_the_late_one() -> None:
     events: list[Event] = [Asked(("a",), 0.0), Failed("a", 1.0), Asked(("b",), 1.0), Tick(6.0), Asked(("c",), 6.0)]
-    said = _feed(cyclic(5.0), "", [*events, Reported("b", 7.0), Reported("c", 8.0)])
+    said = _feed(CYCLIC, "", [*events, Reported("b", 7.0), Reported("c", 8.0)])
     assert said == [Draw(1, 0), WakeAt(5.0), Draw(1, 1), WakeAt(6.0), Draw(1, 2), WakeAt(11.0), Close(("c",))]
 
 
 def test_cyclic_gives_up_when_everybody_was_skipped() -> None:
-    assert isinstance(_feed(cyclic(5.0), "", [Asked(("a",), 0.0), Failed("a", 1.0), Asked((), 1.0)])[-1], Abandon)
+    assert isinstance(_feed(CYCLIC, "", [Asked(("a",), 0.0), Failed("a", 1.0), Asked((), 1.0)])[-1], Abandon)
 
 
 def test_run_toml_names_the_schedule_and_whom_it_draws() -> None:
     cohort = CohortTable(size=2)
-    assert schedule_of(SynchronousTable(), cohort)[0].init(("a",))[1] == (Ask(("a",)), WakeAt(600.0))
+    assert schedule_of(SynchronousTable(), cohort).init(("a",))[1] == (Ask(("a",)), WakeAt(600.0))
     named = [CyclicTable(name="cyclic"), TimedTable(name="timed", every=1.0, selector="round_robin"), BUFFER_OF_TWO]
-    schedules, drawers = zip(*(schedule_of(table, cohort) for table in named), strict=True)
-    assert drawers == (round_robin, round_robin, random)
+    schedules = [schedule_of(table, cohort) for table in named]
+    assert [schedule.drawer for schedule in schedules] == [round_robin, round_robin, random]
     assert [(schedule.draws, schedule.carries) for schedule in schedules] == [(True, False), (True, True), (True, True)]
 
 
