@@ -22,6 +22,7 @@ from foedus.engine.driver import drive
 from foedus.store import crashpoints
 from foedus.store.tables import phases
 from foedus.strategies.strategy import Phase
+from foedus.wire.messages import PhaseView
 from tests.unit.coordinator.scene import Scene, refusal, until
 
 CLIENTS = ("alpha", "beta", "gamma")
@@ -215,20 +216,27 @@ def test_a_failed_client_leaves_a_hole_and_is_recorded(supervised: Scene) -> Non
     assert [receipt.failure for receipt in receipts] == ["", "plan_failed: no luck", ""]
 
 
-def test_at_the_deadline_the_phase_closes_over_who_answered(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, rounds=1, changes={"schedule": {"deadline": 0.4}, "test": {"ratio": 0.0}})
+def closed_over(scene: Scene, answering: tuple[str, ...]) -> tuple[dict[str, Any], PhaseView]:
+    """Everybody is asked, and these answer: all assignments, and the only phase of the run."""
     for client in CLIENTS:
         scene.enrol(client)
     supervisor = Supervisor(scene.live)
     supervisor.start()
-    run = begin(scene)
-    taken = {client: scene.take(client) for client in CLIENTS}
-    for client in ("alpha", "gamma"):
-        scene.contribute(taken[client])
-    until(lambda: scene.show(run).status == "completed")
-    supervisor.stop()
+    try:
+        run = begin(scene)
+        taken = {client: scene.take(client) for client in CLIENTS}
+        for client in answering:
+            scene.contribute(taken[client])
+        until(lambda: scene.show(run).status == "completed")
+    finally:
+        supervisor.stop()
     with scene.live.store.reading() as tx:
-        phase = runs.list_rounds(tx, run).rounds[0].phases[0]
+        return taken, runs.list_rounds(tx, run).rounds[0].phases[0]
+
+
+def test_at_the_deadline_the_phase_closes_over_who_answered(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, rounds=1, changes={"schedule": {"deadline": 0.4}, "test": {"ratio": 0.0}})
+    taken, phase = closed_over(scene, ("alpha", "gamma"))
     assert [receipt.failure.partition(":")[0] for receipt in phase.receipts] == ["", "no_answer", ""]
     assert refusal(lambda: scene.contribute(taken["beta"])).code == "round_closed"
 
@@ -236,18 +244,7 @@ def test_at_the_deadline_the_phase_closes_over_who_answered(tmp_path: Path) -> N
 def test_over_selection_closes_when_as_many_reported_as_were_wanted(tmp_path: Path) -> None:
     cohort = {"size": 2, "over_selection": 1.5}
     scene = Scene(tmp_path, size=2, rounds=1, changes={"cohort": cohort, "test": {"ratio": 0.0}})
-    for client in CLIENTS:
-        scene.enrol(client)
-    supervisor = Supervisor(scene.live)
-    supervisor.start()
-    run = begin(scene)
-    taken = {client: scene.take(client) for client in CLIENTS}
-    for client in ("gamma", "alpha"):
-        scene.contribute(taken[client])
-    until(lambda: scene.show(run).status == "completed")
-    supervisor.stop()
-    with scene.live.store.reading() as tx:
-        phase = runs.list_rounds(tx, run).rounds[0].phases[0]
+    taken, phase = closed_over(scene, ("gamma", "alpha"))
     assert [receipt.client for receipt in phase.receipts if not receipt.failure] == ["alpha", "gamma"]
     assert phase.asked == CLIENTS
     assert refusal(lambda: scene.contribute(taken["beta"])).code == "round_closed"
