@@ -36,6 +36,7 @@ class How:
     kernel: str
     executor: str
     workers: int | None
+    device: str
     debug: bool
     profile: bool
 

@@ -12,7 +12,7 @@ import click
 
 from foedus.cli.options import How, examples, out_option, parse_overrides, set_option
 from foedus.cli.output import json_option
-from foedus.domain.computing import EXECUTORS, KERNELS
+from foedus.domain.computing import DEVICES, EXECUTORS, KERNELS
 from foedus.domain.errors import UsageError
 from foedus.domain.run import read_run
 
@@ -32,6 +32,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.argument("run_toml", metavar="RUN.toml", type=click.Path(path_type=Path), required=False)
 @click.option("--kernel", type=click.Choice(KERNELS), default="auto", show_default=True, help="How steps are computed.")
 @click.option("--executor", type=click.Choice(EXECUTORS), default="auto", show_default=True, help="Where.")
+@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True, help="What computes.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: one per core).")
 @set_option
 @out_option
@@ -50,6 +51,7 @@ def command(
     run_toml: Path | None,
     kernel: str,
     executor: str,
+    device: str,
     workers: int | None,
     overrides: tuple[str, ...],
     out: Path | None,
@@ -69,7 +71,7 @@ def command(
         raise UsageError("run_or_folder", "What goes on stays in its folder, and is what it was.", "", why)
     if run_toml:
         read_run(run_toml, changes)
-    how = How(kernel, executor, workers, debug, profile)
+    how = How(kernel, executor, workers, device, debug, profile)
     work = importlib.import_module("foedus.cli.simulate_run")
     if run_toml and (sweeps or seeds):
         work.sweep(run_toml, changes, (sweeps, seeds or 1), out, how)

@@ -68,4 +68,4 @@ def _run_sweep(planned: Sweep, folder: Path, how: How) -> None:
 
 
 def _engine(how: How) -> Engine:
-    return Engine(how.kernel, how.executor, how.workers)
+    return Engine(how.kernel, how.executor, how.workers, how.device)

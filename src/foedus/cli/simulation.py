@@ -89,7 +89,7 @@ def _as_before(asked: Engine, choice: Choice) -> Engine:
         )
     as_it_was = asked.executor == "auto" and asked.workers is None
     executor = replace(asked, executor=choice.executor, workers=choice.workers) if as_it_was else asked
-    return replace(executor, kernel=choice.kernel, recipe=choice.recipe)
+    return replace(executor, kernel=choice.kernel, device=choice.device, recipe=choice.recipe)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -60,7 +61,7 @@ def run_sweep(sweep: Sweep, folder: Path, engine: Engine) -> dict[str, Json]:
     done = len(sweep.runs) - len(waiting)
     together = _together(engine, len(waiting))
     say(f"{len(sweep.runs)} runs, {done} of them done; {together} at a time, in {folder}")
-    inline = Engine(sweep.kernel, "inline" if together > 1 else engine.executor, engine.workers)
+    inline = replace(engine, kernel=sweep.kernel, executor="inline" if together > 1 else engine.executor)
     began = time.monotonic()
     with terminable(), _stopping() as running:
         for run in _each(sweep, folder, inline, waiting, (running, together)):
@@ -155,7 +156,8 @@ def _process(arguments: list[str], log: Path) -> BaseProcess:
 
 def _arguments(sweep: Sweep, folder: Path, run: Planned, engine: Engine) -> list[str]:
     path, kernel = folder / run.name, ["--kernel", engine.kernel]
-    words = ["simulate", "--executor", engine.executor, *(["--workers", str(engine.workers)] if engine.workers else [])]
+    words = ["simulate", "--executor", engine.executor, "--device", engine.device]
+    words += ["--workers", str(engine.workers)] if engine.workers else []
     if is_run(path):
         chosen = "kernel" in read_json(path / ENVIRONMENT)  # and what was chosen stays
         return [*words, *([] if chosen else kernel), "--resume", str(path)]

@@ -38,7 +38,13 @@ class Examples:
 
     def take(self, index: Tensor | slice) -> Examples:
         """The examples at ``index`` ``[k]``; a range of them is a view."""
+        if isinstance(index, Tensor):
+            index = index.to(next(iter(self.tensors.values())).device)
         return Examples(_taken(self.inputs, index), _taken(self.targets, index))
+
+    def to(self, device: str) -> Examples:
+        """The examples on a device; what is there already is not copied."""
+        return Examples(_on(self.inputs, device), _on(self.targets, device))
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -49,6 +55,10 @@ class Examples:
 def named(name: str, values: Values) -> dict[str, Tensor]:
     """One tensor as ``name``, several as ``name.KEY``."""
     return {name: values} if isinstance(values, Tensor) else {f"{name}.{key}": t for key, t in values.items()}
+
+
+def _on(values: Values, device: str) -> Values:
+    return {name: t.to(device) for name, t in values.items()} if isinstance(values, dict) else values.to(device)
 
 
 def _taken(values: Values, index: Tensor | slice) -> Values:
@@ -72,6 +82,10 @@ class ClientData:
     train: Examples
     test: Examples
     validation: Examples = NO_EXAMPLES
+
+    def to(self, device: str) -> ClientData:
+        """The same on a device."""
+        return ClientData(self.name, self.train.to(device), self.test.to(device), self.validation.to(device))
 
 
 def check_columns(columns: Columns) -> None:

@@ -59,6 +59,16 @@ class Slice:
     stop: int
 
 
+def device_of(tensors: Tensors) -> torch.device:
+    """Where the tensors are; they are all in one place."""
+    return next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+
+
+def placed(parts: Parts, device: str) -> Parts:
+    """The same tensors on a device; those that are there already are not copied."""
+    return {part: {name: tensor.to(device) for name, tensor in tensors.items()} for part, tensors in parts.items()}
+
+
 def clone(tensors: Tensors) -> dict[str, Tensor]:
     """A copy that the caller may write to."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from foedus.domain.computing import EXECUTORS, KERNELS
+from foedus.domain.computing import DEVICES, EXECUTORS, KERNELS
 from foedus.domain.errors import ClientWorkError, ConfigError, PlanError
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.table import nearest
-from foedus.domain.tree import State, size_in_bytes
+from foedus.domain.tree import State, placed, size_in_bytes
 from foedus.engine.executors import Executor, InlineExecutor
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import ClientSource, EagerKernel, Kernel, PhaseWork
@@ -60,6 +60,7 @@ class Engine:
     kernel: str = "auto"
     executor: str = "auto"
     workers: int | None = None
+    device: str = "cpu"
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -75,6 +76,7 @@ class Choice:
     workers: int
     reason: str
     stack: int = 1
+    device: str = "cpu"
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -89,10 +91,12 @@ def choose(engine: Engine, prepared: Prepared, source: ClientSource, clients: Se
     """The executor for a run on the clients of these sorted names, its workers started, and what was chosen.
 
     Raises:
-        ConfigError: ``kernel_unknown``, ``executor_unknown``, ``workers_refused``, ``executor_unavailable``.
+        ConfigError: ``kernel_unknown``, ``executor_unknown``, ``workers_refused``, ``executor_unavailable``,
+            ``device_unknown``, ``device_unavailable``.
     """
     _check("kernel", engine.kernel, KERNELS)
     _check("executor", engine.executor, EXECUTORS)
+    _check_device(engine)
     if engine.workers is not None and engine.workers < 1:
         raise ConfigError("workers_refused", f"{engine.workers} workers cannot run anything.", "", "Give 1 or more.")
     case = _case(engine, prepared, source, clients)
@@ -100,7 +104,7 @@ def choose(engine: Engine, prepared: Prepared, source: ClientSource, clients: Se
     effort = _effort(case, prepared.spec.rounds) if case and wondering else Effort(0.0)
     kernel, of_kernel = _kernel(engine, prepared, case, effort)
     recipe = kernel.recipe if isinstance(kernel, GraphKernel) else None
-    how = (recipe.stack, recipe.plain()) if recipe else (1, {})
+    how = (recipe.stack, engine.device, recipe.plain()) if recipe else (1, engine.device, {})
     cohort = case.cohort if case else 1
     if engine.executor == "ray":
         executor, count = ray_executor(kernel, prepared, source, engine.workers, cohort)
@@ -111,8 +115,28 @@ def choose(engine: Engine, prepared: Prepared, source: ClientSource, clients: Se
         count, of_executor = 0, "proving the graph started threads for an accelerator, which do not survive a fork"
     reason = f"kernel {kernel.name}: {of_kernel}; executor {'workers' if count else 'inline'}: {of_executor}"
     if not count:
-        return InlineExecutor(kernel, source), Choice(kernel.name, "inline", 1, reason, *how)
+        return InlineExecutor(kernel, source, engine.device), Choice(kernel.name, "inline", 1, reason, *how)
     return _started(kernel, prepared, source, clients, count), Choice(kernel.name, "workers", count, reason, *how)
+
+
+def _check_device(engine: Engine) -> None:
+    _check("device", engine.device, DEVICES)
+    if engine.device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "device_unavailable",
+            f"PyTorch finds no device `{engine.device}` here.",
+            "There is none, or this build of PyTorch cannot use it.",
+            "Leave --device out, or install a build of PyTorch for it.",
+        )
+    if engine.executor not in ("auto", "inline"):
+        raise ConfigError(
+            "device_unavailable",
+            f"The executor `{engine.executor}` does not share the device `{engine.device}`.",
+            "One process feeds it.",
+            "Use `--executor inline`, or `auto`.",
+        )
 
 
 def _check(what: str, name: str, known: Iterable[str]) -> None:
@@ -132,11 +156,11 @@ def _case(engine: Engine, prepared: Prepared, source: ClientSource, clients: Seq
     sampled = _sampled(source, clients)
     if isinstance(phase, Done) or not sampled:
         return None
-    broadcast = Broadcast({part: state.tensors[part] for part in phase.broadcast})
+    broadcast = Broadcast(placed({part: state.tensors[part] for part in phase.broadcast}, engine.device))
     order = PhaseOrder(1, phase.name, sampled)
     work = PhaseWork(order, phase, broadcast, {}, prepared.spec.seed)
     size = contributions(prepared.spec.schedule, prepared.spec.cohort, len(clients))
-    return Case(prepared.plan, work, sampled, source, size, engine.workers or cores())
+    return Case(prepared.plan, work, sampled, source, size, engine.workers or cores(), engine.device)
 
 
 def _sampled(source: ClientSource, clients: Sequence[str]) -> tuple[str, ...]:
@@ -158,7 +182,7 @@ def _sampled(source: ClientSource, clients: Sequence[str]) -> tuple[str, ...]:
 
 def _effort(case: Case, rounds: int) -> Effort:
     """Count the steps of the first clients, and time a few of the first one's."""
-    local = case.work.phase.work(EagerObjective(case.plan, case.work.seed))
+    local = case.work.phase.work(EagerObjective(case.plan, case.work.seed, case.device))
     rngs = [Randomness(case.work.seed, 1, client) for client in case.clients]
     parts = [case.source(client).train for client in case.clients]
     orders = [local.order(len(part), State(), rng) for part, rng in zip(parts, rngs, strict=True)]
@@ -185,13 +209,14 @@ def _threads_of_autograd() -> bool:
 
 
 def _kernel(engine: Engine, prepared: Prepared, case: Case | None, effort: Effort) -> tuple[Kernel, str]:
-    eager = EagerKernel(prepared.plan, prepared.spec.seed)
+    eager = EagerKernel(prepared.plan, prepared.spec.seed, engine.device)
     if engine.kernel == "eager":
         return eager, "as asked"
     if case is None:
         return eager, "no client has examples to try a graph on"
     if engine.recipe:
-        return GraphKernel(prepared.plan, prepared.spec.seed, recipe_of(engine.recipe)), "as the run was begun"
+        begun = GraphKernel(prepared.plan, prepared.spec.seed, recipe_of(engine.recipe), engine.device)
+        return begun, "as the run was begun"
     if engine.kernel == "auto" and effort.seconds < GRAPH_SECONDS:
         return eager, f"about {effort.seconds:.1f} s of work do not pay for tracing a step"
     graph, why_not = prove(case)
@@ -205,6 +230,8 @@ def _workers(engine: Engine, effort: Effort, cohort: int) -> tuple[int, str]:
     count = engine.workers or min(cores(), cohort)
     if engine.executor == "inline":
         return 0, "as asked"
+    if engine.device != "cpu":
+        return 0, f"one process feeds the device {engine.device}"
     if engine.executor == "workers":
         return count, f"as asked, {count} processes"
     if not available():

@@ -26,6 +26,7 @@ class Clients:
     federation: Federation
     ready: OrderedDict[str, ClientData] = field(default_factory=OrderedDict)
     held: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.federation.vertical:
@@ -55,7 +56,7 @@ class Clients:
             if error.code == "column_missing":
                 raise
             raise ClientWorkError(error.code, error.what, error.why, error.fix) from error
-        self.ready[name] = data
+        data = self.ready[name] = data.to(self.device)
         self.held += size_of(data)
         while self.held > spec.data.cache * MIB and len(self.ready) > 1:
             self.held -= size_of(self.ready.popitem(last=False)[1])

@@ -7,8 +7,10 @@ sums inside a block are made in the order of client names, so the result does no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
+from foedus.domain.tree import State, placed
 from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork
 
 
@@ -28,22 +30,42 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """Everything in this process, one block after another."""
+    """Everything in this process, one block after another; on ``device``, where kernel and clients' data are."""
 
     name = "inline"
 
-    def __init__(self, kernel: Kernel, source: ClientSource) -> None:
+    def __init__(self, kernel: Kernel, source: ClientSource, device: str = "cpu") -> None:
         self._kernel = kernel
         self._source = source
+        self._device = device
 
     def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
-        """Compute and fold block by block."""
+        """Compute and fold block by block; sums and states come back to the processor's memory."""
+        there = on_device(work, self._device)
         for block in self._kernel.blocks(work, blocks):
-            yield self._kernel.fold(work, block, self._source)
+            done = self._kernel.fold(there, block, self._source)
+            sums = replace(done.sums, tensors={part: dict(t) for part, t in placed(done.sums.tensors, "cpu").items()})
+            yield BlockResult(sums, done.receipts, {name: _home(state) for name, state in done.states.items()})
 
     def outcomes(self, work: PhaseWork, clients: tuple[str, ...]) -> Iterator[Outcome]:
         """Compute one after another."""
-        return self._kernel.run(work, clients, self._source)
+        for outcome in self._kernel.run(on_device(work, self._device), clients, self._source):
+            made = outcome.contribution
+            home = replace(made, update=placed(made.update, "cpu")) if made else None
+            yield replace(outcome, contribution=home, state=_home(outcome.state))
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def on_device(work: PhaseWork, device: str) -> PhaseWork:
+    """The work with its broadcast and the clients' states on a device."""
+    if device == "cpu":
+        return work
+    down = replace(work.broadcast, tensors=placed(work.broadcast.tensors, device))
+    states = {name: State(placed(state.tensors, device), state.data) for name, state in work.states.items()}
+    return replace(work, broadcast=down, states=states)
+
+
+def _home(state: State) -> State:
+    return State(placed(state.tensors, "cpu"), state.data) if state.tensors else state

@@ -42,10 +42,10 @@ class GraphKernel:
 
     name = "graph"
 
-    def __init__(self, plan: TrainingPlan, seed: int, recipe: Recipe) -> None:
+    def __init__(self, plan: TrainingPlan, seed: int, recipe: Recipe, device: str = "cpu") -> None:
         self.recipe = recipe
-        self.objective = FunctionalObjective(plan, seed)
-        self._eager = EagerKernel(plan, seed)
+        self.objective = FunctionalObjective(plan, seed, device)
+        self._eager = EagerKernel(plan, seed, device)
         self._works: dict[WorkBuilder, LocalWork] = {}
         self._steps: dict[object, Step] = {}
         self._finishes: dict[object, Finish] = {}
@@ -205,19 +205,9 @@ class GraphKernel:
                     if member not in stack.failed:
                         self._step_alone(local, stack, step, member)
                 continue
-            for width in self._widths(last - first):
+            for width in self.recipe.pieces(last - first):
                 self._step_together(builder, local, stack, (step, first, first + width, rows))
                 first += width
-
-    def _widths(self, active: int) -> list[int]:
-        """Pieces for so many clients; where a step without rows changes nothing, one piece that may have more."""
-        if self.recipe.still:
-            return [min(width for width in self.recipe.widths if width >= active)]
-        pieces = []
-        while active:
-            pieces.append(next(width for width in self.recipe.widths if width <= active))
-            active -= pieces[-1]
-        return pieces
 
     def _step_together(
         self, builder: WorkBuilder, local: LocalWork, stack: Stack, where: tuple[int, int, int, int]
@@ -290,5 +280,5 @@ class GraphKernel:
         """Memory for one tensor, the same for every stack."""
         held, size = self._memory.get(what), math.prod(shape)
         if held is None or held.numel() < size or held.dtype != like.dtype:
-            held = self._memory[what] = torch.zeros(size, dtype=like.dtype)
+            held = self._memory[what] = torch.zeros(size, dtype=like.dtype, device=like.device)
         return held[:size].view(shape)

@@ -79,8 +79,8 @@ class EagerKernel:
 
     name = "eager"
 
-    def __init__(self, plan: TrainingPlan, seed: int) -> None:
-        self._objective = EagerObjective(plan, seed)
+    def __init__(self, plan: TrainingPlan, seed: int, device: str = "cpu") -> None:
+        self._objective = EagerObjective(plan, seed, device)
 
     def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> Iterator[Outcome]:
         """Run each client's work through :func:`run_client`, when the one before has been taken."""

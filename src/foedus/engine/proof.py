@@ -23,7 +23,7 @@ from foedus.engine.client import ClientTask, run_client
 from foedus.engine.form import UntraceableError
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import ClientSource, PhaseWork
-from foedus.engine.precision import usable
+from foedus.engine.precision import DEFAULT, usable
 from foedus.engine.recipe import WIDTHS, Recipe
 from foedus.engine.stack import Member, abridged
 from foedus.engine.stacked import row_of
@@ -63,6 +63,7 @@ class Case:
     source: ClientSource
     cohort: int
     cores: int = 1
+    device: str = "cpu"
 
 
 def prove(case: Case) -> tuple[GraphKernel | None, str]:
@@ -84,7 +85,7 @@ def _tried(case: Case, recipe: Recipe) -> tuple[GraphKernel, str]:
     """The best kernel that follows ``recipe``; and the reason where it does not go where kernel ``eager`` goes."""
     members = _members(case)
     longest = max(members, key=lambda member: len(member.order))
-    kernel = GraphKernel(case.plan, case.work.seed, recipe)
+    kernel = GraphKernel(case.plan, case.work.seed, recipe, case.device)
     step, example, carried = kernel.examine(case.work, longest)
     if recipe.padded:
         recipe = replace(
@@ -98,7 +99,7 @@ def _tried(case: Case, recipe: Recipe) -> tuple[GraphKernel, str]:
 
 def _members(case: Case) -> list[Member]:
     """The sampled clients."""
-    kernel = GraphKernel(case.plan, case.work.seed, Recipe(1, False, 1))
+    kernel = GraphKernel(case.plan, case.work.seed, Recipe(1, False, 1), case.device)
     found = [kernel.member(case.work, client, case.source) for client in case.clients]
     return [member for member in found if member]
 
@@ -122,7 +123,7 @@ def _stacks(case: Case, step: Step, carry: Sequence[Tensor], recipe: Recipe) -> 
     """Sizes of stacks worth a trial: the largest that a core's cache holds, and one client alone."""
     alone = {*recipe.kept, *recipe.factored}
     weight = sum(tensor.nbytes for at, tensor in enumerate(carry) if at not in alone)
-    if step.convolves:  # grouped convolutions gain nothing on a CPU
+    if step.convolves and case.device == "cpu":  # grouped convolutions gain nothing there
         return [1]
     even = min(-(-case.cohort // case.cores), LARGEST)
     fitting = [w for w in (even, -(-even // 2), *WIDTHS) if w <= even and w * weight <= STACK_BYTES]
@@ -135,8 +136,8 @@ def _fastest(case: Case, recipe: Recipe, stacks: Sequence[int]) -> GraphKernel:
     for stack in stacks:
         some = [replace(member, order=abridged(member.order)) for member in _members(case)]
         members = list(itertools.islice(itertools.cycle(some), stack))
-        kernel = GraphKernel(case.plan, case.work.seed, replace(recipe, stack=stack))
-        for precision in usable():
+        kernel = GraphKernel(case.plan, case.work.seed, replace(recipe, stack=stack), case.device)
+        for precision in usable() if case.device == "cpu" else (DEFAULT,):
             kernel.recipe = replace(kernel.recipe, precision=precision)
             seconds = _seconds(case, kernel, members) / sum(len(member.order) for member in members)
             if not trials or seconds * GAIN < trials[-1][0]:
@@ -163,7 +164,7 @@ def _rows(case: Case) -> int:
 def _moves(case: Case, rows: int) -> str:
     """Whether a step writes to buffers or draws at random; the reason why batches are not padded then."""
     model = case.work.broadcast.tensors["model"]
-    eager = EagerObjective(case.plan, case.work.seed)
+    eager = EagerObjective(case.plan, case.work.seed, case.device)
     mixed = _mixed([case.source(client) for client in case.clients], rows)
     found = []
     for seed in (1, 2):
@@ -178,14 +179,14 @@ def _moves(case: Case, rows: int) -> str:
 
 def _rows_mix(case: Case, rows: int) -> str:
     """Whether padding changes loss or gradients, on rows of many clients; the reason where it does."""
-    ours_of = FunctionalObjective(case.plan, case.work.seed)
+    ours_of = FunctionalObjective(case.plan, case.work.seed, case.device)
     model = case.work.broadcast.tensors["model"]
-    eager = EagerObjective(case.plan, case.work.seed)
+    eager = EagerObjective(case.plan, case.work.seed, case.device)
     mixed = _mixed([case.source(client) for client in case.clients], rows)
     for real in sorted({rows, max(rows // 2, 1)}):
         gradients, loss = eager.gradient(eager.place(model), _batch(mixed.take(slice(real))))
         index = torch.tensor([at if at < real else 0 for at in range(rows)])
-        mask = (torch.arange(rows) < real).float()
+        mask = (torch.arange(rows) < real).float().to(case.device)
         padded = replace(_batch(mixed.take(index)), mask=mask)
         ours, our_loss = ours_of.gradient(ours_of.place(model), padded)
         near = bool((our_loss - loss).abs() <= LOSS * (1 + loss.abs()))
@@ -220,7 +221,7 @@ def _same_steps(case: Case, kernel: GraphKernel, width: int) -> str:
     if done is None:
         return ""
     phase = replace(case.work.phase, work=_abridged_work(case.work))
-    task = ClientTask(phase, EagerObjective(case.plan, case.work.seed), case.work.broadcast)
+    task = ClientTask(phase, EagerObjective(case.plan, case.work.seed, case.device), case.work.broadcast)
     scale = ROUNDING * _length(case.work.broadcast.tensors["model"])
     for client, at in done.rows.items():
         member, ask = done.members[at], Ask(client, case.work.order.round, phase.name)

@@ -41,6 +41,16 @@ class Recipe:
         halves = (self.stack, -(-self.stack // 2), -(-self.stack // 4))
         return halves if self.stack > WIDTHS[0] else halves[:2]
 
+    def pieces(self, active: int) -> list[int]:
+        """Pieces for so many clients; where a step without rows changes nothing, one piece that may have more."""
+        if self.still:
+            return [min(width for width in self.widths if width >= active)]
+        found = []
+        while active:
+            found.append(next(width for width in self.widths if width <= active))
+            active -= found[-1]
+        return found
+
     def plain(self) -> dict[str, Json]:
         """The recipe as it is recorded."""
         return {

@@ -94,7 +94,7 @@ def simulate_on(
     timed = tools.profile.timed if tools.profile else untimed
     if tools.profile:
         prepared, observers, keeper = on_the_clock(tools.profile, prepared, observers, keeper)
-    clients = Clients(prepared, federation)
+    clients = Clients(prepared, federation, device=engine.device)
     source = clients if engine.executor == "ray" else timed("data", clients)  # the actors have clients of their own
     paces = pacing(prepared, federation.names, source)
     held_out = HeldOut(prepared, federation.held_out)

@@ -115,7 +115,8 @@ class Stack:
     def drawn(self, draw: Draw, first: int, last: int) -> Tensor:
         """What a layer draws for some clients, from each one's own generator."""
         made = [draw.make(self.generator(member)) for member in range(first, last)]
-        return made[0] if last - first == 1 else torch.stack(made)
+        drawn = made[0] if last - first == 1 else torch.stack(made)
+        return drawn.to(self.columns[0].device)
 
     def generator(self, member: int) -> torch.Generator:
         """What a client's layers draw from, as kernel ``eager`` seeds it."""
@@ -153,7 +154,7 @@ def gather(members: Sequence[Member], form: Form, carries: Sequence[Sequence[Ten
     columns = [_column(column, indices, (steps, cut.clients, rows)) for column in zip(*parts, strict=True)]
     if cut.padded:
         batch_form = Form((*batch_form.spec, ("mask", None)))
-        columns.append(_mask(sizes, (steps, cut.clients, rows)))
+        columns.append(_mask(sizes, (steps, cut.clients, rows)).to(columns[0].device))
     alike = {*cut.shared, *cut.factored}
     leaves = [
         column[0] if at in alike else _stacked(column, cut.memory(str(at), (cut.clients, *column[0].shape), column[0]))
@@ -176,7 +177,7 @@ def _column(tensors: Sequence[Tensor], indices: Sequence[Tensor], size: tuple[in
     into = tensors[0].new_empty((*size, *tensors[0].shape[1:]))
     for at, (tensor, index) in enumerate(zip(tensors, indices, strict=True)):
         count = len(index) // rows
-        into[:count, at] = tensor.index_select(0, index).view(count, rows, *tensor.shape[1:])
+        into[:count, at] = tensor.index_select(0, index.to(tensor.device)).view(count, rows, *tensor.shape[1:])
         if count < steps:
             into[count:, at] = into[0, at]
     if len(tensors) < clients:

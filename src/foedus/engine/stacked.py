@@ -73,10 +73,10 @@ def summed(done: Done, schema: Schema) -> Sums:
 def _weighted(tensor: Tensor | Product, weights: Tensor) -> Tensor:
     """The weighted sum over clients, in the dtype that the mean sums in."""
     if isinstance(tensor, Product):
-        return tensor.weighted(weights.to(tensor.left.dtype))
+        return tensor.weighted(weights.to(tensor.left.device, tensor.left.dtype))
     wide = tensor.to(accumulator(tensor.dtype))
     rows = wide.flatten(1) if wide.ndim > 1 else wide[:, None]  # a single number of each client has no second dimension
-    return torch.mv(rows.T, weights.to(wide.dtype)).view(wide.shape[1:])
+    return torch.mv(rows.T, weights.to(wide.device, wide.dtype)).view(wide.shape[1:])
 
 
 def _size_of(tensor: Tensor | Product) -> int:

@@ -38,10 +38,10 @@ class FunctionalObjective:
     ``direct``: differentiate by autograd at once, one client at a time, instead of by a transform that can be traced.
     """
 
-    def __init__(self, plan: TrainingPlan, seed: int) -> None:
-        self._module = build_model(plan, seed).train()
+    def __init__(self, plan: TrainingPlan, seed: int, device: str = "cpu") -> None:
+        self._module = build_model(plan, seed).to(device).train()
         self._loss = plan.loss
-        self._eager = EagerObjective(plan, seed)
+        self._eager = EagerObjective(plan, seed, device)
         self.trainable = self._eager.trainable
         self.buffers = self._eager.buffers
         self.direct = False

@@ -19,10 +19,10 @@ from foedus.local.work import Batch, output_of
 
 
 class EagerObjective:
-    """One module, one client at a time."""
+    """One module on a device, one client at a time."""
 
-    def __init__(self, plan: TrainingPlan, seed: int) -> None:
-        self._module = build_model(plan, seed)
+    def __init__(self, plan: TrainingPlan, seed: int, device: str = "cpu") -> None:
+        self._module = build_model(plan, seed).to(device)
         self._loss = plan.loss
         self._measures: Mapping[str, Loss] = {"loss": plan.loss, **plan.metrics}
         self._tensors = tensors_of(self._module)

@@ -19,7 +19,7 @@ from foedus.data.batching import batches
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast
 from foedus.domain.table import Amount, Rate, Table
-from foedus.domain.tree import State
+from foedus.domain.tree import State, device_of
 from foedus.local.work import Account, Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
 from foedus.optim.optimizer import Decay, Optimizer, adam, clipped, sgd
 
@@ -51,7 +51,7 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
         def init(broadcast: Broadcast, state: State, rng: Randomness) -> Carry:
             model = objective.place(broadcast.tensors["model"])
             moments = optimizer.init({name: model[name] for name in objective.trainable})
-            return {"model": model, "moments": moments, "loss": torch.zeros(())}
+            return {"model": model, "moments": moments, "loss": torch.zeros((), device=device_of(model))}
 
         def step(carry: Carry, batch: Batch) -> tuple[Carry, Mapping[str, Tensor]]:
             gradients, loss = objective.gradient(carry["model"], batch)

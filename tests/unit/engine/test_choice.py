@@ -13,7 +13,7 @@ from foedus.domain.errors import ConfigError
 from foedus.engine import choice
 from foedus.engine.choice import Choice, Engine, choose
 from foedus.engine.prepare import Prepared
-from foedus.engine.simulate import client_data
+from foedus.engine.simulate import client_data, simulate
 from tests.plans import DIGITS, prepared
 
 
@@ -97,6 +97,37 @@ def test_a_plan_that_is_no_graph_runs_eagerly_and_says_so(tmp_path: Path) -> Non
     made = chosen(prepared(tmp_path, branching), Engine("graph", "inline"))
     assert made.kernel == "eager"
     assert "cannot run as a graph" in made.reason
+
+
+@pytest.mark.parametrize(
+    ("engine", "code"),
+    [(Engine(device="cudda"), "device_unknown"), (Engine("graph", "inline", device="cuda"), "device_unavailable")],
+)
+def test_a_device_that_is_not_there_is_refused(
+    tmp_path: Path, engine: Engine, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError) as refused:
+        chosen(prepared(tmp_path), engine)
+    assert refused.value.code == code
+
+
+def test_one_process_feeds_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError) as refused:
+        chosen(prepared(tmp_path), Engine("graph", "workers", device="cuda"))
+    assert refused.value.code == "device_unavailable"
+    assert "--executor inline" in refused.value.fix
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device here")
+@pytest.mark.parametrize("kernel", ["eager", "graph"])
+def test_a_device_learns_what_the_processor_learns(tmp_path: Path, kernel: str) -> None:
+    ready = prepared(tmp_path, rounds=3)
+    there, here = (simulate(ready, Engine(kernel, "inline", device=device)) for device in ("cuda", "cpu"))
+    assert all(tensor.device.type == "cpu" for tensor in there.model.values())
+    for name, tensor in there.model.items():
+        torch.testing.assert_close(tensor, here.model[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_run_that_goes_on_is_computed_as_it_was_begun(tmp_path: Path) -> None:
