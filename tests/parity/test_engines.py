@@ -70,7 +70,7 @@ def test_graph_agrees_within_its_tolerance_and_is_reproducible(strategy: dict[st
     assert graph.choice.kernel == "graph"
     assert _distance(graph.model, eager.model) <= TOLERANCE * _distance(start, eager.model)
     recipe = graph.choice.recipe
-    for engine in (Engine("graph", "inline", recipe=recipe), Engine("graph", "workers", 2, recipe)):
+    for engine in (Engine("graph", "inline", recipe=recipe), Engine("graph", "workers", 2, recipe=recipe)):
         assert _run(tmp_path, engine, strategy).model_digest == graph.model_digest
 
 

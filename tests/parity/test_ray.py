@@ -88,7 +88,7 @@ def test_parts_of_a_block_and_states_of_clients_give_the_bits_of_inline(two: Non
 
 def test_graph_gives_the_bits_of_graph_inline_with_the_same_recipe(two: None, tmp_path: Path) -> None:
     inline = simulate(many(tmp_path), Engine("graph", "inline"))
-    spread = simulate(many(tmp_path), Engine("graph", "ray", 2, inline.choice.recipe))
+    spread = simulate(many(tmp_path), Engine("graph", "ray", 2, recipe=inline.choice.recipe))
     assert (spread.choice.kernel, spread.choice.executor) == ("graph", "ray")
     assert spread.choice.recipe == inline.choice.recipe
     assert alike(spread, inline)
