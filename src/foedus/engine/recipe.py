@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter, ValidationError
 
-from foedus.domain.errors import ConfigError
+from foedus.domain.errors import IntegrityError
 from foedus.domain.plain import Json
 from foedus.engine.precision import DEFAULT
 
@@ -76,11 +76,11 @@ def recipe_of(plain: Mapping[str, Json]) -> Recipe:
     """The recipe that was recorded.
 
     Raises:
-        ConfigError: ``choice_malformed``.
+        IntegrityError: ``choice_malformed``.
     """
     try:
         return TypeAdapter(Recipe).validate_python(dict(plain))
     except ValidationError as error:
-        raise ConfigError(
+        raise IntegrityError(
             "choice_malformed", "The checkpoint does not say how the run was computed.", "", "Begin the run anew."
         ) from error

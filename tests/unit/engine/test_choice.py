@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from foedus.data.dataset import ClientData
-from foedus.domain.errors import ConfigError
+from foedus.domain.errors import ConfigError, IntegrityError
 from foedus.engine import choice
 from foedus.engine.choice import Choice, Engine, choose
 from foedus.engine.prepare import Prepared
@@ -137,6 +137,6 @@ def test_a_run_that_goes_on_is_computed_as_it_was_begun(tmp_path: Path) -> None:
     again = chosen(ready, Engine("graph", "inline", recipe=json.loads(json.dumps(made.recipe))))
     assert again.recipe == made.recipe
     assert "as the run was begun" in again.reason
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(IntegrityError) as refused:
         chosen(ready, Engine("graph", "inline", recipe={"stack": "many"}))
     assert refused.value.code == "choice_malformed"
