@@ -81,6 +81,12 @@ class History:
                     times = known.times + 1 if known else 1
                     self.dropouts[receipt.client] = Dropout(times, record.round, phase.phase, receipt.failure)
 
+    @property
+    def asked(self) -> str:
+        """How many clients a round asked: ``20``, or ``5 to 24`` where rounds differ."""
+        counts = [row.asked for row in self.rows]
+        return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
 
 def row_of(record: RoundRecord) -> RoundRow:
     """A record in short. The clients counted are those of the first phase; failures are those of every phase."""

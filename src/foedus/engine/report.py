@@ -109,11 +109,9 @@ def curve_figures(rows: Sequence[RoundRow]) -> Iterator[str]:
 
 def _clients(history: History) -> str:
     """How many clients took part, in a sentence."""
-    asked = [row.asked for row in history.rows]
-    each = f"{min(asked)}" if min(asked) == max(asked) else f"{min(asked)} to {max(asked)}"
     count = len(history.clients)
     ever = f"{count}" if count <= NAMED else f"More than {NAMED}"
-    return f'<p class="soft">{ever} clients took part; a round asked {each} of them.</p>'
+    return f'<p class="soft">{ever} clients took part; a round asked {history.asked} of them.</p>'
 
 
 def _last_round(record: RoundRecord) -> Iterator[str]:

@@ -119,7 +119,7 @@ def _report(spec: RunSpec, history: History, outcome: Outcome) -> Report:
         "status": outcome.status,
         "rounds": str(len(history.rows)),
         "strategy": spec.strategy.name,
-        "clients": str(history.rows[-1].asked),
+        "clients a round": history.asked,
         **held_out,
         "seconds": f"{outcome.seconds:.1f}",
         **({"virtual seconds": f"{history.rows[-1].virtual_time:.1f}"} if clocked else {}),

@@ -53,6 +53,11 @@ class Elements(HTMLParser):
                 self.links.append(value or "")
 
 
+def test_rounds_that_ask_more_or_fewer_clients_are_all_told() -> None:
+    assert History([record(1, 3), record(2, 5), record(3, 2)]).asked == "2 to 5"
+    assert History([record(1, 3), record(2, 3)]).asked == "3"
+
+
 def test_the_page_refers_to_nothing_outside_itself() -> None:
     page = report_html(REPORT)
     elements = Elements(page)
