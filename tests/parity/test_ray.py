@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -268,7 +269,12 @@ def test_a_cluster_that_runs_is_joined_and_left_as_it_was(temporary: Path, tmp_p
     address = f"127.0.0.1:{free_port()}"
     ray = [Path(sys.executable).parent / "ray", "start", "--head", f"--port={address[10:]}", "--num-cpus=2", "--block"]
     quiet = ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={temporary / 'foedus-ray-head'}"]
-    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    # a token of its own: Ray keeps one in the home directory, which another Ray may be writing
+    loopback = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
     with subprocess.Popen([*ray, *quiet], env={**environment(), **loopback}, stdout=subprocess.PIPE, text=True) as head:
         try:
             assert head.stdout is not None
