@@ -53,7 +53,8 @@ def test_a_plot_may_be_of_any_number_of_clients_and_of_labels_that_are_no_classe
         "many": 'name = "synthetic"\noptions = { clients = 1500, examples = 3 }',
         "numbers": 'name = "diabetes"\npartition = { name = "linear", clients = 3 }',
     }[name]
-    text = f'plan = "p"\nrounds = 1\n[strategy]\nname = "fedavg"\nlocal = {{ lr = 0.1 }}\n[cohort]\nsize = 1\n[data]\n{data}\n'
+    learning = '[strategy]\nname = "fedavg"\nlocal = { lr = 0.1 }\n[cohort]\nsize = 1\n'
+    text = f'plan = "p"\nrounds = 1\n{learning}[data]\n{data}\n'
     (here / "run.toml").write_text(text)
     ran = run("data", "partition", "run.toml", "--plot", "drawn.svg", "--json")
     assert ran.code == 0

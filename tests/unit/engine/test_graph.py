@@ -128,7 +128,8 @@ def test_a_plan_that_is_a_graph_proves_itself_and_agrees(tmp_path: Path, plan: s
 
 NAMED = DIGITS.replace(
     "    return nn.functional.cross_entropy(output, target)",
-    '    return nn.functional.cross_entropy(output["scores"], target["label"]) + output["scores"].square().mean(1).mean()',
+    '    scores = output["scores"]\n'
+    '    return nn.functional.cross_entropy(scores, target["label"]) + scores.square().mean(1).mean()',
 ).replace("nn.Sequential(", "Named(") + (
     "\n\nclass Named(nn.Sequential):\n    def forward(self, image, *, scale):\n"
     '        return {"scores": super().forward(image) * scale[:, None]}\n'
