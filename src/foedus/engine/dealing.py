@@ -1,16 +1,16 @@
 """A phase's work as executors with workers deal it out: in items, done again where a worker was lost, put in order.
 
-Nothing here knows what a worker is. The sums are made as :attr:`PhaseOrder.blocks` says, whoever computed what.
+Nothing here knows what a worker is. The sums are made block by block, as the kernel cuts them, whoever computed what.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from foedus.domain.tree import State
-from foedus.engine.kernels import BlockResult, Kernel, Outcome, Part, PhaseWork, combine, fold_outcomes, outcomes_in
+from foedus.engine.kernels import BlockResult, Kernel, Outcome, PhaseWork, fold_outcomes
 
 TRIES = 2
 """Work that ends this many workers is given up."""
@@ -18,13 +18,16 @@ TRIES = 2
 BLOCKS_PER_WORKER = 2
 """With fewer blocks than this for each worker, parts of blocks go out, so that no worker waits for the last block."""
 
-Numbered = tuple[int, list[Part]]
-"""A block's number, and what its parts came to, in their order."""
+Part = BlockResult | list[Outcome]
+"""What came back for an item: folded, or as outcomes."""
+
+Numbered = tuple[int, Part]
+"""A block's number, and its sum where one worker had the whole block, else its clients' outcomes in their order."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """Work to hand out: clients of one block. The worker folds whole blocks, and parts where the kernel folds those."""
+    """Work to hand out: clients of one block; the worker folds them if they are the whole block."""
 
     block: int
     part: int
@@ -35,10 +38,9 @@ class Item:
 def items_of(kernel: Kernel, work: PhaseWork, blocks: Sequence[tuple[str, ...]], workers: int) -> list[Item]:
     """Whole blocks where there are enough of them for so many ``workers``, and parts of blocks where there are not."""
     blocks = kernel.blocks(work, blocks)
-    if len(blocks) >= BLOCKS_PER_WORKER * workers:
+    if len(blocks) >= BLOCKS_PER_WORKER * workers or not kernel.folds_outcomes(work):
         return [Item(at, 0, block, True) for at, block in enumerate(blocks)]
-    fold = kernel.folds_parts(work)
-    return [replace(item, fold=fold) for at, block in enumerate(blocks) for item in parts_of(kernel, work, block, at)]
+    return [item for at, block in enumerate(blocks) for item in parts_of(kernel, work, block, at)]
 
 
 def parts_of(kernel: Kernel, work: PhaseWork, clients: tuple[str, ...], block: int = 0) -> list[Item]:
@@ -50,8 +52,8 @@ def in_order(work: PhaseWork, results: Iterable[Numbered]) -> Iterator[BlockResu
     """The blocks' sums in the blocks' order, each as soon as those before it are there."""
     done: dict[int, BlockResult] = {}
     after = 0
-    for at, parts in results:
-        done[at] = combine(work.phase, parts)
+    for at, result in results:
+        done[at] = result if isinstance(result, BlockResult) else fold_outcomes(work.phase, result)
         while after in done:
             yield done.pop(after)
             after += 1
@@ -59,8 +61,9 @@ def in_order(work: PhaseWork, results: Iterable[Numbered]) -> Iterator[BlockResu
 
 def unfolded(results: Iterable[Numbered]) -> Iterator[Outcome]:
     """The outcomes of parts that were dealt as one block."""
-    for _, parts in results:
-        yield from outcomes_in(parts)
+    for _, result in results:
+        assert not isinstance(result, BlockResult)
+        yield from result
 
 
 class Dealt:
@@ -71,17 +74,20 @@ class Dealt:
         self.left = len(items)
         self._work = work
         self._lost = Counter[Item]()
-        self._parts: dict[int, dict[int, Part]] = {}
+        self._parts: dict[int, dict[int, list[Outcome]]] = {}
         self._expected = Counter(item.block for item in items)
 
     def back(self, item: Item, part: Part) -> Iterator[Numbered]:
         """An item's work came back; with the last of a block's parts, the block is complete."""
         self.left -= 1
+        if isinstance(part, BlockResult):
+            yield item.block, part
+            return
         parts = self._parts.setdefault(item.block, {})
         parts[item.part] = part
         if len(parts) == self._expected[item.block]:
             del self._parts[item.block]
-            yield item.block, [parts[at] for at in sorted(parts)]
+            yield item.block, [outcome for at in sorted(parts) for outcome in parts[at]]
 
     def lost(self, item: Item) -> Iterator[Numbered]:
         """The worker died over an item: it is done again, or is a failure of its clients."""
@@ -91,7 +97,7 @@ class Dealt:
             return
         states = self._work.states
         died = [_died(client, states.get(client, State())) for client in item.clients]
-        yield from self.back(item, fold_outcomes(self._work.phase, died) if item.fold else died)
+        yield from self.back(item, died)
 
 
 def _died(client: str, state: State) -> Outcome:

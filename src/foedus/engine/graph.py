@@ -18,12 +18,12 @@ from torch.utils import _pytree as pytree
 
 from foedus.domain.errors import ClientWorkError, FoedusError
 from foedus.domain.rng import Randomness
-from foedus.domain.round import FOLD_BLOCK, Receipt
+from foedus.domain.round import Receipt
 from foedus.domain.tree import State
 from foedus.engine.client import Worked, settle
 from foedus.engine.factored import Product
 from foedus.engine.form import split
-from foedus.engine.kernels import BlockResult, ClientSource, EagerKernel, Outcome, PhaseWork, fold_outcomes, join
+from foedus.engine.kernels import BlockResult, ClientSource, EagerKernel, Outcome, PhaseWork, fold_outcomes
 from foedus.engine.precision import products
 from foedus.engine.recipe import Recipe
 from foedus.engine.stack import Cut, Member, Stack, gather
@@ -66,22 +66,27 @@ class GraphKernel:
 
     def fold(self, work: PhaseWork, block: tuple[str, ...], source: ClientSource) -> BlockResult:
         """Fold stack by stack; client by client where the aggregator or a transform asks for it."""
-        if not self.folds_parts(work):
+        if self.folds_outcomes(work):
             return fold_outcomes(work.phase, self.run(work, block, source))
-        return join(work.phase, [self._fold_part(work, part, source) for part in self.parts(work, block)])
-
-    def folds_parts(self, work: PhaseWork) -> bool:
-        """In training, unless a transform or the aggregator has to see each contribution."""
-        phase = work.phase
-        return phase.name == TRAIN and phase.transform is IDENTITY and phase.aggregator.linear
+        first, *others = [self._fold_part(work, part, source) for part in self.parts(work, block)]
+        sums, receipts, states = first.sums, list(first.receipts), dict(first.states)
+        for part in others:
+            sums = work.phase.aggregator.merge(sums, part.sums)
+            receipts.extend(part.receipts)
+            states.update(part.states)
+        return BlockResult(sums, tuple(receipts), states)
 
     def blocks(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
-        """Cut anew, a stack to a block, where stacks are larger."""
-        size = self.recipe.stack
-        if size <= FOLD_BLOCK or not self.folds_parts(work):
+        """Cut anew where stacks are folded, ``recipe.block`` clients to a block."""
+        if self.folds_outcomes(work):
             return blocks
         clients = [client for block in blocks for client in block]
-        return [tuple(clients[at : at + size]) for at in range(0, len(clients), size)]
+        return [tuple(clients[at : at + self.recipe.block]) for at in range(0, len(clients), self.recipe.block)]
+
+    def folds_outcomes(self, work: PhaseWork) -> bool:
+        """Outside training, and where a transform or the aggregator has to see each contribution."""
+        phase = work.phase
+        return phase.name != TRAIN or phase.transform is not IDENTITY or not phase.aggregator.linear
 
     def parts(self, work: PhaseWork, block: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The block's stacks: in training as many clients as a stack holds, otherwise client by client."""
@@ -188,8 +193,7 @@ class GraphKernel:
 
     def _outcome(self, work: PhaseWork, done: Done, at: int, seconds: float) -> Outcome | None:
         """One client's outcome, in memory of its own; none where its update is not finite."""
-        update = {part: {n: t.clone() for n, t in tensors.items()} for part, tensors in row_of(done.update, at).items()}
-        worked = replace(done.accounts[at], update=update)
+        worked = replace(done.accounts[at], update=own(row_of(done.update, at)))
         try:
             contribution, state = settle(work.phase, worked, done.members[at].rng, seconds)
         except ClientWorkError:

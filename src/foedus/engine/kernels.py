@@ -67,11 +67,11 @@ class Kernel(Protocol):
     def parts(self, work: PhaseWork, block: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The block cut into the smallest pieces that may be run apart without changing a bit of the outcomes."""
 
-    def folds_parts(self, work: PhaseWork) -> bool:
-        """Whether to fold a block is to fold its parts and :func:`join` them, bit for bit."""
-
     def blocks(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
         """The fold blocks as this kernel folds them: the same clients in the same order."""
+
+    def folds_outcomes(self, work: PhaseWork) -> bool:
+        """Whether to fold a block is to fold its clients' outcomes, bit for bit, wherever they were computed."""
 
 
 class EagerKernel:
@@ -96,13 +96,13 @@ class EagerKernel:
         """Client by client."""
         return [(client,) for client in block]
 
-    def folds_parts(self, work: PhaseWork) -> bool:
-        """No: a block's sum is made contribution by contribution."""
-        return False
-
     def blocks(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
         """As they are."""
         return blocks
+
+    def folds_outcomes(self, work: PhaseWork) -> bool:
+        """Yes: a block's sum is made contribution by contribution."""
+        return True
 
     def _one(self, task: ClientTask, work: PhaseWork, client: str, source: ClientSource) -> Outcome:
         ask, rng = Ask(client, work.order.round, work.phase.name), Randomness(work.seed, work.order.round, client)
@@ -131,31 +131,6 @@ def fold_outcomes(phase: Phase, outcomes: Iterable[Outcome], factors: Mapping[st
         receipts.append(Receipt(outcome.client, weights, metrics, seconds=seconds, size=size))
         states[outcome.client] = outcome.state
     return BlockResult(sums, tuple(receipts), states)
-
-
-def join(phase: Phase, parts: Sequence[BlockResult]) -> BlockResult:
-    """The parts of a block as one, merged in their order."""
-    sums, receipts, states = parts[0].sums, list(parts[0].receipts), dict(parts[0].states)
-    for part in parts[1:]:
-        sums = phase.aggregator.merge(sums, part.sums)
-        receipts.extend(part.receipts)
-        states.update(part.states)
-    return BlockResult(sums, tuple(receipts), states)
-
-
-Part = BlockResult | list[Outcome]
-"""What a part of a block came to: folded, or as outcomes."""
-
-
-def combine(phase: Phase, parts: Sequence[Part]) -> BlockResult:
-    """A block, of its parts in their order, all of them folded or none."""
-    folded = [part for part in parts if isinstance(part, BlockResult)]
-    return join(phase, folded) if folded else fold_outcomes(phase, outcomes_in(parts))
-
-
-def outcomes_in(parts: Sequence[Part]) -> list[Outcome]:
-    """The outcomes of parts of which none is folded."""
-    return [outcome for part in parts if not isinstance(part, BlockResult) for outcome in part]
 
 
 def discounted(schema: Schema, update: Parts, factor: float) -> Parts:

@@ -136,7 +136,8 @@ def _fastest(case: Case, recipe: Recipe, stacks: Sequence[int]) -> GraphKernel:
     for stack in stacks:
         some = [replace(member, order=abridged(member.order)) for member in _members(case)]
         members = list(itertools.islice(itertools.cycle(some), stack))
-        kernel = GraphKernel(case.plan, case.work.seed, replace(recipe, stack=stack), case.device)
+        cut = replace(recipe, stack=stack, block=_block(case, stack))
+        kernel = GraphKernel(case.plan, case.work.seed, cut, case.device)
         for precision in usable() if case.device == "cpu" else (DEFAULT,):
             kernel.recipe = replace(kernel.recipe, precision=precision)
             seconds = _seconds(case, kernel, members) / sum(len(member.order) for member in members)
@@ -144,6 +145,12 @@ def _fastest(case: Case, recipe: Recipe, stacks: Sequence[int]) -> GraphKernel:
                 trials.append((seconds, kernel, kernel.recipe))
     _, kernel, kernel.recipe = trials[-1]
     return kernel
+
+
+def _block(case: Case, stack: int) -> int:
+    """Clients that one worker folds: two even shares for each core, or one where two cannot be even."""
+    even = case.cohort % (2 * case.cores) == 0
+    return max(stack, min(-(-case.cohort // (case.cores * (2 if even else 1))), LARGEST))
 
 
 def _seconds(case: Case, kernel: GraphKernel, members: Sequence[Member]) -> float:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from foedus.domain.errors import IntegrityError
 from foedus.domain.plain import Json
+from foedus.domain.round import FOLD_BLOCK
 from foedus.engine.precision import DEFAULT
 
 WIDTHS = (10, 5, 2, 1)
@@ -22,7 +23,7 @@ class Recipe:
     ``kept`` are the places in a carry that no step writes to; where they are the same for all, they are not stacked.
     ``factored`` are the weights in it that are kept as factors (:mod:`foedus.engine.factored`), with the numbers that
     their steps are multiplied with. ``still``: a step on rows of no weight leaves a carry as it is, bit for bit.
-    ``precision`` of matrix products, see :mod:`foedus.engine.precision`.
+    ``precision`` of matrix products, see :mod:`foedus.engine.precision`. ``block``: clients that are folded together.
     """
 
     stack: int
@@ -32,6 +33,7 @@ class Recipe:
     factored: Mapping[int, float] = field(default_factory=dict)
     still: bool = False
     precision: str = DEFAULT
+    block: int = FOLD_BLOCK
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -61,6 +63,7 @@ class Recipe:
             "factored": {str(at): scale for at, scale in sorted(self.factored.items())},
             "still": self.still,
             "precision": self.precision,
+            "block": self.block,
         }
 
     def words(self) -> str:
