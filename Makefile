@@ -25,6 +25,7 @@ demo: $(READY) ## a federation of five processes on this machine, in under a min
 	@$(BIN)/foedus demo
 
 test: $(READY) ## the whole suite
+	@scripts/debian-packages
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 check: $(READY) ## style, types, floors and budgets
@@ -46,6 +47,7 @@ bench-peers: $(READY) ## install the peers under .bench/, and measure what they 
 	$(ONE_THREAD) $(BIN)/python -m benchmarks j1 j2 j3 flute averaging --write
 
 soak: $(READY) ## every crash point at a later occurrence too, over and over (SOAK=3), and the laws with many examples
+	@scripts/debian-packages
 	for i in $$(seq $(SOAK)); do $(ONE_THREAD) $(BIN)/python -m pytest -x -q -m "" tests/faults || exit 1; done
 	$(ONE_THREAD) HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -x -q -m "" --timeout=3600 tests/unit
 

@@ -9,6 +9,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.postgres import database_url as database_url
+from tests.postgres import postgres as postgres
+from tests.postgres import postgres_url as postgres_url
+
 ROOT = Path(__file__).parents[1]
 GROUPED = ("parity", "faults")
 """Folders whose tests start many processes or share a federation: each stays on one test process."""

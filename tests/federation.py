@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,15 +25,9 @@ from foedus.node.datasets import add_dataset
 from foedus.node.owner import approve, init, join, list_plans
 from foedus.wire.http import Retry
 from foedus.wire.messages import RunView
+from tests.ports import free_port
 
 WAIT = 120.0
-
-
-def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(what: str, look: Callable[[], object], seconds: float = WAIT) -> None:

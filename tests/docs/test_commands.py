@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.federation import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]

@@ -36,8 +36,8 @@ from foedus.engine.prepare import Prepared, prepare, prepare_plan
 from foedus.engine.ray_extra import ray_executor, require_ray
 from foedus.engine.simulate import Result, simulate, simulate_on
 from foedus.strategies.strategy import Phase
-from tests.federation import free_port
 from tests.plans import BATCHNORM, DIGITS, DROPOUT, prepared
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.xdist_group("ray"),
