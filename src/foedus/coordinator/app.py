@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request, Response
 from sqlalchemy import select
 
 import foedus
-from foedus.coordinator import access, assignment_routes, blob_routes, node_routes, run_routes
+from foedus.coordinator import assignment_routes, blob_routes, node_routes, run_routes, tokens
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import ReplyCrashPoints, add_error_handlers
 from foedus.coordinator.live import Live
@@ -59,7 +59,7 @@ def open_coordinator(settings: Settings) -> Opened:
     artifacts.recover()
     store = Store(settings.database)
     with store.transaction("first_admin") as tx:
-        admin = access.first_admin(tx)
+        admin = tokens.first_admin(tx)
     return Opened(Context(settings, Live(store, artifacts), Nonces(), float(int(time.time()))), admin, lock)
 
 

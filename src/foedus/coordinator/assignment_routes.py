@@ -11,10 +11,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from foedus.coordinator import assignments, polling
-from foedus.coordinator.access import NodeIdentity
 from foedus.coordinator.bells import of_node, wait_for
 from foedus.coordinator.context import context
 from foedus.coordinator.http import parse, signed
+from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live
 from foedus.wire.messages import Accepted, Contribute, Fail, Poll, Renew, Renewed, Work
 

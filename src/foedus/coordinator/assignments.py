@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, insert, select, update
 
-from foedus.coordinator.access import NodeIdentity
 from foedus.coordinator.bells import of_run
 from foedus.coordinator.checks import check_metrics, check_update, check_weights
+from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live, find_run
 from foedus.domain.errors import ConflictError, ContributionError, IntegrityError, NotFoundError, RoundClosedError
 from foedus.domain.round import Receipt, Schema

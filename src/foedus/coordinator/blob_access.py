@@ -6,7 +6,7 @@ import time
 
 from sqlalchemy import Connection, and_, insert, select, update
 
-from foedus.coordinator.access import NodeIdentity, Person, new_id
+from foedus.coordinator.identities import NodeIdentity, Person, new_id
 from foedus.coordinator.live import name_blob
 from foedus.domain.errors import NotFoundError, TooLargeError
 from foedus.domain.run import ENDED

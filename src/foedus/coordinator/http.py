@@ -16,8 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from foedus.coordinator.access import NodeIdentity, Person, authenticate, identify, public_key_of
 from foedus.coordinator.context import Context, context
+from foedus.coordinator.identities import NodeIdentity, Person
+from foedus.coordinator.nodes import identify, public_key_of
+from foedus.coordinator.tokens import authenticate
 from foedus.domain.errors import AccessError, ConflictError, FoedusError, TooLargeError, UsageError
 from foedus.store import crashpoints
 from foedus.store.tables import idempotency

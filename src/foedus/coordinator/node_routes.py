@@ -15,10 +15,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from foedus.coordinator import access, assignments
-from foedus.coordinator.access import Person, require
+from foedus.coordinator import assignments, nodes, tokens
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import head, parse, person, read_body, signed, verifier
+from foedus.coordinator.identities import Person
+from foedus.coordinator.policy import require
 from foedus.domain.errors import ConflictError
 from foedus.wire.messages import (
     PROTOCOL,
@@ -43,7 +44,7 @@ Who = Annotated[Person, Depends(person)]
 async def post_join_token(request: Request, who: Who) -> JoinToken:
     """A token that enrols one node, once."""
     require(who, "admin")
-    return await _do(request, "join_token", access.create_join_token)
+    return await _do(request, "join_token", nodes.create_join_token)
 
 
 @router.post("/tokens", tags=["people"])
@@ -51,7 +52,7 @@ async def post_token(request: Request, who: Who) -> Token:
     """An API token for a person, shown this once."""
     require(who, "admin")
     command = parse(NewToken, await read_body(request))
-    return await _do(request, "token", lambda tx: access.create_token(tx, command))
+    return await _do(request, "token", lambda tx: tokens.create_token(tx, command))
 
 
 @router.get("/nodes", tags=["people"])
@@ -59,7 +60,7 @@ def get_nodes(request: Request, who: Who) -> NodeList:
     """Every node that ever joined."""
     require(who, "researcher")
     with context(request).store.reading() as tx:
-        return access.list_nodes(tx)
+        return nodes.list_nodes(tx)
 
 
 @router.post("/nodes/{node}/revoke", tags=["people"])
@@ -68,7 +69,7 @@ async def post_revoke(request: Request, node: str, who: Who) -> NodeView:
     require(who, "admin")
 
     def effect(tx: Connection) -> NodeView:
-        view = access.revoke_node(tx, node)
+        view = nodes.revoke_node(tx, node)
         assignments.withdraw(tx, node, "node_revoked: its node was revoked")
         return view
 
@@ -83,7 +84,7 @@ async def post_join(request: Request) -> Joined:
     _check_protocol(command.protocol)
     known = verifier(parts, lambda key: command.public_key if key == command.public_key else None)
     verify(known, head(request), hashlib.sha256(body).digest(), time.time())
-    return await _do(request, "join", lambda tx: access.join_node(tx, command))
+    return await _do(request, "join", lambda tx: nodes.join_node(tx, command))
 
 
 @router.post("/node/hello", tags=["nodes"])
@@ -92,7 +93,7 @@ async def post_hello(request: Request) -> Welcome:
     node, body = await signed(request)
     command = parse(Hello, body)
     _check_protocol(command.protocol)
-    return await _do(request, "hello", lambda tx: access.hello(tx, node, command))
+    return await _do(request, "hello", lambda tx: nodes.hello(tx, node, command))
 
 
 def _check_protocol(version: int) -> None:

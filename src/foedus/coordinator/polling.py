@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, or_, select, update
 
-from foedus.coordinator.access import NodeIdentity, seen
 from foedus.coordinator.assignments import PHASE_OF
+from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import RUN, Live, find_run, spec_of
+from foedus.coordinator.nodes import seen
 from foedus.domain.errors import ConflictError
 from foedus.domain.run import ENDED, RunStatus
 from foedus.store.tables import approvals, assignments, client_states, datasets, nodes, phases, runs

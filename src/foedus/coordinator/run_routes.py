@@ -12,12 +12,13 @@ from sqlalchemy import Connection
 from starlette.responses import StreamingResponse
 
 from foedus.coordinator import runs
-from foedus.coordinator.access import Person, require
 from foedus.coordinator.bells import RUNS, of_node, of_run
 from foedus.coordinator.context import context
 from foedus.coordinator.events import news, stream
 from foedus.coordinator.http import idempotency_key, once, parse, person, read_body
+from foedus.coordinator.identities import Person
 from foedus.coordinator.live import Live, find_run
+from foedus.coordinator.policy import require
 from foedus.coordinator.readiness import candidates
 from foedus.wire.messages import ModelList, RoundList, RunList, RunView, SubmitRun
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from foedus.coordinator import access, assignments, polling, runs
-from foedus.coordinator.access import NodeIdentity
+from foedus.coordinator import assignments, polling, runs
+from foedus.coordinator import nodes as node_cases
+from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live, find_run
 from foedus.domain.codec import encode, encode_tensors
 from foedus.domain.errors import FoedusError
@@ -115,7 +116,7 @@ class Scene:
         approvals = (PlanApproval(digest=PLAN.digest, state=state),) if state else ()  # type: ignore[arg-type]
         dataset = DatasetView(client=client, tags=tags, examples=100)
         with self.live.store.transaction("hello") as tx:
-            access.hello(
+            node_cases.hello(
                 tx, self.node_of[client], Hello(boot=boot, version="1", datasets=(dataset,), approvals=approvals)
             )
 

@@ -14,8 +14,8 @@ import torch
 from sqlalchemy import select
 
 from foedus.coordinator import assignments, polling, runs
-from foedus.coordinator.access import NodeIdentity
 from foedus.coordinator.bells import RUNS
+from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode
 from foedus.domain.tree import State

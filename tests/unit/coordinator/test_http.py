@@ -182,7 +182,7 @@ def test_what_was_not_foreseen_is_told_without_details(
     def broken(tx: object) -> None:
         raise ZeroDivisionError("a secret path /home/ana")
 
-    monkeypatch.setattr("foedus.coordinator.access.list_nodes", broken)
+    monkeypatch.setattr("foedus.coordinator.nodes.list_nodes", broken)
     reply = door.ask("GET", "/nodes")
     assert (reply.status_code, code(reply)) == (500, "internal")
     assert "ana" not in reply.text

@@ -8,20 +8,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, update
 
-from foedus.coordinator.access import (
-    Person,
-    authenticate,
+from foedus.coordinator.identities import Person
+from foedus.coordinator.nodes import (
     create_join_token,
-    create_token,
-    first_admin,
     hello,
     identify,
     join_node,
     list_nodes,
     public_key_of,
-    require,
     revoke_node,
 )
+from foedus.coordinator.policy import require
+from foedus.coordinator.tokens import authenticate, create_token, first_admin
 from foedus.domain.errors import AccessError, ConflictError, FoedusError, ForbiddenError, NotFoundError
 from foedus.store.tables import api_tokens, approvals, assignments, join_tokens
 from foedus.store.unit_of_work import Store

@@ -1,117 +1,21 @@
-"""Who may do what: people with API tokens, nodes with keys. Use cases take a transaction and return values."""
+"""Nodes with keys: let in, greeted, listed, revoked. Use cases take a transaction and return values."""
 
 from __future__ import annotations
 
-import secrets
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError as SqlIntegrityError
 
-from foedus.domain.errors import AccessError, ConflictError, ForbiddenError, NotFoundError
-from foedus.store.tables import api_tokens, approvals, assignments, datasets, join_tokens, nodes
-from foedus.wire.messages import (
-    DatasetView,
-    Hello,
-    Joined,
-    JoinNode,
-    JoinToken,
-    NewToken,
-    NodeList,
-    NodeView,
-    Token,
-    Welcome,
-)
+from foedus.coordinator.identities import NodeIdentity, new_id
+from foedus.domain.errors import AccessError, ConflictError, NotFoundError
+from foedus.store.tables import approvals, assignments, datasets, join_tokens, nodes
+from foedus.wire.messages import DatasetView, Hello, Joined, JoinNode, JoinToken, NodeList, NodeView, Welcome
 from foedus.wire.signing import hash_secret, new_secret, parse_public_key
 
 JOIN_SECONDS = 24 * 3600.0
 LONGEST_POLL = 30.0
-Role = Literal["admin", "researcher"]
-GRANTS: dict[str, frozenset[str]] = {
-    "admin": frozenset({"admin", "researcher"}),
-    "researcher": frozenset({"researcher"}),
-}
-"""What each role may act as. Everything that is not granted is refused."""
-
-
-@dataclass(frozen=True)
-class Person:
-    """Somebody with an API token."""
-
-    name: str
-    role: str
-
-    @property
-    def actor(self) -> str:
-        """How the person is named in records."""
-        return f"person:{self.name}"
-
-
-@dataclass(frozen=True)
-class NodeIdentity:
-    """A node that signed its request."""
-
-    id: str
-    name: str
-
-    @property
-    def actor(self) -> str:
-        """How the node is named in records."""
-        return f"node:{self.id}"
-
-
-def new_id(prefix: str) -> str:
-    """An id made here: nobody else can choose or guess it."""
-    return f"{prefix}_{secrets.token_hex(10)}"
-
-
-def first_admin(tx: Connection) -> Token | None:
-    """An admin's token where there is no token yet, at the first start; shown once."""
-    if tx.execute(select(func.count()).select_from(api_tokens)).scalar_one():
-        return None
-    return create_token(tx, NewToken(name="admin", role="admin"))
-
-
-def create_token(tx: Connection, command: NewToken) -> Token:
-    """A token for a person. Only its hash is kept."""
-    secret = new_secret("fdp")
-    row = {"hash": hash_secret(secret), "name": command.name, "role": command.role, "created_at": time.time()}
-    tx.execute(insert(api_tokens).values(**row))
-    return Token(name=command.name, role=command.role, token=secret)
-
-
-def authenticate(tx: Connection, secret: str) -> Person:
-    """The person who holds this token.
-
-    Raises:
-        AccessError: ``token_refused``.
-    """
-    columns = (api_tokens.c.name, api_tokens.c.role)
-    wanted = select(*columns).where(api_tokens.c.hash == hash_secret(secret), api_tokens.c.revoked_at.is_(None))
-    row = tx.execute(wanted).one_or_none()
-    if row is None:
-        raise AccessError(
-            "token_refused", "The token is not known here.", "", "Set FOEDUS_TOKEN to a token of this coordinator."
-        )
-    return Person(row.name, row.role)
-
-
-def require(person: Person, role: Role) -> None:
-    """Refuse a person who may not act as ``role``.
-
-    Raises:
-        ForbiddenError: ``role_needed``.
-    """
-    if role not in GRANTS.get(person.role, frozenset()):
-        raise ForbiddenError(
-            "role_needed",
-            f"This needs the role {role}; {person.name} is {person.role}.",
-            "",
-            "Ask an admin of this coordinator.",
-        )
 
 
 def create_join_token(tx: Connection) -> JoinToken:
