@@ -26,6 +26,7 @@ NOUNS: Mapping[str, tuple[str, str]] = {
     "data": ("foedus.cli.data", "Divide a dataset as a run's partition says."),
     "schema": ("foedus.cli.schema", "Print the JSON Schema of run.toml."),
     "doctor": ("foedus.cli.doctor", "Check this machine, and say how to mend what is wrong."),
+    "explain": ("foedus.cli.explain", "Explain an error code: what it means, why it happens, what to do."),
     "completion": ("foedus.cli.completion", "Print the completion script of a shell."),
     "version": ("foedus.cli.version", "Print the versions of foedus, Python and torch."),
 }
@@ -40,6 +41,7 @@ foedus simulate run.toml               train it with simulated clients
 CODES = """\
 Exit codes: 0 done; 1 failed; 2 usage; 3 configuration, plan or data refused; 4 access; 5 unreachable; 6 not found;
 7 conflict; 9 too few clients; 10 integrity; 11 storage; 130 interrupted.
+`foedus explain CODE` explains the code that an error shows in brackets.
 """
 
 
