@@ -38,19 +38,27 @@ class StalenessTable(Table):
 
 
 class BufferedTable(Table):
-    """Close when ``buffer`` contributions are there; ``cohort.size`` clients work at any time."""
+    """Close when ``buffer`` contributions are there; ``cohort.size`` clients work at any time.
+
+    Who was asked and has not answered after ``deadline`` seconds has failed, and its place is free.
+    """
 
     name: Literal["buffered"]
     buffer: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    deadline: Seconds = 600.0
     staleness: StalenessTable = StalenessTable()
     selector: Drawing = "random"
 
 
 class TimedTable(Table):
-    """Close every ``every`` seconds over whoever reported; ``cohort.size`` clients work at any time."""
+    """Close every ``every`` seconds over whoever reported; ``cohort.size`` clients work at any time.
+
+    Who was asked and has not answered after ``deadline`` seconds has failed, and its place is free.
+    """
 
     name: Literal["timed"]
     every: Seconds
+    deadline: Seconds = 600.0
     staleness: StalenessTable = StalenessTable()
     selector: Drawing = "random"
 

@@ -14,15 +14,14 @@ from dataclasses import astuple, dataclass, replace
 from heapq import heappop, heappush
 
 from foedus.domain.plain import Json
-from foedus.domain.rng import generator
 from foedus.domain.round import FOLD_BLOCK, Aggregate, Broadcast, PhaseOrder, Receipt
 from foedus.domain.tree import Parts, State, size_in_bytes
 from foedus.engine.cohort import Gathered
 from foedus.engine.devices import MICRO, Pace
 from foedus.engine.executors import Executor
 from foedus.engine.kernels import Outcome, PhaseWork, fold_outcomes
-from foedus.schedules.schedule import Asked, Close, Draw, Event, Failed, Reported, Tick
-from foedus.schedules.selectors import Request
+from foedus.engine.round import There, plan_draw
+from foedus.schedules.schedule import Asked, Close, Draw, Event, Failed, Reported, Tick, no_answer
 
 
 @dataclass(frozen=True)
@@ -83,16 +82,11 @@ class Flights:
 
     def draw(self, order: PhaseOrder, draw: Draw) -> None:
         """Ask so many of the idle: who is neither out nor was asked or heard in this phase."""
-        drawer = self._work.phase.schedule.drawer
-        assert drawer is not None, "the phase's schedule asks a cohort, and draws nobody"
-        numbers = [number for number in (order.attempt, draw.number) if number or draw.number]
-        purpose = " ".join([f"select {order.phase}", *map(str, numbers)])
-        random = generator(self._work.seed, order.round, "", purpose)
         busy = {*self._out, *self._heard, *self._asked}
-        chosen = drawer(self._population, Request(draw.count, busy, self._last, random))
+        there = There(self._population, busy, self._last)
+        chosen = plan_draw(self._work.phase, order, draw, there, self._work.seed)
         for client in chosen:
-            pace = self._pace(client)
-            self._add(Flight(client, order.round, self.now, self.now + pace.micros, pace.failure))
+            self._add(self._flight(client, order.round, self._pace(client)))
         self._last = chosen[-1] if chosen else self._last
         self._asked.extend(chosen)
         self._events.append(Asked(chosen, self._since()))
@@ -159,6 +153,12 @@ class Flights:
         for key, tensors in state.tensors.items():
             number, part = key.split(".", 1)
             self._models[int(number)] = {**self._models.get(int(number), {}), part: tensors}
+
+    def _flight(self, client: str, number: int, pace: Pace) -> Flight:
+        patience = self._work.phase.schedule.patience
+        if patience is not None and pace.micros > patience * MICRO:
+            return Flight(client, number, self.now, self.now + round(patience * MICRO), no_answer(patience))
+        return Flight(client, number, self.now, self.now + pace.micros, pace.failure)
 
     def _add(self, flight: Flight) -> None:
         self._out[flight.client] = flight

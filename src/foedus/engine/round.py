@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from foedus.domain.rng import generator
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
 from foedus.domain.tree import State
+from foedus.schedules.schedule import Draw
+from foedus.schedules.selectors import Request
 from foedus.strategies.strategy import Phase, Strategy, round_of
+
+
+@dataclass(frozen=True)
+class There:
+    """Whom a draw can choose among: the sorted population, who of it is busy, and who was asked last in the run."""
+
+    population: Sequence[str]
+    busy: Collection[str]
+    last: str
 
 
 def plan_phase(phase: Phase, state: State, population: Sequence[str], seed: int, attempt: int = 0) -> PhaseOrder:
@@ -17,6 +28,16 @@ def plan_phase(phase: Phase, state: State, population: Sequence[str], seed: int,
     purpose = f"select {phase.name}" + (f" {attempt}" if attempt else "")
     clients = phase.selector(population, generator(seed, number, "", purpose))
     return PhaseOrder(number, phase.name, tuple(sorted(clients)), attempt)
+
+
+def plan_draw(phase: Phase, order: PhaseOrder, draw: Draw, there: There, seed: int) -> tuple[str, ...]:
+    """Whom a draw asks: so many that are not busy, by the generator of (seed, round, phase, attempt, draw)."""
+    drawer = phase.schedule.drawer
+    assert drawer is not None, "the phase's schedule asks a cohort, and draws nobody"
+    numbers = [number for number in (order.attempt, draw.number) if number or draw.number]
+    purpose = " ".join([f"select {order.phase}", *map(str, numbers)])
+    random = generator(seed, order.round, "", purpose)
+    return drawer(there.population, Request(draw.count, there.busy, there.last, random))
 
 
 def close_phase(

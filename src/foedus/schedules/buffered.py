@@ -57,7 +57,7 @@ def buffered(options: BufferedTable, concurrency: int) -> Schedule:
             return draw(replace(state, alarm=-1.0), concurrency)
         return woken(state, event.at)
 
-    return Schedule(begin, advance, drawer=DRAWERS[options.selector], carries=True)
+    return Schedule(begin, advance, DRAWERS[options.selector], carries=True, patience=options.deadline)
 
 
 def begin(out: tuple[str, ...]) -> Answer:

@@ -100,6 +100,7 @@ class Schedule:
     ``clients`` are the cohort that the phase asks. A schedule with a ``drawer``, which chooses among the idle clients,
     asks by :class:`Draw` instead. Where it ``carries``, asks that are out when a phase closes go on in the next one,
     and ``clients`` are those that are out.
+    ``patience``: seconds after which an ask that is out is given up, and its client has failed.
     ``everyone(asked, last)``: whether all of so many clients are counted for sure if the last reports at ``last``.
     """
 
@@ -107,9 +108,15 @@ class Schedule:
     advance: Callable[[Any, Event], tuple[Any, tuple[Command, ...]]]
     drawer: Drawer | None = None
     carries: bool = False
+    patience: float | None = None
     everyone: Callable[[int, float], bool] = lambda asked, last: False
 
     @property
     def draws(self) -> bool:
         """Whether it asks by drawing."""
         return self.drawer is not None
+
+
+def no_answer(patience: float) -> str:
+    """Why an ask that was out for longer than ``patience`` seconds has failed."""
+    return f"no_answer: It did not contribute within {patience:g} s of being asked."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from foedus.schedules.schedule import Abandon, Ask, Close, Command, Event, Failed, Reported, Schedule, WakeAt
+from foedus.schedules.schedule import Abandon, Ask, Close, Command, Event, Failed, Reported, Schedule, Tick, WakeAt
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ def synchronous(minimum: int | None, deadline: float, goal: int | None = None) -
             state = replace(state, failed=state.failed | {event.client})
         wanted = len(state.asked) if goal is None else min(goal, len(state.asked))
         answered = len(state.reported) + len(state.failed)
-        if answered < len(state.asked) and len(state.reported) < wanted and event.at < deadline:
+        due = isinstance(event, Tick) and event.at >= deadline
+        if answered < len(state.asked) and len(state.reported) < wanted and not due:
             return state, ()
         needed = minimum if minimum is not None else (wanted + 1) // 2
         if len(state.reported) >= min(needed, wanted) and state.reported:

@@ -44,4 +44,4 @@ def timed(options: TimedTable, concurrency: int) -> Schedule:
         flow, commands = draw(replace(flow, alarm=until), concurrency)
         return Window(flow, until), (*commands, WakeAt(until))
 
-    return Schedule(init, advance, drawer=DRAWERS[options.selector], carries=True)
+    return Schedule(init, advance, DRAWERS[options.selector], carries=True, patience=options.deadline)
