@@ -60,7 +60,7 @@ def send(rules: Rules, request: httpx.Request, resolving: Resolve = resolve) -> 
     named = {"sni_hostname": host} if request.url.scheme == "https" else {}
     end = time.monotonic() + rules.seconds
     try:
-        with httpx.Client(trust_env=False, timeout=rules.seconds) as client:
+        with httpx.Client(trust_env=False, timeout=rules.seconds, verify=pinned.scheme == "https") as client:
             there = client.build_request(
                 request.method,
                 pinned,
