@@ -10,8 +10,9 @@ from pathlib import Path
 
 import click
 
-from foedus.cli.options import How, examples, out_option, parse_overrides, set_option
+from foedus.cli.options import How, examples, out_option, parse_overrides, parse_sweep, set_option
 from foedus.cli.output import json_option
+from foedus.data.names import check_source
 from foedus.domain.computing import DEVICES, EXECUTORS, KERNELS
 from foedus.domain.errors import UsageError
 from foedus.domain.run import read_run
@@ -70,11 +71,12 @@ def command(
         why = "Leave --out, --force, --sweep and --seeds out."
         raise UsageError("run_or_folder", "What goes on stays in its folder, and is what it was.", "", why)
     if run_toml:
-        read_run(run_toml, changes)
+        check_source(read_run(run_toml, changes).data.name)
+    settings = parse_sweep(sweeps)
     how = How(kernel, executor, workers, device, debug, profile)
     work = importlib.import_module("foedus.cli.simulate_run")
     if run_toml and (sweeps or seeds):
-        work.sweep(run_toml, changes, (sweeps, seeds or 1), out, how)
+        work.sweep(run_toml, changes, (settings, seeds or 1), out, how)
     elif run_toml:
         work.begin_and_run(run_toml, changes, (out, force), how)
     else:

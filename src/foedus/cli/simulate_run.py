@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from foedus.cli.options import How
@@ -14,7 +14,6 @@ from foedus.engine.choice import Engine
 from foedus.engine.profile import STAGES, Profile
 from foedus.engine.results import last_words
 from foedus.engine.simulate import Tools
-from foedus.engine.sweep import parse_options
 
 
 def begin_and_run(run_toml: Path, changes: Mapping[str, str], place: tuple[Path | None, bool], how: How) -> None:
@@ -31,11 +30,15 @@ def go_on_in(folder: Path, changes: Mapping[str, str], how: How) -> None:
 
 
 def sweep(
-    run_toml: Path, changes: Mapping[str, str], settings: tuple[Sequence[str], int], out: Path | None, how: How
+    run_toml: Path,
+    changes: Mapping[str, str],
+    settings: tuple[dict[str, list[str]], int],
+    out: Path | None,
+    how: How,
 ) -> None:
     """A run for each setting (``KEY=V1,V2`` …) and seed."""
     options, seeds = settings
-    planned = begin_sweep(run_toml, changes, parse_options(options), seeds, how.kernel)
+    planned = begin_sweep(run_toml, changes, options, seeds, how.kernel)
     _run_sweep(planned, sweep_folder(planned, out), how)
 
 

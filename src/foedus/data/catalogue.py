@@ -7,38 +7,23 @@ needs costs the others neither time nor an installation.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from foedus.data.dataset import Columns, count
+from foedus.data.names import SOURCES, check_source
 from foedus.data.partition import clients_of
 from foedus.data.population import Federation, OnDemand, take
 from foedus.data.sources.source import Pool, Request, Source
-from foedus.domain.errors import ConfigError, DataError
+from foedus.domain.errors import DataError
 from foedus.domain.rng import generator
 from foedus.domain.run import DataTable, RunSpec
-from foedus.domain.table import nearest, validate
+from foedus.domain.table import validate
 
 TEST = "test"
 """The value of ``held_out`` that means the source's own test part."""
-
-SOURCES: Mapping[str, tuple[str, str, str]] = {
-    **dict.fromkeys(("digits", "breast_cancer", "wine", "diabetes"), ("bundled", "SOURCE", "")),
-    **dict.fromkeys(("mnist", "fashion_mnist"), ("idx", "SOURCE", "")),
-    "emnist": ("idx", "EMNIST", ""),
-    "images": ("images", "SOURCE", "images"),
-    **dict.fromkeys(("csv", "npz", "safetensors"), ("tables", "SOURCE", "")),
-    **dict.fromkeys(("parquet", "arrow"), ("columnar", "SOURCE", "parquet")),
-    "sqlite": ("sqlite", "SOURCE", ""),
-    "leaf": ("leaf", "SOURCE", ""),
-    "huggingface": ("huggingface", "SOURCE", "huggingface"),
-    "shakespeare": ("speakers", "SOURCE", ""),
-    "synthetic": ("synthetic", "SOURCE", ""),
-}
-"""Name → the module of its source, the source in it, and the extra of foedus that it needs, if any."""
 
 
 def federate(spec: RunSpec, base: Path) -> Federation:
@@ -99,13 +84,7 @@ def held_out(columns: Columns, share: float, seed: int) -> tuple[Columns, Column
 
 
 def _source(name: str) -> Source:
-    if name not in SOURCES:
-        raise ConfigError(
-            "dataset_unknown",
-            f"There is no data set `{name}`.{nearest(name, SOURCES)}",
-            f"There are: {', '.join(sorted(SOURCES))}.",
-            "Set `data.name` to one of them.",
-        )
+    check_source(name)
     module, attribute, extra = SOURCES[name]
     try:
         source: Source = vars(importlib.import_module(f"foedus.data.sources.{module}"))[attribute]

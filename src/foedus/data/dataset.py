@@ -88,19 +88,19 @@ class ClientData:
         return ClientData(self.name, self.train.to(device), self.test.to(device), self.validation.to(device))
 
 
-def check_columns(columns: Columns) -> None:
-    """Refuse columns that nobody can learn from.
+def check_columns(columns: Columns, what: str = "The dataset") -> None:
+    """Refuse columns that nobody can learn from; ``what`` they are begins the refusal.
 
     Raises:
         DataError: ``dataset_empty``, ``dataset_ragged``, ``dataset_not_finite``.
     """
     sizes = {name: len(column) if column.ndim else 0 for name, column in columns.items()}
     if not sizes or 0 in sizes.values():
-        raise DataError("dataset_empty", "The dataset has no rows.", "", "Add a dataset with at least one example.")
+        raise DataError("dataset_empty", f"{what} has no rows.", "", "Add a dataset with at least one example.")
     if len(set(sizes.values())) > 1:
         raise DataError(
             "dataset_ragged",
-            "The dataset's columns differ in their number of rows.",
+            f"{what} has columns that differ in their number of rows.",
             f"Rows: {sizes}.",
             "Give every column a value for each example.",
         )
@@ -108,7 +108,7 @@ def check_columns(columns: Columns) -> None:
         if column.dtype.is_floating_point and not bool(torch.isfinite(column).all()):
             raise DataError(
                 "dataset_not_finite",
-                f"The column `{name}` has missing values (NaN) or infinities.",
+                f"{what} has a column, `{name}`, with missing values (NaN) or infinities.",
                 "A model that sees one of them is spoilt.",
                 "Impute or remove those rows first.",
             )
@@ -139,7 +139,7 @@ def prepare_client(
     """
     if columns and all(column.ndim and not len(column) for column in columns.values()):
         return ClientData(name, NO_EXAMPLES, NO_EXAMPLES)
-    check_columns(columns)
+    check_columns(columns, f"The dataset of {name}")
     try:
         prepared = prepare(columns)
     except Exception as error:

@@ -63,6 +63,7 @@ class DebuggingExecutor:
     def __init__(self, inside: Executor, scene: Scene) -> None:
         self.name = inside.name
         self._inside, self._scene, self._left = inside, scene, SHOWN
+        self._told: set[tuple[str, str]] = set()
 
     def run(self, work: PhaseWork, blocks: Sequence[tuple[str, ...]]) -> Iterator[BlockResult]:
         """The same results."""
@@ -90,8 +91,9 @@ class DebuggingExecutor:
 
     def _look(self, work: PhaseWork, failures: Mapping[str, str]) -> None:
         for client, failure in failures.items():
-            if failure and self._left:
+            if failure and self._left and (client, failure) not in self._told:
                 self._left -= 1
+                self._told.add((client, failure))
                 _, told = examine(self._scene, work, client)
                 self._scene.say(f"debug: {failure}\n{told}")
 

@@ -7,6 +7,8 @@ and the events that were recorded, and the schedule, being pure, comes to the sa
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,7 +25,7 @@ ATTEMPTS = 3
 """How often a phase is tried before the run fails."""
 
 SAID, TOLD = 3, 400
-"""How many clients' failures the run's own failure repeats, and how many letters of each."""
+"""How many of the clients' reasons the run's own failure repeats, and how many letters of each."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,32 @@ def drive(strategy: Strategy, rounds: int, seed: int, port: Port) -> State:
 
 
 def _too_few(order: PhaseOrder, times: int, reason: str, said: tuple[str, ...]) -> QuorumError:
-    told = [f"{text[:TOLD]}…" if len(text) > TOLD else text for text in said[:SAID]]
-    more = [f"and {len(said) - SAID} more failed"] if len(said) > SAID else []
+    told = _reasons(said)
+    alike = f"All {len(said)} failed alike: see to the plan and its options; `foedus simulate --debug` shows where."
+    mend = alike if len(told) == 1 and len(said) > 1 else "Mend what the clients said, or lower `cohort.minimum`."
     return QuorumError(
         "too_few_contributions",
         f"The phase {order.phase} of round {order.round} was abandoned {times} times.",
-        f"The last time, {reason}." + (f" {'; '.join([*told, *more])}" if told else ""),
-        "Mend what the clients said, or lower `cohort.minimum`." if said else "See to the clients that are away.",
+        f"The last time, {reason}." + (f" {'; '.join(told)}" if told else ""),
+        mend if said else "See to the clients that are away.",
     )
+
+
+def _reasons(said: tuple[str, ...]) -> list[str]:
+    """Each reason once, with the first client of whom it was said and how many more there are.
+
+    >>> _reasons(("c0: boom", "c1: boom", "c2: bang"))
+    ['c0 and 1 more: boom', 'c2: bang']
+    """
+    alike: dict[str, list[str]] = {}
+    for text in said:
+        client, _, reason = text.partition(": ")
+        alike.setdefault(re.sub(rf"\b{re.escape(client)}\b", "it", reason), []).append(client)
+    told = []
+    for reason, (first, *others) in itertools.islice(alike.items(), SAID):
+        who = f"{first} and {len(others)} more" if others else first
+        told.append(f"{who}: {reason[:TOLD]}{'…' if len(reason) > TOLD else ''}")
+    return told + ([f"and {len(alike) - SAID} other reasons"] if len(alike) > SAID else [])
 
 
 def _order(phase: Phase, state: State, seed: int, attempt: int, port: Port) -> PhaseOrder:

@@ -67,7 +67,7 @@ def within_memory() -> Iterator[None]:
             raise ConfigError(
                 "model_too_large",
                 "The plan's model does not fit into memory.",
-                f"{words.strip()}{left}",
+                left.strip(),
                 "Use a smaller model, or a machine with more memory.",
             ) from error
         raise

@@ -49,5 +49,6 @@ def round_line(record: RoundRecord, clock: Clock) -> str:
     row = row_of(record)
     metrics = "  ".join(f"{name} {value:.4f}" for name, value in shown_metrics(row.metrics).items())
     traffic = f"down {size(row.bytes_down)}  up {size(row.bytes_up)}"
-    left = f"left {clock.left(record.round, record.seconds)}"
+    virtual = f"clock {row.virtual_time:.1f} s  " if row.virtual_time else ""
+    left = f"{virtual}left {clock.left(record.round, record.seconds)}"
     return f"round {record.round}/{clock.rounds}  clients {row.contributed}/{row.asked}  {metrics}  {traffic}  {left}"

@@ -18,6 +18,9 @@ from foedus.engine.history import History
 from foedus.engine.prepare import Prepared
 from foedus.engine.report import Report
 
+FAILURES = 5
+"""Clients that the last words name of those that failed."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -87,9 +90,11 @@ def last_words(summary: Mapping[str, Json], folder: Path) -> str:
     metrics = summary["metrics"]
     shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()) if isinstance(metrics, dict) else ""
     early = [f"stopped early: {summary['stopped']}"] if "stopped" in summary else []
+    failed = [f"failed: {text}" for text in failures] if isinstance(failures := summary.get("failures"), list) else []
     return "\n".join(
         [
             *early,
+            *failed,
             f"{summary['status']}, rounds {summary['rounds']}: {shown}",
             f"model   {summary['model_digest']}",
             f"folder  {folder}",
@@ -98,7 +103,18 @@ def last_words(summary: Mapping[str, Json], folder: Path) -> str:
     )
 
 
+def _failures(history: History) -> list[str]:
+    """The clients that failed most often, a line each."""
+    worst = sorted(history.dropouts.items(), key=lambda item: (-item[1].times, item[0]))
+    lines = [
+        f"{client} {drop.times} time{'s' if drop.times > 1 else ''}, the last in round {drop.round}: {drop.reason}"
+        for client, drop in worst[:FAILURES]
+    ]
+    return lines + ([f"and {len(worst) - FAILURES} other clients"] if len(worst) > FAILURES else [])
+
+
 def _summary(folder: RunFolder, outcome: Outcome) -> dict[str, Json]:
+    rows = folder.history.rows
     return {
         "run": outcome.run,
         "status": outcome.status,
@@ -106,6 +122,8 @@ def _summary(folder: RunFolder, outcome: Outcome) -> dict[str, Json]:
         "metrics": {**outcome.final(folder.history)},
         "model_digest": outcome.model_digest,
         "seconds": round(outcome.seconds, 3),
+        **({"virtual_seconds": clock} if (clock := rows[-1].virtual_time if rows else 0.0) else {}),
+        **({"failures": [*failures]} if (failures := _failures(folder.history)) else {}),
         "folder": str(folder.path),
         **outcome.facts,
         **({"comparison": dict(outcome.comparison)} if outcome.comparison else {}),
@@ -133,5 +151,5 @@ def _notes(outcome: Outcome) -> list[str]:
     """Why the run ended before its last round, how it was computed, and why so."""
     facts = outcome.facts
     early = f"Stopped early: {facts['stopped']}." if "stopped" in facts else ""
-    how = f"Computed by kernel {facts['kernel']} with executor {facts['executor']}." if "kernel" in facts else ""
-    return [text for text in (early, how, str(facts.get("reason", ""))) if text]
+    how = f"How it was computed: {facts['reason']}." if "reason" in facts else ""
+    return [text for text in (early, how) if text]

@@ -9,10 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import math
 import statistics
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,41 +72,6 @@ class Row:
     completed: int
     runs: int
     best: bool = False
-
-
-def parse_options(texts: Sequence[str]) -> dict[str, list[str]]:
-    """``["a.b=1,2"]`` as ``{"a.b": ["1", "2"]}``; values with commas of their own are written as TOML.
-
-    Raises:
-        UsageError: ``sweep_malformed``.
-
-    >>> parse_options(["strategy.local.lr=0.01,0.1", "x=[1,2],[3]"])
-    {'strategy.local.lr': ['0.01', '0.1'], 'x': ['[1,2]', '[3]']}
-    """
-    options: dict[str, list[str]] = {}
-    for text in texts:
-        key, equals, values = text.partition("=")
-        key = key.strip()
-        found = _values(values)
-        if not key or not equals or not all(found) or key == "seed" or key in options or len(set(found)) < len(found):
-            raise UsageError(
-                "sweep_malformed",
-                f"`--sweep {text}` is not a key and its values, each once.",
-                "Seeds are given by `--seeds`." if key == "seed" else "",
-                "Write it as --sweep strategy.local.lr=0.01,0.1",
-            )
-        options[key] = found
-    return options
-
-
-def _values(text: str) -> list[str]:
-    try:
-        values = tomllib.loads(f"values = [{text}]")["values"]
-    except tomllib.TOMLDecodeError:
-        return [value.strip() for value in text.split(",")]
-    if any(isinstance(value, (list, str)) for value in values):
-        return [json.dumps(value, separators=(",", ":")) for value in values]
-    return [value.strip() for value in text.split(",")]
 
 
 def planned(options: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> list[Planned]:

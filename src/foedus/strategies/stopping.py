@@ -92,10 +92,11 @@ def _number(state: State) -> int:
 def _direction(spec: RunSpec, stop: StopTable, directions: Mapping[str, str]) -> str:
     place, _, name = stop.metric.partition("/")
     if name not in directions:
-        known = ", ".join(f"{place}/{metric}" for metric in directions)
+        measured = [metric for metric in directions if place != "train" or metric == "loss"]
+        known = ", ".join(f"{place}/{metric}" for metric in measured)
         raise _refused(stop.metric, f"The plan has no metric `{name}`.{nearest(name, directions)}", f"Use {known}.")
     if place == "train" and name != "loss":
-        raise _refused(stop.metric, "In training only the loss is measured.", f"Use test/{name}.")
+        raise _refused(stop.metric, "In training only the loss is measured.", f"Use train/loss, or test/{name}.")
     if place == "validation" and spec.test.validation == 0:
         raise _refused(stop.metric, "`test.validation` is 0, so no client validates.", "Raise `test.validation`.")
     if place == "test" and spec.test.ratio == 0:

@@ -34,6 +34,8 @@ def test_a_command_without_tensors_starts_without_torch(module: str) -> None:
         ["simulate", "examples/digits/run.toml", "--kernel", "grph"],
         ["simulate", "examples/digits/run.toml", "--set", "rouns=3"],
         ["simulate", "nowhere.toml"],
+        ["simulate", "examples/digits/run.toml", "--set", "data.name=digit"],
+        ["simulate", "examples/digits/run.toml", "--sweep", "rounds"],
     ],
     ids=" ".join,
 )

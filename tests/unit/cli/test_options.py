@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from foedus.cli.connection import connect
-from foedus.cli.options import parse_overrides, secret_from_environment
+from foedus.cli.options import parse_overrides, parse_sweep, secret_from_environment
 from foedus.domain.errors import AccessError, UsageError
 
 URL = "http://127.0.0.1:8470"
@@ -57,3 +57,20 @@ def test_a_coordinator_that_is_not_there_is_unreachable(run, monkeypatch: pytest
     monkeypatch.setattr("foedus.client.http.Connection.wait", lambda connection, failures: None)
     ran = run("run", "list", "--coordinator", "http://127.0.0.1:9", "--token", "a-token-of-mine", "--json")
     assert (ran.code, ran.envelope["error"]["code"]) == (5, "coordinator_unreachable")
+
+
+@pytest.mark.parametrize("texts", [["a"], ["=1"], ["a="], ["a=1,,2"], ["a=1,1"], ["seed=1,2"], ["a=1", "a=2"]])
+def test_what_is_no_key_with_values_is_refused(texts: list[str]) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_sweep(texts)
+    assert refused.value.code == "sweep_malformed"
+
+
+def test_values_are_texts_numbers_and_lists() -> None:
+    assert parse_sweep(["a=sgd,adam", "b=1e-3,2", 'c="x,y",z', "d=true,false"]) == {
+        "a": ["sgd", "adam"],
+        "b": ["1e-3", "2"],
+        "c": ['"x', 'y"', "z"],
+        "d": ["true", "false"],
+    }
+    assert parse_sweep(['c="x,y","z"'])["c"] == ['"x,y"', '"z"']

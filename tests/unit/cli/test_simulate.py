@@ -140,3 +140,21 @@ def test_debug_says_what_a_failing_client_was_doing(run, here: Path, digits: Pat
         (1, "train", at) for at in range(3)
     ]
     assert all("plan_failed" in failure for failure in abandoned[0]["failures"].values())
+    assert ran.err.count("debug: ") == len({f for line in abandoned for f in line["failures"]}), "each client once"
+    assert "failed alike" in ran.err
+
+
+def test_who_failed_and_the_virtual_clock_stand_in_the_lines_and_in_the_summary(run, here: Path, digits: Path) -> None:
+    text = (digits / "plan.py").read_text()
+    (here / "plan.py").write_text(
+        text.replace(
+            "    return nn.functional",
+            "    output = output * torch.where(target[0] == 3, torch.nan, 1.0)\n    return nn.functional",
+        )
+    )
+    (here / "run.toml").write_text((digits / "run.toml").read_text() + "\n[time]\nspeed = 100.0\n")
+    ran = run("simulate", "run.toml", "--set", "rounds=2", "--set", "cohort.minimum=1", "--kernel", "eager", "--json")
+    summary = ran.envelope["data"]
+    assert summary["virtual_seconds"] > 0
+    assert ran.err.splitlines()[0].count("clock ") == 1
+    assert summary["failures"] and all(" in round " in line for line in summary["failures"])

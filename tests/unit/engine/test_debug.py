@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from foedus.domain.errors import FoedusError, PlanError, QuorumError
+from foedus.engine import debug
 from foedus.engine.choice import Engine
-from foedus.engine.debug import SHOWN
 from foedus.engine.simulate import Result, Tools, simulate
 from tests.plans import DIGITS, prepared
 
@@ -138,12 +138,20 @@ def test_what_is_wrong_for_everybody_is_shown_for_the_first(tmp_path: Path) -> N
     assert "stage      step 1" in said[0]
 
 
-def test_too_many_failures_are_not_all_shown(tmp_path: Path) -> None:
+def test_each_client_that_fails_is_shown_once_and_too_many_are_not_all_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = list[str]()
     ready = prepared(tmp_path, failing("raise RuntimeError", "True"))
     with pytest.raises(QuorumError):
         simulate(ready, ENGINES[0], tools=Tools(said.append))
-    assert len(said) == SHOWN
+    clients = {line.split()[1].strip(",") for text in said for line in text.splitlines() if "client  " in line}
+    assert len(said) == len(clients) > 3
+    monkeypatch.setattr(debug, "SHOWN", 3)
+    said.clear()
+    with pytest.raises(QuorumError):
+        simulate(ready, ENGINES[0], tools=Tools(said.append))
+    assert len(said) == 3
 
 
 def test_without_it_nothing_is_said_and_the_bits_are_the_same(tmp_path: Path) -> None:

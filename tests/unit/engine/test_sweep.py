@@ -21,7 +21,6 @@ from foedus.engine.sweep import (
     cells,
     compared,
     measure_of,
-    parse_options,
     planned,
 )
 
@@ -49,27 +48,10 @@ def test_every_value_meets_every_other_and_every_seed() -> None:
     assert [run.overrides for run in planned({}, [3])] == [{"seed": "3"}]
 
 
-@pytest.mark.parametrize("texts", [["a"], ["=1"], ["a="], ["a=1,,2"], ["a=1,1"], ["seed=1,2"], ["a=1", "a=2"]])
-def test_what_is_no_key_with_values_is_refused(texts: list[str]) -> None:
-    with pytest.raises(UsageError) as refused:
-        parse_options(texts)
-    assert refused.value.code == "sweep_malformed"
-
-
 def test_too_many_runs_are_refused() -> None:
     with pytest.raises(UsageError) as refused:
         planned({"a": list(map(str, range(200))), "b": list(map(str, range(51)))}, [1])
     assert refused.value.code == "sweep_too_large"
-
-
-def test_values_are_texts_numbers_and_lists() -> None:
-    assert parse_options(["a=sgd,adam", "b=1e-3,2", 'c="x,y",z', "d=true,false"]) == {
-        "a": ["sgd", "adam"],
-        "b": ["1e-3", "2"],
-        "c": ['"x', 'y"', "z"],
-        "d": ["true", "false"],
-    }
-    assert parse_options(['c="x,y","z"'])["c"] == ['"x,y"', '"z"']
 
 
 @pytest.mark.parametrize(("direction", "best"), [("max", 1), ("min", 0)])
