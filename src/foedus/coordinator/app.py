@@ -24,6 +24,7 @@ from foedus.coordinator.live import Live
 from foedus.coordinator.metrics import render
 from foedus.coordinator.openapi import describe
 from foedus.coordinator.protocol import BoundedHttp
+from foedus.coordinator.requests import Requests
 from foedus.coordinator.settings import Settings
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.errors import ConflictError, StorageError
@@ -84,6 +85,7 @@ def create_app(parts: Context) -> FastAPI:
     app.state.context = parts
     add_error_handlers(app)
     app.add_middleware(ReplyCrashPoints)
+    app.add_middleware(Requests)
     for router in (run_routes.router, assignment_routes.router, node_routes.router, blob_routes.router):
         app.include_router(router)
     for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics), ("/version", version)):
@@ -92,8 +94,8 @@ def create_app(parts: Context) -> FastAPI:
     return app
 
 
-def healthz() -> dict[str, str]:
-    """The process answers."""
+async def healthz() -> dict[str, str]:
+    """The process answers; on the event loop, so that it does though every worker thread is busy."""
     return {"status": "ok"}
 
 

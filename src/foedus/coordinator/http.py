@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.identities import NodeIdentity, Person
+from foedus.coordinator.measures import refused
 from foedus.coordinator.nodes import identify, public_key_of
 from foedus.coordinator.tokens import authenticate
 from foedus.domain.errors import AccessError, ConflictError, FoedusError, TooLargeError, UsageError
@@ -32,13 +34,19 @@ log = logging.getLogger("foedus.coordinator")
 
 def problem(error: FoedusError) -> Response:
     """The reply that tells an error."""
-    headers = {"Retry-After": "2"} if error.http_status == 503 else {}
+    refused(error)
+    headers = {"Retry-After": retry_after()} if error.http_status == 503 else {}
     body = to_problem(error).model_dump_json()
     return Response(body, status_code=error.http_status, media_type=PROBLEM_TYPE, headers=headers)
 
 
+def retry_after() -> str:
+    """Seconds after which to try again, other for everyone: who was sent away together does not come back together."""
+    return str(random.randint(1, 5))
+
+
 def add_error_handlers(app: FastAPI) -> None:
-    """Every error leaves as a problem; what was not foreseen is logged here and told without details."""
+    """Every error leaves as a problem; those that nobody foresaw are told by :mod:`foedus.coordinator.requests`."""
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, FoedusError)
@@ -47,6 +55,7 @@ def add_error_handlers(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         made = FoedusError(f"http_{error.status_code}", str(error.detail))
+        refused(made)
         return Response(
             to_problem(made).model_copy(update={"status": error.status_code}).model_dump_json(),
             status_code=error.status_code,
@@ -57,14 +66,9 @@ def add_error_handlers(app: FastAPI) -> None:
         log.info("the connection broke in %s %s", request.method, request.url.path)
         return Response(status_code=400)
 
-    async def unforeseen(request: Request, error: Exception) -> Response:
-        log.exception("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
-        return problem(FoedusError("internal", "The coordinator met an error of its own.", "", "Its log says more."))
-
     app.add_exception_handler(FoedusError, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(ClientDisconnect, gone)
-    app.add_exception_handler(Exception, unforeseen)
 
 
 async def person(request: Request) -> Person:
