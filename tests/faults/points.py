@@ -8,6 +8,7 @@ def _both(*places: str) -> tuple[str, ...]:
 
 
 COORDINATOR = _both(
+    "commit:migrate",
     "commit:first_admin",
     "commit:hello",
     "commit:blob",

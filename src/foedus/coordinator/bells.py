@@ -1,6 +1,8 @@
 """Who is told that something was committed: drivers in threads, long polls and event streams on the event loop.
 
 A bell carries no fact; who hears it looks into the database. So a bell that is lost with the process loses nothing.
+A transaction names the bells that its commit rings with :func:`foedus.store.unit_of_work.notice`; they ring in this
+process, and in every other one that shares the database.
 """
 
 from __future__ import annotations
@@ -55,12 +57,16 @@ class Bells:
         for listener in listeners:
             listener()
 
-    def close(self) -> None:
-        """Tell everybody that the end has come."""
-        self._closed = True
+    def ring_all(self) -> None:
+        """Tell everybody: something may have been missed."""
         with self._lock:
             names = tuple(self._listeners)
         self.ring(*names)
+
+    def close(self) -> None:
+        """Tell everybody that the end has come."""
+        self._closed = True
+        self.ring_all()
 
     @contextmanager
     def listening(self, name: str, listener: Listener) -> Iterator[None]:

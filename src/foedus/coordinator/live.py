@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from foedus.domain.plan import ModelManifest, ModelTensor
 from foedus.domain.run import RunSpec, RunStatus, move, parse_spec
 from foedus.domain.tree import State, dtypes
 from foedus.store.artifacts import Artifacts
+from foedus.store.notices import MISSED
 from foedus.store.tables import blobs, events, runs
 from foedus.store.unit_of_work import Store
 from foedus.strategies.catalogue import build
@@ -49,7 +51,7 @@ class Live:
     delivered: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.store.on_commit(self._committed)
+        self.store.on_commit(self._heard, lambda name: () if name in OWN_COMMITS else (CLIENTS,))
 
     def strategy(self, run: RunRow) -> Strategy:
         """The run's strategy; it is built once in a process, since what it is built of never changes."""
@@ -64,9 +66,11 @@ class Live:
         phase = self.strategy(run).phase(State({}, run.data))
         return phase if isinstance(phase, Phase) else None
 
-    def _committed(self, name: str) -> None:
-        if name not in OWN_COMMITS:
-            self.bells.ring(CLIENTS)
+    def _heard(self, notices: Collection[str]) -> None:
+        if MISSED in notices:
+            self.bells.ring_all()
+        else:
+            self.bells.ring(*notices)
 
 
 def find_run(connection: Connection, run: str) -> RunRow:

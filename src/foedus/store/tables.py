@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Column, Float, Integer, MetaData, String, Table, UniqueConstraint
-
-SCHEMA_VERSION = 1
+from sqlalchemy import JSON, BigInteger, Column, Float, Integer, MetaData, String, Table, UniqueConstraint
 
 metadata = MetaData()
 
-schema = Table("foedus_schema", metadata, Column("version", Integer, primary_key=True))
+Big = BigInteger().with_variant(Integer(), "sqlite")
+"""64 bits: SQLite's integers have them by themselves, and its rows are numbered only where the type is INTEGER."""
+
+schema = Table(
+    "foedus_schema",
+    metadata,
+    Column("version", Integer, primary_key=True),
+    Column("release", String, nullable=False, server_default=""),
+)
+"""One row, written by :mod:`foedus.store.migrations.forward`: the schema's number, and the release that made it."""
 
 runs = Table(
     "runs",
@@ -70,7 +77,7 @@ assignments = Table(
 phase_events = Table(
     "phase_events",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("seq", Big, primary_key=True, autoincrement=True),
     Column("run_id", String, nullable=False, index=True),
     Column("round", Integer, nullable=False),
     Column("phase", String, nullable=False),
@@ -84,7 +91,7 @@ phase_events = Table(
 events = Table(
     "events",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("seq", Big, primary_key=True, autoincrement=True),
     Column("run_id", String, nullable=False, index=True),
     Column("kind", String, nullable=False),
     Column("data", JSON, nullable=False),
@@ -131,7 +138,7 @@ datasets = Table(
     Column("client", String, primary_key=True),
     Column("node_id", String, nullable=False, index=True),
     Column("tags", JSON, nullable=False),
-    Column("examples", Integer, nullable=False),
+    Column("examples", Big, nullable=False),
 )
 
 approvals = Table(
@@ -165,7 +172,7 @@ blobs = Table(
     "blobs",
     metadata,
     Column("digest", String, primary_key=True),
-    Column("size", Integer, nullable=False),
+    Column("size", Big, nullable=False),
     Column("created_at", Float, nullable=False),
 )
 
@@ -174,7 +181,7 @@ uploads = Table(
     metadata,
     Column("id", String, primary_key=True),
     Column("digest", String, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", Big, nullable=False),
     Column("actor", String, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("completed", Integer, nullable=False, default=0),

@@ -1,0 +1,1 @@
+"""The schema of the coordinator's database, revision by revision."""

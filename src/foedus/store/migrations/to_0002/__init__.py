@@ -1,0 +1,1 @@
+"""The parts of revision 0002, by subject."""

@@ -1,0 +1,1 @@
+"""Every revision, one file each; they never change once they were released."""

@@ -1,0 +1,202 @@
+"""The released schema of foedus 0.1.0, which its start-up made without Alembic, on SQLite alone."""
+
+from __future__ import annotations
+
+from alembic import op
+from sqlalchemy import JSON, BigInteger, Column, Float, Integer, MetaData, String, Table, UniqueConstraint
+
+revision = "0001"
+down_revision = None
+
+Big = BigInteger().with_variant(Integer(), "sqlite")
+"""SQLite's integers have 64 bits by themselves, and its rows are numbered only where the type is INTEGER."""
+
+metadata = MetaData()
+
+schema = Table("foedus_schema", metadata, Column("version", Integer, primary_key=True))
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("reason", String, nullable=False, default=""),
+    Column("spec", JSON, nullable=False),
+    Column("plan", String, nullable=False),
+    Column("plan_blob", String, nullable=False),
+    Column("manifest", JSON, nullable=False),
+    Column("author", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("parts", JSON, nullable=False),
+    Column("initial_model", String, nullable=False),
+    Column("epoch", Integer, nullable=False, default=0),
+)
+
+phases = Table(
+    "phases",
+    metadata,
+    Column("run_id", String, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("phase", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("clients", JSON, nullable=False),
+    Column("status", String, nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("deadline", Float),
+    Column("broadcast", JSON, nullable=False),
+    Column("record", JSON),
+    Column("reason", String, nullable=False, default=""),
+    UniqueConstraint("run_id", "round", "phase", "attempt"),
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("run_id", String, nullable=False, index=True),
+    Column("round", Integer, nullable=False),
+    Column("phase", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("client", String, nullable=False),
+    Column("node_id", String, index=True),
+    Column("status", String, nullable=False),
+    Column("token", Integer, nullable=False, default=0),
+    Column("lease_until", Float),
+    Column("boot", String),
+    Column("update", String),
+    Column("contribution", JSON),
+    Column("receipt", JSON),
+    UniqueConstraint("run_id", "round", "phase", "attempt", "client"),
+)
+
+phase_events = Table(
+    "phase_events",
+    metadata,
+    Column("seq", Big, primary_key=True, autoincrement=True),
+    Column("run_id", String, nullable=False, index=True),
+    Column("round", Integer, nullable=False),
+    Column("phase", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("client", String, nullable=False),
+    Column("at", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Big, primary_key=True, autoincrement=True),
+    Column("run_id", String, nullable=False, index=True),
+    Column("kind", String, nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("record", JSON, nullable=False),
+    Column("model_digest", String, nullable=False),
+    Column("model_blob", String, nullable=False),
+)
+
+client_states = Table(
+    "client_states",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("client", String, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("phase", String, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("public_key", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("joined_at", Float, nullable=False),
+    Column("last_seen", Float),
+    Column("boot", String, nullable=False, default=""),
+    Column("version", String, nullable=False, default=""),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("client", String, primary_key=True),
+    Column("node_id", String, nullable=False, index=True),
+    Column("tags", JSON, nullable=False),
+    Column("examples", Big, nullable=False),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("node_id", String, primary_key=True),
+    Column("digest", String, primary_key=True),
+    Column("state", String, nullable=False),
+    Column("note", String, nullable=False, default=""),
+)
+
+join_tokens = Table(
+    "join_tokens",
+    metadata,
+    Column("hash", String, primary_key=True),
+    Column("expires_at", Float, nullable=False),
+    Column("used_at", Float),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("hash", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("revoked_at", Float),
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("size", Big, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("size", Big, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("completed", Integer, nullable=False, default=0),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("actor", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("request_hash", String, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+
+def upgrade() -> None:
+    """Make every table of the release."""
+    metadata.create_all(op.get_bind())
