@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
 import click
 
-from foedus.cli.output import emit, json_option, log_to_stderr
+from foedus.cli.logs import log_options
+from foedus.cli.observed import observed
+from foedus.cli.output import emit, json_option
 from foedus.coordinator.app import open_coordinator, serve
 from foedus.coordinator.settings import read_settings
 from foedus.wire.messages import Token
 
 PLACE = click.Path(path_type=Path)
+log = logging.getLogger("foedus.coordinator")
 
 
 @click.command("start")
@@ -21,6 +25,7 @@ PLACE = click.Path(path_type=Path)
 @click.option("--port", type=click.IntRange(0, 65535), help="The port (default: 8470); 0 takes one that is free.")
 @click.option("--tls-cert", type=PLACE, help="A certificate, as PEM.")
 @click.option("--tls-key", type=PLACE, help="Its key, as PEM.")
+@log_options
 @json_option
 def command(
     folder: Path | None, host: str | None, port: int | None, tls_cert: Path | None, tls_key: Path | None
@@ -29,20 +34,21 @@ def command(
 
     The first start prints an admin's API token, this once.
     """
-    log_to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = read_settings(folder, host, port, tls_cert, tls_key)
-    opened = open_coordinator(settings)
+    with observed("foedus-coordinator"):
+        settings = read_settings(folder, host, port, tls_cert, tls_key)
+        opened = open_coordinator(settings)
 
-    def started(url: str) -> None:
-        data = {"url": url, "folder": str(settings.folder), "token": opened.admin.token if opened.admin else None}
-        emit(data, "\n".join(_greeting(url, opened.admin)))
-        sys.stdout.flush()
+        def started(url: str) -> None:
+            data = {"url": url, "folder": str(settings.folder), "token": opened.admin.token if opened.admin else None}
+            emit(data, "\n".join(_greeting(url, opened.admin)))
+            sys.stdout.flush()
+            log.info("listening on %s", url)
 
-    serve(opened.context, started)
+        serve(opened.context, started)
 
 
 def _greeting(url: str, admin: Token | None) -> list[str]:
-    lines = [f"coordinator  {url}", f"API          {url}/docs"]
+    lines = [f"coordinator  {url}", f"API          {url}/openapi.json"]
     if admin is not None:
         lines += [
             f"admin token  {admin.token}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 import click
 
 from foedus.cli.lazy import LazyGroup
+from foedus.cli.logs import log_options
+from foedus.cli.observed import observed
 from foedus.cli.options import home_option, secret_from_environment
-from foedus.cli.output import emit, json_option, log_to_stderr, table
+from foedus.cli.output import emit, json_option, table
 from foedus.domain.errors import UsageError
 from foedus.node import owner
 from foedus.node.agent import run_agent
@@ -62,12 +63,12 @@ def join(coordinator: str, token: str | None, home: Path) -> None:
 
 @command.command("start")
 @home_option
+@log_options
 @json_option
 def start(home: Path) -> None:
     """Work for runs whose plans the owner approved, until Ctrl-C. It only dials out."""
-    log_to_stderr("%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    run_agent(home)
+    with observed("foedus-node"):
+        run_agent(home)
 
 
 @command.group("plan")

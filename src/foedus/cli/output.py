@@ -5,9 +5,7 @@ The envelope is ``{schema_version, status, exit_code, data | error}``. Errors ar
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -78,21 +76,6 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         why = error.strerror or ""
         raise StorageError("file_unwritable", f"{path} cannot be written.", why, "Choose another file.") from error
-
-
-class PlainFormatter(logging.Formatter):
-    """A log's lines for a terminal, without control characters."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
-        return plain(super().format(record))
-
-
-def log_to_stderr(line: str) -> None:
-    """Have what this process logs on stderr, each record in the format ``line``: peers have a say in many."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainFormatter(line))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def colour() -> bool | None:

@@ -17,8 +17,9 @@ from fastapi import FastAPI, Request, Response
 from sqlalchemy import select
 
 import foedus
-from foedus.coordinator import assignment_routes, blob_routes, node_routes, run_routes, tokens
+from foedus.coordinator import assignment_routes, blob_routes, measures, node_routes, recording, run_routes, tokens
 from foedus.coordinator.context import Context, context
+from foedus.coordinator.guards import Guards, StillWelcome
 from foedus.coordinator.http import ReplyCrashPoints, add_error_handlers
 from foedus.coordinator.live import Live
 from foedus.coordinator.metrics import render
@@ -28,7 +29,9 @@ from foedus.coordinator.requests import Requests
 from foedus.coordinator.settings import Settings
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.errors import ConflictError, StorageError
+from foedus.domain.spans import watched_by
 from foedus.store.artifacts import Artifacts
+from foedus.store.nonces import SharedNonces
 from foedus.store.tables import schema
 from foedus.store.unit_of_work import Store
 from foedus.wire.messages import PROTOCOL, Token
@@ -61,7 +64,17 @@ def open_coordinator(settings: Settings) -> Opened:
     store = Store(settings.database)
     with store.transaction("first_admin") as tx:
         admin = tokens.first_admin(tx)
-    return Opened(Context(settings, Live(store, artifacts), Nonces(), float(int(time.time()))), admin, lock)
+    return Opened(Context(settings, Live(store, artifacts), _guards(store)), admin, lock)
+
+
+def _guards(store: Store) -> Guards:
+    """Replicas share the memory of nonces in their database; one process alone has its own, and begins it now.
+
+    Importing alone takes longer than a second, so nothing that an earlier process accepted was signed in this one.
+    """
+    if store.shared:
+        return Guards(SharedNonces(store), 0.0)
+    return Guards(Nonces(), float(int(time.time())))
 
 
 def create_app(parts: Context) -> FastAPI:
@@ -70,23 +83,32 @@ def create_app(parts: Context) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         supervisor = Supervisor(parts.live)
-        supervisor.start()
-        yield
-        parts.live.bells.close()
-        supervisor.stop()
+        with watched_by(measures.watch):
+            supervisor.start()
+            yield
+            parts.live.bells.close()
+            supervisor.stop()
 
     app = FastAPI(
         title="foedus coordinator",
         version=foedus.__version__,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.context = parts
     add_error_handlers(app)
+    app.add_middleware(StillWelcome)
     app.add_middleware(ReplyCrashPoints)
     app.add_middleware(Requests)
-    for router in (run_routes.router, assignment_routes.router, node_routes.router, blob_routes.router):
+    for router in (
+        run_routes.router,
+        recording.router,
+        assignment_routes.router,
+        node_routes.router,
+        blob_routes.router,
+    ):
         app.include_router(router)
     for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics), ("/version", version)):
         app.add_api_route(path, endpoint, methods=["GET"], tags=["operation"], response_model=None)

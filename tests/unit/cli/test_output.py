@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 import click
 import pytest
 
-from foedus.cli.output import PlainFormatter, colour, emit, json_option, plain, table
+from foedus.cli.output import colour, emit, json_option, plain, table
 from foedus.engine.json_text import to_json
 
 
@@ -41,11 +39,6 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_plain_text_keeps_lines_and_letters() -> None:
     assert plain("é 八\n\tx\r\x07") == "é 八\n\tx??"
-
-
-def test_a_log_has_nothing_that_a_terminal_obeys() -> None:
-    record = logging.LogRecord("foedus", logging.INFO, "", 1, "the run %s ended", ("\x1b[2J\x9b1A",), None)
-    assert PlainFormatter("%(message)s").format(record) == "the run ?[2J?1A ended"
 
 
 def test_columns_line_up_and_no_space_trails() -> None:
