@@ -71,6 +71,9 @@ assignments = Table(
     Column("update", String),
     Column("contribution", JSON),
     Column("receipt", JSON),
+    Column("asked_at", Float),
+    Column("carries", Integer, nullable=False, server_default="0"),
+    Column("heard", Big),
     UniqueConstraint("run_id", "round", "phase", "attempt", "client"),
 )
 
@@ -85,6 +88,8 @@ phase_events = Table(
     Column("kind", String, nullable=False),
     Column("client", String, nullable=False),
     Column("at", Float, nullable=False),
+    Column("clients", JSON),
+    Column("staleness", Integer, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
 )
 
@@ -156,6 +161,8 @@ join_tokens = Table(
     Column("hash", String, primary_key=True),
     Column("expires_at", Float, nullable=False),
     Column("used_at", Float),
+    Column("organisation", String, nullable=False, server_default=""),
+    Column("name", String, nullable=False, server_default=""),
 )
 
 api_tokens = Table(
