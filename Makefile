@@ -55,5 +55,5 @@ constraints: $(READY) ## write constraints.txt from what .venv holds
 	@scripts/constraints
 
 clean: ## remove .venv, the peers' environments, caches and builds
-	rm -rf .venv .bench build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-s3 .bench build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
