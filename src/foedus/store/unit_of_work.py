@@ -10,6 +10,7 @@ from sqlalchemy.exc import DatabaseError, InterfaceError, InternalError, Operati
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from foedus.domain.errors import ConflictError, FoedusError, StorageError, UnreachableError
+from foedus.domain.spans import span
 from foedus.store import crashpoints
 from foedus.store.engines import CONNECTIONS, begin_writing, is_postgres, make_engine
 from foedus.store.migrations import forward
@@ -89,7 +90,7 @@ class Store:
             UnreachableError: ``database_busy``; ``database_unreachable``, after which it may have been committed or
                 not: whoever asks again finds out, because every request that writes may be sent twice.
         """
-        with _errors(), self._writing.begin() as connection:
+        with span("store", transaction=name), _errors(), self._writing.begin() as connection:
             begin_writing(connection, scope)
             notices = connection.info[_NOTICES] = set()
             yield connection
@@ -109,7 +110,7 @@ class Store:
         Raises:
             StorageError, UnreachableError: as :meth:`transaction`.
         """
-        with _errors(), self._reading.begin() as connection:
+        with span("store", transaction="read"), _errors(), self._reading.begin() as connection:
             yield connection
 
     def close(self) -> None:
