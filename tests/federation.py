@@ -61,11 +61,12 @@ def stop(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTE
 
 @dataclass
 class LocalFederation:
-    """A coordinator and nodes under ``folder``; ``clients`` names the datasets, one per node."""
+    """A coordinator and nodes under ``folder``, on SQLite, or on the PostgreSQL of the URL ``database``."""
 
     folder: Path
     port: int = field(default_factory=free_port)
     token: str = ""
+    database: str = ""
     coordinator: subprocess.Popen[bytes] | None = None
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -85,17 +86,24 @@ class LocalFederation:
     def start_coordinator(self, **environment: str) -> None:
         """Start it, and wait until it is ready."""
         log = self.folder / "coordinator.log"
-        arguments = ["coordinator", "start", "--folder", str(self.folder / "coordinator"), "--port", str(self.port)]
-        self.coordinator = process = spawn(log, *arguments, **environment)
+        self.coordinator = process = self.spawn_coordinator(log, self.port, **environment)
         until(f"the coordinator starts, see {log}", lambda: process.poll() is not None or self.is_ready())
         if not self.token:
             until("the admin token is shown", lambda: "fdp_" in log.read_text())
             self.token = "fdp_" + log.read_text().split("fdp_")[1].split()[0]
 
-    def is_ready(self) -> bool:
-        """Whether the coordinator answers."""
+    def spawn_coordinator(self, log: Path, port: int, **environment: str) -> subprocess.Popen[bytes]:
+        """A process of the coordinator; with a database, it may be one of several replicas, each on its port."""
+        arguments = ["coordinator", "start", "--folder", str(self.folder / "coordinator"), "--port", str(port)]
+        if self.database:
+            names = {"FOEDUS_COORDINATOR_DATABASE": self.database, "FOEDUS_COORDINATOR_MIGRATE": "1"}
+            environment = names | environment
+        return spawn(log, *arguments, **environment)
+
+    def is_ready(self, port: int | None = None) -> bool:
+        """Whether the coordinator answers, or its replica on another port."""
         with suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            return httpx.get(f"http://127.0.0.1:{port or self.port}/readyz", timeout=5).status_code == 200
         return False
 
     def enrol(self, client: str, data: Path, tags: tuple[str, ...] = ("digits",)) -> None:
@@ -153,9 +161,9 @@ def parts_of(prepared: Prepared, folder: Path) -> Mapping[str, Path]:
     return paths
 
 
-def start_federation(folder: Path, prepared: Prepared) -> LocalFederation:
+def start_federation(folder: Path, prepared: Prepared, database: str = "") -> LocalFederation:
     """A coordinator, and a running node for each client of the run."""
-    federation = LocalFederation(folder)
+    federation = LocalFederation(folder, database=database)
     try:
         federation.start_coordinator()
         for client, path in parts_of(prepared, folder / "parts").items():

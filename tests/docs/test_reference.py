@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
+from foedus.coordinator.settings import Settings
 from foedus.domain import errors
 from foedus.domain.errors import FoedusError
 from foedus.node.settings import PREFIX, NodeSettings
@@ -17,7 +19,7 @@ def _variables_in_source() -> set[str]:
     texts = [path.read_text() for path in (ROOT / "src").rglob("*.py")]
     found = {name for text in texts for name in re.findall(r"FOEDUS_[A-Z]+(?:_[A-Z]+)*\b", text)}
     of_nodes = {PREFIX + name.upper() for name in NodeSettings.model_fields}
-    of_coordinators = {f"FOEDUS_COORDINATOR_{name}" for name in ("FOLDER", "HOST", "PORT", "TLS_CERT", "TLS_KEY")}
+    of_coordinators = {f"FOEDUS_COORDINATOR_{field.name.upper()}" for field in fields(Settings)}
     return {name for name in found | of_nodes | of_coordinators if name not in {"FOEDUS_COMPLETE", "FOEDUS_NODE"}}
 
 

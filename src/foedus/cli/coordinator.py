@@ -13,7 +13,10 @@ from foedus.client.admin import create_join_token, create_token, list_nodes, rev
 from foedus.client.http import Connection
 from foedus.wire.messages import NodeView
 
-LAZY = {"start": ("foedus.cli.coordinator_start", "Start a coordinator here, until Ctrl-C.")}
+LAZY = {
+    "migrate": ("foedus.cli.coordinator_migrate", "Bring the database to this release's schema."),
+    "start": ("foedus.cli.coordinator_start", "Start a coordinator here, until Ctrl-C."),
+}
 
 
 @click.group("coordinator", cls=LazyGroup, lazy=LAZY)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
+from typing import Any
 
 import click
 
+from foedus.cli.coordinator_settings import PLACE, place_options
 from foedus.cli.logs import log_options
 from foedus.cli.observed import observed
 from foedus.cli.output import emit, json_option
@@ -15,27 +16,27 @@ from foedus.coordinator.app import open_coordinator, serve
 from foedus.coordinator.settings import read_settings
 from foedus.wire.messages import Token
 
-PLACE = click.Path(path_type=Path)
 log = logging.getLogger("foedus.coordinator")
 
 
 @click.command("start")
-@click.option("--folder", type=PLACE, help="Where it keeps everything (default: the user's data folder).")
+@place_options
 @click.option("--host", help="The address to listen on (default: 127.0.0.1); any other needs TLS.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port (default: 8470); 0 takes one that is free.")
 @click.option("--tls-cert", type=PLACE, help="A certificate, as PEM.")
 @click.option("--tls-key", type=PLACE, help="Its key, as PEM.")
+@click.option("--migrate", is_flag=True, default=None, help="Bring PostgreSQL to this release's schema first.")
 @log_options
 @json_option
-def command(
-    folder: Path | None, host: str | None, port: int | None, tls_cert: Path | None, tls_key: Path | None
-) -> None:
+def command(**given: Any) -> None:
     """Start a coordinator here, until Ctrl-C. Everything it knows is in --folder; start it again, and it goes on.
+
+    With --database, any number of them may run on one PostgreSQL and one store of blobs, behind a load balancer.
 
     The first start prints an admin's API token, this once.
     """
     with observed("foedus-coordinator"):
-        settings = read_settings(folder, host, port, tls_cert, tls_key)
+        settings = read_settings(given)
         opened = open_coordinator(settings)
 
         def started(url: str) -> None:

@@ -44,24 +44,26 @@ class Opened:
 
     context: Context
     admin: Token | None
-    lock: BinaryIO
+    lock: BinaryIO | None
 
 
 def open_coordinator(settings: Settings) -> Opened:
     """Open (or make) a coordinator's folder, and recover it.
 
     Raises:
-        ConflictError: ``schema_newer``, ``folder_in_use``.
+        ConflictError: ``schema_newer``, ``schema_older``, ``folder_in_use``.
         StorageError: where the folder cannot be used.
     """
     try:
         settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StorageError("folder_unusable", f"{settings.folder} cannot be used.", error.strerror or "") from error
-    lock = _lock(settings.folder)
+    # Alone in its folder with SQLite; replicas on PostgreSQL may share one, and each run is fenced.
+    lock = _lock(settings.folder) if settings.embedded else None
     artifacts = Artifacts(settings.folder)
-    artifacts.recover()
-    store = Store(settings.database)
+    if settings.embedded:
+        artifacts.recover()
+    store = Store(settings.database_url, migrate=settings.migrate, connections=settings.connections)
     with store.transaction("first_admin") as tx:
         admin = tokens.first_admin(tx)
     return Opened(Context(settings, Live(store, artifacts), _guards(store)), admin, lock)

@@ -145,6 +145,21 @@ def notice(connection: Connection, *names: str) -> None:
     connection.info[_NOTICES].update(names)
 
 
+def look_at_schema(url: str) -> tuple[str | None, tuple[forward.Revision, ...]]:
+    """The revision that a database has (None: it is empty), and those that it lacks.
+
+    Raises:
+        ConflictError: ``schema_newer``.
+        StorageError, UnreachableError: as :meth:`Store.transaction`.
+    """
+    engine = make_engine(url)
+    try:
+        with _errors(), engine.connect() as connection:
+            return forward.current(connection), forward.pending(connection)
+    finally:
+        engine.dispose()
+
+
 @contextmanager
 def _errors() -> Iterator[None]:
     try:

@@ -112,7 +112,8 @@ def opened(folder: Path, **settings: Any) -> Iterator[Door]:
         thread.join(20)
         listener.close()
         parts.store.close()
-        found.lock.close()
+        if found.lock is not None:
+            found.lock.close()
     assert not thread.is_alive()
 
 
