@@ -89,15 +89,13 @@ def test_training_that_kills_its_process_is_a_failed_contribution_and_not_a_dead
     assert federation.finish(run).status == "completed"
 
 
-def test_a_cancelled_run_ends_and_can_be_resumed_to_the_same_digest(
-    federation: LocalFederation, tmp_path: Path
-) -> None:
+def test_a_paused_run_rests_and_is_resumed_to_the_same_digest(federation: LocalFederation, tmp_path: Path) -> None:
     ready = prepared(tmp_path, DIGITS, rounds=6, name="again")
     whole = federation.finish(federation.submit(ready)).model_digest
     run = federation.submit(ready)
     until("round 2 begins", lambda: federation.show(run).round >= 2)
     with federation.connection() as connection:
-        assert runs.cancel(connection, run).status == "cancelled"
-        assert runs.resume(connection, run).status in ("waiting", "running")
+        assert runs.pause(connection, run).status == "paused"
+        assert runs.resume(connection, run).status == "running"
     view = federation.finish(run)
     assert (view.status, view.model_digest) == ("completed", whole)

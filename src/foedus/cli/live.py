@@ -15,9 +15,10 @@ from foedus.client.http import Connection
 from foedus.data.catalogue import federate
 from foedus.domain.codec import TensorFile
 from foedus.domain.errors import FoedusError, RunFailedError
+from foedus.domain.lifecycle import ENDED, RunStatus
 from foedus.domain.plain import Json
 from foedus.domain.round import PhaseRecord, Receipt, RoundRecord
-from foedus.domain.run import ENDED, RunSpec, RunStatus, parse_spec
+from foedus.domain.run import RunSpec, parse_spec
 from foedus.domain.track import TrackTable
 from foedus.domain.tree import Tensors
 from foedus.engine.folder import MODEL, RunFolder, choose_folder
@@ -84,7 +85,7 @@ def close_live(
             f"run_{view.status}",
             f"Run {view.id} ended as {view.status} in round {view.round}.",
             view.reason,
-            f"`foedus run resume {view.id}` lets it go on from there.",
+            f"`foedus run retry {view.id}` lets it go on from there." if view.status == RunStatus.FAILED else "",
         )
     return summary
 

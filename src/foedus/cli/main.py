@@ -19,7 +19,7 @@ NOUNS: Mapping[str, tuple[str, str]] = {
     "demo": ("foedus.cli.demo", "A whole federation on this machine, in under a minute."),
     "new": ("foedus.cli.new", "Make a folder with a plan that runs."),
     "simulate": ("foedus.cli.simulate", "Run a plan with simulated clients in this process."),
-    "run": ("foedus.cli.run", "Submit, list, show, watch, cancel and resume live runs; compare and plot any."),
+    "run": ("foedus.cli.run", "Submit, follow and steer live runs; compare and plot any."),
     "model": ("foedus.cli.model", "List and download the models of a live run."),
     "node": ("foedus.cli.node", "Be a node: join, offer data, decide on plans, work."),
     "coordinator": ("foedus.cli.coordinator", "Be a coordinator: start it, invite nodes, give tokens."),

@@ -13,6 +13,7 @@ from foedus.wire.messages import RunView
 
 LAZY = {
     "submit": ("foedus.cli.run_submit", "Submit a run, and follow it if you like."),
+    "create": ("foedus.cli.run_create", "Submit a run as a draft, which rests until it is started."),
     "watch": ("foedus.cli.run_watch", "Follow a run to its end, and keep its folder."),
     "compare": ("foedus.cli.run_compare", "Compare runs, live or simulated, by their folders."),
     "plot": ("foedus.cli.run_plot", "Draw a run's curves as a picture."),
@@ -21,7 +22,7 @@ LAZY = {
 
 @click.group("run", cls=LazyGroup, lazy=LAZY)
 def command() -> None:
-    """Submit, list, show, watch, cancel and resume live runs; compare and plot the folders of any."""
+    """Submit, follow, steer and list live runs; compare and plot the folders of any."""
 
 
 @command.command("list")
@@ -43,18 +44,25 @@ def list_command(connection: Connection) -> None:
 @connected
 def show_command(connection: Connection, run: str) -> None:
     """Show RUN: where it is, its clients, and who waits for whom."""
-    view = runs.show(connection, run)
-    emit(view.model_dump(mode="json"), describe(view))
+    _tell(runs.show(connection, run))
 
 
-@command.command("cancel")
+@command.command("start")
 @click.argument("run")
 @json_option
 @connected
-def cancel_command(connection: Connection, run: str) -> None:
-    """End RUN before its time; what it has learned stays."""
-    view = runs.cancel(connection, run)
-    emit(view.model_dump(mode="json"), describe(view))
+def start_command(connection: Connection, run: str) -> None:
+    """Let RUN, a draft, begin."""
+    _tell(runs.start(connection, run))
+
+
+@command.command("pause")
+@click.argument("run")
+@json_option
+@connected
+def pause_command(connection: Connection, run: str) -> None:
+    """Let RUN rest: nodes stop working for it, and what they have contributed stays."""
+    _tell(runs.pause(connection, run))
 
 
 @command.command("resume")
@@ -62,8 +70,29 @@ def cancel_command(connection: Connection, run: str) -> None:
 @json_option
 @connected
 def resume_command(connection: Connection, run: str) -> None:
-    """Let RUN, which failed or was cancelled, go on from its last round."""
-    view = runs.resume(connection, run)
+    """Let RUN, which was paused, go on from where it was."""
+    _tell(runs.resume(connection, run))
+
+
+@command.command("retry")
+@click.argument("run")
+@json_option
+@connected
+def retry_command(connection: Connection, run: str) -> None:
+    """Let RUN, which failed, go on from where it was."""
+    _tell(runs.retry(connection, run))
+
+
+@command.command("cancel")
+@click.argument("run")
+@json_option
+@connected
+def cancel_command(connection: Connection, run: str) -> None:
+    """End RUN before its time, for good; its models stay."""
+    _tell(runs.cancel(connection, run))
+
+
+def _tell(view: RunView) -> None:
     emit(view.model_dump(mode="json"), describe(view))
 
 
@@ -72,7 +101,7 @@ def describe(view: RunView) -> str:
     reason = f": {view.reason}" if view.reason not in ("", view.status) else ""
     lines = [
         f"run     {view.id}  {view.name}  {view.status}{reason}",
-        f"round   {view.round}/{view.rounds}{f', {view.phase}' if view.phase else ''}",
+        ", ".join(filter(None, (f"round   {view.round}/{view.rounds}", view.phase, view.stage))),
         f"plan    {view.plan}",
         f"model   {view.model_digest}",
     ]

@@ -11,9 +11,10 @@ from foedus.client.blobs import download, upload
 from foedus.client.http import Connection, identified
 from foedus.client.sse import ServerEvent, server_events
 from foedus.domain.errors import FoedusError, NotFoundError
+from foedus.domain.lifecycle import ENDED
 from foedus.domain.plain import Json
 from foedus.domain.plan import ModelManifest, PlanBundle
-from foedus.domain.run import ENDED, RunSpec
+from foedus.domain.run import RunSpec
 from foedus.wire.http import malformed, transient
 from foedus.wire.messages import Manifest, ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
 
@@ -40,8 +41,8 @@ class Event:
     data: Json
 
 
-def submit(connection: Connection, submission: Submission) -> RunView:
-    """Start a run: bring the plan and the parameters to the coordinator, then ask for it.
+def submit(connection: Connection, submission: Submission, draft: bool = False) -> RunView:
+    """Bring the plan and the parameters to the coordinator, and then the run; a ``draft`` rests until it is started.
 
     Raises:
         FoedusError: the coordinator's own error, or an :class:`UnreachableError`.
@@ -52,6 +53,7 @@ def submit(connection: Connection, submission: Submission) -> RunView:
         plan_blob=upload(connection, submission.bundle.to_bytes()),
         parameters=upload(connection, submission.parameters),
         manifest=Manifest.model_validate(asdict(submission.manifest)),
+        draft=draft,
     )
     return connection.post("/runs", RunView, message)
 
@@ -71,14 +73,29 @@ def rounds(connection: Connection, run: str) -> RoundList:
     return connection.get(f"{_path(run)}/rounds", RoundList)
 
 
-def cancel(connection: Connection, run: str) -> RunView:
-    """End a run before its time; what it has learned stays."""
-    return connection.post(f"{_path(run)}/cancel", RunView)
+def start(connection: Connection, run: str) -> RunView:
+    """Let a draft begin."""
+    return connection.post(f"{_path(run)}/start", RunView)
+
+
+def pause(connection: Connection, run: str) -> RunView:
+    """Let a run rest; nodes stop working for it."""
+    return connection.post(f"{_path(run)}/pause", RunView)
 
 
 def resume(connection: Connection, run: str) -> RunView:
-    """Let a run that was paused, has failed or was cancelled go on from its last round."""
+    """Let a paused run go on from where it was."""
     return connection.post(f"{_path(run)}/resume", RunView)
+
+
+def retry(connection: Connection, run: str) -> RunView:
+    """Let a run that failed go on from where it was."""
+    return connection.post(f"{_path(run)}/retry", RunView)
+
+
+def cancel(connection: Connection, run: str) -> RunView:
+    """End a run before its time, for good; its models stay."""
+    return connection.post(f"{_path(run)}/cancel", RunView)
 
 
 def models(connection: Connection, run: str) -> tuple[ModelView, ...]:

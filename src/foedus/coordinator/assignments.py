@@ -17,8 +17,8 @@ from foedus.coordinator.checks import check_metrics, check_update, check_weights
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live, find_run
 from foedus.domain.errors import ConflictError, ContributionError, IntegrityError, NotFoundError, RoundClosedError
+from foedus.domain.lifecycle import RunStatus
 from foedus.domain.round import Receipt, Schema
-from foedus.domain.run import RunStatus
 from foedus.store.tables import assignments, phase_events, phases, runs
 from foedus.wire.messages import Accepted, Contribute, Fail, Renew, Renewed
 

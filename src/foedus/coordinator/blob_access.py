@@ -9,7 +9,7 @@ from sqlalchemy import Connection, and_, insert, select, update
 from foedus.coordinator.identities import NodeIdentity, Person, new_id
 from foedus.coordinator.live import name_blob
 from foedus.domain.errors import NotFoundError, TooLargeError
-from foedus.domain.run import ENDED
+from foedus.domain.lifecycle import ENDED
 from foedus.store.tables import assignments, datasets, phases, runs, uploads
 from foedus.wire.messages import NewUpload
 

@@ -1,36 +1,27 @@
-"""What happens in a run, as server-sent events (WHATWG HTML, section 9.2, https://html.spec.whatwg.org/multipage/#sse).
+"""What happened in a run, for who follows it: a look, a look that waits, and a stream.
 
-Events are rows; the id of an event is its row's number, so that a reader goes on where it was.
+The stream is of server-sent events (WHATWG HTML, section 9.2, https://html.spec.whatwg.org/multipage/#sse). The id of
+an event is its number in the run, so that a reader goes on where it was, at any process of the coordinator.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
 
+from anyio import to_thread
 from sqlalchemy import select
 
 from foedus.coordinator.bells import of_run, wait_for
 from foedus.coordinator.live import Live, find_run
-from foedus.domain.run import ENDED
+from foedus.domain.lifecycle import ENDED
 from foedus.store.tables import events
+from foedus.wire.events import HISTORY, EventList, Follow, RunEvent
 
-AT_ONCE = 200
 HEARTBEAT = 15.0
 """Seconds after which a comment shows a quiet stream to be alive."""
 
 
-@dataclass(frozen=True)
-class News:
-    """Events after the last that a reader has seen; ``last``: the run has ended and there will be no more."""
-
-    rows: tuple[tuple[int, str, dict[str, Any]], ...]
-    last: bool
-
-
-def news(live: Live, run: str, after: int) -> News:
+def news(live: Live, run: str, after: int) -> EventList:
     """What happened in a run after the event ``after``.
 
     Raises:
@@ -38,26 +29,43 @@ def news(live: Live, run: str, after: int) -> News:
     """
     with live.store.reading() as tx:
         ended = find_run(tx, run).status in ENDED
-        query = select(events).where(events.c.run_id == run, events.c.seq > after).order_by(events.c.seq)
-        rows = tx.execute(query.limit(AT_ONCE + 1)).all()
-    told = tuple((row.seq, row.kind, {**row.data, "at": row.at}) for row in rows[:AT_ONCE])
-    return News(told, ended and len(rows) <= AT_ONCE)
+        query = select(events.c.data).where(events.c.run_id == run, events.c.number > after).order_by(events.c.number)
+        rows = tx.execute(query.limit(HISTORY + 1)).scalars().all()
+    told = tuple(RunEvent.model_validate(row) for row in rows[:HISTORY])
+    return EventList(events=told, last=ended and len(rows) <= HISTORY)
+
+
+async def history(live: Live, run: str, follow: Follow, gone: Callable[[], Awaitable[bool]]) -> EventList:
+    """What happened after an event, at once or within ``follow.wait`` seconds.
+
+    Raises:
+        NotFoundError: ``run_unknown``.
+    """
+    look = _look(live, run, follow.after)
+    if (found := await wait_for(live.bells, of_run(run), look, follow.wait, gone)) is not None:
+        return found
+    return await to_thread.run_sync(lambda: news(live, run, follow.after))
 
 
 async def stream(live: Live, run: str, after: int) -> AsyncIterator[bytes]:
     """The events after ``after``, as they happen, until the run has ended."""
-
-    def look() -> News | None:
-        found = news(live, run, after)
-        return found if found.rows or found.last else None
-
     yield b": foedus\n\n"
     while not live.bells.closed:
-        found = await wait_for(live.bells, of_run(run), look, HEARTBEAT)
+        found = await wait_for(live.bells, of_run(run), _look(live, run, after), HEARTBEAT)
         if found is None:
             yield b": still here\n\n"
             continue
-        for after, kind, data in found.rows:
-            yield f"id: {after}\nevent: {kind}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+        for event in found.events:
+            after = event.id
+            data = event.model_dump_json(exclude_defaults=True)
+            yield f"id: {event.id}\nevent: {event.kind}\ndata: {data}\n\n".encode()
         if found.last:
             return
+
+
+def _look(live: Live, run: str, after: int) -> Callable[[], EventList | None]:
+    def look() -> EventList | None:
+        found = news(live, run, after)
+        return found if found.events or found.last else None
+
+    return look

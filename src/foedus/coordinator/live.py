@@ -6,28 +6,25 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select
 
 from foedus.coordinator.bells import CLIENTS, Bells
 from foedus.domain.errors import ConfigError, NotFoundError
 from foedus.domain.names import check_tensor_name
-from foedus.domain.plain import Json
 from foedus.domain.plan import ModelManifest, ModelTensor
-from foedus.domain.run import RunSpec, RunStatus, move, parse_spec
+from foedus.domain.run import RunSpec, parse_spec
 from foedus.domain.tree import State, dtypes
 from foedus.store.artifacts import Artifacts
 from foedus.store.notices import MISSED
-from foedus.store.tables import blobs, events, runs
+from foedus.store.tables import blobs, runs
 from foedus.store.unit_of_work import Store
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import Phase, RunContext, Strategy
 
 OWN_COMMITS = frozenset(
-    {"lease", "renew", "contribute", "fail", "open_phase", "close_phase", "commit_round", "tick", "seen"}
+    {"lease", "renew", "contribute", "fail", "open_phase", "close_phase", "commit_round", "tick", "seen", "closing"}
 )
 """Commits after which no other client can be ready than before."""
-
-MOVED = {RunStatus.RUNNING: "run_started"}
 
 RunRow = Row[Any]
 
@@ -117,23 +114,6 @@ def parse_manifest(table: dict[str, Any]) -> ModelManifest:
 
 def _manifest_refused(why: str) -> ConfigError:
     return ConfigError("manifest_refused", "The model's manifest is refused.", why, "Submit with `foedus run submit`.")
-
-
-def move_run(connection: Connection, run: RunRow, to: RunStatus, now: float, reason: str = "") -> None:
-    """Move a run along a legal edge, and say so to who follows it.
-
-    Raises:
-        ConflictError: ``run_state``.
-    """
-    move(RunStatus(run.status), to)
-    values: dict[str, Any] = {"status": to.value, "reason": reason, "updated_at": now}
-    connection.execute(update(runs).where(runs.c.id == run.id).values(values))
-    tell(connection, run.id, MOVED.get(to, f"run_{to.value}"), {"status": to.value, "reason": reason}, now)
-
-
-def tell(connection: Connection, run: str, kind: str, data: dict[str, Json], now: float) -> None:
-    """Append an event that people can follow."""
-    connection.execute(insert(events).values(run_id=run, kind=kind, data=data, at=now))
 
 
 def name_blob(connection: Connection, digest: str, size: int, now: float) -> None:

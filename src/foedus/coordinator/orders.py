@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, update
 
-from foedus.domain.plain import Json
 from foedus.domain.round import PhaseOrder, Receipt
 from foedus.store.tables import assignments, client_states, datasets, nodes, phases
 
@@ -35,11 +34,6 @@ class Answers:
 def key_of(run: str, order: PhaseOrder) -> dict[str, Any]:
     """The columns by which a phase is found."""
     return {"run_id": run, "round": order.round, "phase": order.phase, "attempt": order.attempt}
-
-
-def place_of(order: PhaseOrder) -> dict[str, Json]:
-    """Where a run is, for who follows it."""
-    return {"round": order.round, "phase": order.phase, "attempt": order.attempt}
 
 
 def matches(table: Table, run: str, order: PhaseOrder) -> list[ColumnElement[bool]]:

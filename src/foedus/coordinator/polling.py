@@ -12,7 +12,7 @@ from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import RUN, Live, find_run, spec_of
 from foedus.coordinator.nodes import seen
 from foedus.domain.errors import ConflictError
-from foedus.domain.run import ENDED, RunStatus
+from foedus.domain.lifecycle import AT_REST, RunStatus
 from foedus.store.tables import approvals, assignments, client_states, datasets, nodes, phases, runs
 from foedus.wire.messages import Assignment, PlanOffer, Work
 
@@ -157,7 +157,7 @@ def _ended(tx: Connection, node: str, after: float) -> list[tuple[str, float]]:
     query = (
         select(runs.c.id, runs.c.updated_at)
         .join(assignments, assignments.c.run_id == runs.c.id)
-        .where(assignments.c.node_id == node, runs.c.status.in_(sorted(ENDED)), runs.c.updated_at >= after)
+        .where(assignments.c.node_id == node, runs.c.status.in_(sorted(AT_REST)), runs.c.updated_at >= after)
         .distinct()
         .order_by(runs.c.updated_at.desc())
         .limit(ENDED_AT_ONCE)

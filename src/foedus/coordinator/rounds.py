@@ -11,16 +11,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import Connection, insert, select, update
 
+from foedus.coordinator.aggregating import aggregate
 from foedus.coordinator.bells import CLIENTS, of_node, of_run
-from foedus.coordinator.folding import MODEL, Closing, Given, digest_of_model, fold_and_close
+from foedus.coordinator.folding import MODEL, digest_of_model
 from foedus.coordinator.hearing import Hearing
-from foedus.coordinator.live import Live, RunRow, find_run, move_run, name_blob, not_live, spec_of, tell
+from foedus.coordinator.live import Live, RunRow, find_run, name_blob, not_live, spec_of
+from foedus.coordinator.moves import fail_run, move_run, open_round, reach, stage_of
 from foedus.coordinator.orders import (
-    Answers,
     abandoned,
     add_assignments,
     answers,
@@ -30,22 +31,20 @@ from foedus.coordinator.orders import (
     make_current,
     matches,
     open_order,
-    place_of,
     unanswered,
 )
 from foedus.coordinator.readiness import needed, ready
+from foedus.domain.lifecycle import ACTIVE, RoundStage, RunStatus
 from foedus.domain.plain import Json
 from foedus.domain.round import PhaseOrder, PhaseRecord, Receipt
-from foedus.domain.run import RunStatus
 from foedus.domain.tree import State
 from foedus.engine.driver import Progress
 from foedus.schedules.schedule import Ask, Close, Draw, Event, WakeAt
-from foedus.store.artifacts import Artifacts, hash_file
+from foedus.store.artifacts import hash_file
 from foedus.store.tables import phase_events, phases, rounds, runs
 from foedus.strategies.stopping import stopped
 from foedus.strategies.strategy import Phase, round_of
 
-ACTIVE = frozenset({RunStatus.WAITING, RunStatus.RUNNING})
 RECHECK = 30.0
 """Seconds after which a driver looks again though no bell rang."""
 
@@ -116,7 +115,7 @@ class LivePort:
             }
             tx.execute(insert(phases).values(**row))
             nodes = add_assignments(tx, run.id, order, asked)
-            tell(tx, run.id, "phase_opened", {**place_of(order), "asked": list(order.clients)}, time.time())
+            open_round(tx, run, order, RoundStage.TESTING if phase.optional else RoundStage.REPORTING, time.time())
         self._live.bells.ring(*map(of_node, nodes))
 
     def ask(self, order: PhaseOrder, clients: tuple[str, ...]) -> None:
@@ -178,7 +177,7 @@ class LivePort:
         with self._writing("abandon_phase") as (tx, run):
             tx.execute(update(phases).where(*matches(phases, run.id, order)).values(status="abandoned", reason=reason))
             close_assignments(tx, run.id, order)
-            tell(tx, run.id, "phase_abandoned", {**place_of(order), "reason": reason}, time.time())
+            reach(tx, run, order.round, RoundStage.ABANDONED, time.time(), reason=reason, phase=order.phase)
         return tuple(f"{receipt.client}: {receipt.failure}" for receipt in receipts if receipt.failure)
 
     def end_round(self, state: State) -> State:
@@ -198,7 +197,8 @@ class LivePort:
             tx.execute(insert(rounds).values(**row, record={**summary, "phases": records}))
             tx.execute(update(runs).where(runs.c.id == run.id).values(data=dict(after.data), updated_at=now))
             moved = {way: sum(record[way] for record in records) for way in ("bytes_down", "bytes_up")}
-            tell(tx, run.id, "round_committed", {**summary, **moved}, now)
+            told: dict[str, Any] = {"metrics": metrics, "seconds": summary["seconds"], "model_digest": digest, **moved}
+            reach(tx, run, number, RoundStage.COMMITTED, now, **told)
         return after
 
     def finish(self) -> None:
@@ -210,19 +210,16 @@ class LivePort:
     def fail(self, reason: str) -> None:
         """The run cannot go on by itself; what it has is kept, and it may be resumed."""
         with self._writing("fail_run") as (tx, run):
-            move_run(tx, run, RunStatus.FAILED, time.time(), reason)
+            fail_run(tx, run, round_of(State({}, run.data)), time.time(), reason)
 
     def _end_phase(self, order: PhaseOrder, counted: frozenset[str], *, untested: bool = False) -> State:
-        self._refuse_late(order)
+        self._aggregate(order)
         artifacts = self._live.artifacts
         with self._live.store.reading() as tx:
             run = self._active(tx)
             found = answers(tx, run.id, order, counted)
             broadcast = tx.execute(select(phases.c.broadcast).where(*matches(phases, run.id, order))).scalar_one()
-        strategy = self._live.strategy(run)
-        parts = {part: artifacts.path(digest) for part, digest in run.parts.items()}
-        given = {} if untested else _given(artifacts, found)
-        closed = fold_and_close(Closing(strategy, order, parts, run.data, given, found.receipts), artifacts.temporary)
+        closed = aggregate(self._live, run, order, found, untested=untested)
         digests = dict(run.parts)
         for part, file in closed.parts.items():
             digests[part] = hash_file(file)
@@ -248,17 +245,17 @@ class LivePort:
             if record.outcome != "untested":
                 make_current(tx, run.id, order, counted)
             close_assignments(tx, run.id, order)
-            outcome: dict[str, Json] = {"outcome": record.outcome, "metrics": dict(record.metrics)}
-            outcome |= {"contributed": len(counted), "asked": len(record.asked)}
-            tell(tx, run.id, "phase_closed", {**place_of(order), **outcome}, now)
 
-    def _refuse_late(self, order: PhaseOrder) -> None:
+    def _aggregate(self, order: PhaseOrder) -> None:
         """From here on a contribution is told that it is late, and not that it counts."""
         with self._live.store.reading() as tx:
+            reporting = stage_of(tx, self._run, order.round) is RoundStage.REPORTING
             late = unanswered(tx, self._run, order)
-        if late:
+        if reporting or late:
             with self._writing("closing") as (tx, run):
                 tx.execute(update(phases).where(*matches(phases, run.id, order)).values(status="closing"))
+                if reporting:
+                    reach(tx, run, order.round, RoundStage.AGGREGATING, time.time(), phase=order.phase)
 
     def _tick(self, order: PhaseOrder, deadline: float) -> None:
         with self._writing("tick") as (tx, run):
@@ -289,12 +286,3 @@ class LivePort:
         if self._live.bells.closed or run.status not in ACTIVE or run.epoch != self._epoch:
             raise Stopped
         return run
-
-
-def _given(artifacts: Artifacts, found: Answers) -> dict[str, Given]:
-    return {
-        receipt.client: Given(
-            artifacts.path(found.updates[receipt.client]) if receipt.client in found.updates else None, receipt.weights
-        )
-        for receipt in found.counted
-    }

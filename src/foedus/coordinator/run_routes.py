@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import Connection
 from starlette.responses import StreamingResponse
 
-from foedus.coordinator import runs
+from foedus.coordinator import runs, steering
 from foedus.coordinator.bells import RUNS, of_node, of_run
 from foedus.coordinator.context import context
-from foedus.coordinator.events import news, stream
+from foedus.coordinator.events import history, news, stream
 from foedus.coordinator.http import idempotency_key, once, parse, person, read_body
 from foedus.coordinator.identities import Person
 from foedus.coordinator.live import Live, find_run
 from foedus.coordinator.policy import require
 from foedus.coordinator.readiness import candidates
+from foedus.wire.events import EventList, Follow
 from foedus.wire.messages import ModelList, RoundList, RunList, RunView, SubmitRun
 
 router = APIRouter(prefix="/api/v1/runs", tags=["people"])
@@ -29,7 +30,7 @@ Who = Annotated[Person, Depends(person)]
 
 @router.post("")
 async def post_run(request: Request, who: Who) -> RunView:
-    """Start a run. The same Idempotency-Key starts it once."""
+    """Submit a run. The same Idempotency-Key submits it once."""
     require(who, "researcher")
     key, body, live = idempotency_key(request), await read_body(request), context(request).live
     command = parse(SubmitRun, body)
@@ -69,16 +70,35 @@ def get_models(request: Request, run: str, who: Who) -> ModelList:
     return _read(request, who, lambda tx: runs.list_models(tx, run))
 
 
-@router.post("/{run}/cancel")
-def post_cancel(request: Request, run: str, who: Who) -> RunView:
-    """End a run before its time."""
-    return _write(request, run, who, "cancel_run", runs.cancel)
+@router.post("/{run}/start", status_code=202)
+def post_start(request: Request, run: str, who: Who) -> RunView:
+    """Let a draft begin."""
+    return _steer(request, run, who, "start_draft", steering.start)
+
+
+@router.post("/{run}/pause")
+def post_pause(request: Request, run: str, who: Who) -> RunView:
+    """Let a run rest; nodes stop working for it."""
+    return _steer(request, run, who, "pause_run", steering.pause)
 
 
 @router.post("/{run}/resume")
 def post_resume(request: Request, run: str, who: Who) -> RunView:
-    """Let a run that failed or was cancelled go on."""
-    return _write(request, run, who, "resume_run", runs.resume)
+    """Let a paused run go on."""
+    return _steer(request, run, who, "resume_run", steering.resume)
+
+
+@router.post("/{run}/retry")
+def post_retry(request: Request, run: str, who: Who) -> RunView:
+    """Let a run that failed go on from where it was."""
+    artifacts = context(request).artifacts
+    return _steer(request, run, who, "retry_run", lambda tx, run: steering.retry(tx, artifacts, run))
+
+
+@router.post("/{run}/cancel")
+def post_cancel(request: Request, run: str, who: Who) -> RunView:
+    """End a run before its time, for good."""
+    return _steer(request, run, who, "cancel_run", steering.cancel)
 
 
 @router.get("/{run}/events")
@@ -88,10 +108,23 @@ async def get_events(request: Request, run: str, who: Who) -> Response:
     live, last = context(request).live, request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
     first = await to_thread.run_sync(lambda: news(live, run, after))
-    if first.last and not first.rows:
+    if first.last and not first.events:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream(live, run, after), media_type="text/event-stream", headers=headers)
+
+
+@router.get("/{run}/history")
+async def get_history(
+    request: Request,
+    run: str,
+    who: Who,
+    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    wait: Annotated[float, Query(ge=0, le=30)] = 0.0,
+) -> EventList:
+    """The events after one that was seen, as soon as there are some, or none after ``wait`` seconds."""
+    require(who, "researcher")
+    return await history(context(request).live, run, Follow(after=after, wait=wait), request.is_disconnected)
 
 
 def _read(request: Request, who: Person, look: Callable[[Connection], Reply]) -> Reply:
@@ -100,11 +133,12 @@ def _read(request: Request, who: Person, look: Callable[[Connection], Reply]) ->
         return look(tx)
 
 
-def _write(request: Request, run: str, who: Person, name: str, effect: Callable[[Connection, str], RunView]) -> RunView:
+def _steer(request: Request, run: str, who: Person, name: str, move: Callable[[Connection, str], None]) -> RunView:
     require(who, "researcher")
     live = context(request).live
     with live.store.transaction(name) as tx:
-        view = effect(tx, run)
+        move(tx, run)
+        view = runs.show(tx, run)
     _ring(live, run)
     return view
 

@@ -1,4 +1,4 @@
-"""What people do with runs: submit, list, show, cancel, resume, and read rounds and models."""
+"""What people do with runs: submit, list and show them, and read their rounds and models."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select
 
 from foedus.coordinator.checks import check_model
 from foedus.coordinator.folding import MODEL, begin, digest_of_model
-from foedus.coordinator.live import RUN, RunRow, find_run, move_run, name_blob, not_live, parse_manifest, spec_of, tell
+from foedus.coordinator.live import RUN, RunRow, find_run, name_blob, not_live, parse_manifest, spec_of
+from foedus.coordinator.moves import RUN_TOLD, attempt_of
 from foedus.coordinator.orders import ONGOING
 from foedus.coordinator.readiness import statuses, waiting_for
+from foedus.coordinator.telling import tell
 from foedus.domain.errors import IntegrityError, NotFoundError
+from foedus.domain.lifecycle import ENDED, RunStatus
 from foedus.domain.plain import Json
 from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
-from foedus.domain.run import ENDED, RunStatus, parse_spec
+from foedus.domain.run import parse_spec
 from foedus.store.artifacts import Artifacts, hash_file
 from foedus.store.tables import assignments, blobs, phases, rounds, runs
 from foedus.strategies.catalogue import build
@@ -86,14 +89,15 @@ def prepare(artifacts: Artifacts, command: SubmitRun) -> Submission:
 
 
 def submit(connection: Connection, submission: Submission, author: str) -> RunView:
-    """Record a run that was prepared; it waits for its clients."""
+    """Record a run that was prepared: as a draft, or waiting for its clients."""
     now, run, command = time.time(), f"run_{secrets.token_hex(6)}", submission.command
+    status = RunStatus.DRAFT if command.draft else RunStatus.WAITING
     for digest, size in submission.sizes.items():
         name_blob(connection, digest, size, now)
     row = {
         "id": run,
         "name": submission.name,
-        "status": RunStatus.WAITING.value,
+        "status": status.value,
         "spec": command.spec,
         "plan": command.plan,
         "plan_blob": command.plan_blob,
@@ -108,8 +112,9 @@ def submit(connection: Connection, submission: Submission, author: str) -> RunVi
     connection.execute(insert(runs).values(**row))
     model = {"model_digest": submission.model_digest, "model_blob": command.parameters}
     connection.execute(insert(rounds).values(run_id=run, round=0, record={}, **model))
-    tell(connection, run, "run_waiting", {"status": "waiting", "reason": ""}, now)
-    return view(connection, find_run(connection, run))
+    found = find_run(connection, run)
+    tell(connection, found, RUN_TOLD[status], now, status=status.value)
+    return view(connection, found)
 
 
 def show(connection: Connection, run: str) -> RunView:
@@ -121,38 +126,6 @@ def list_runs(connection: Connection) -> RunList:
     """Runs, the newest first, without their clients and specs."""
     rows = connection.execute(RUN.order_by(runs.c.created_at.desc()).limit(LIST_LIMIT)).all()
     return RunList(runs=tuple(_summary(connection, row) for row in rows))
-
-
-def cancel(connection: Connection, run: str) -> RunView:
-    """End a run before its time; cancelled twice, it is cancelled once.
-
-    Raises:
-        ConflictError: ``run_state`` where it has ended otherwise.
-    """
-    row = find_run(connection, run)
-    if row.status != RunStatus.CANCELLED:
-        move_run(connection, row, RunStatus.CANCELLED, time.time(), "cancelled")
-    return show(connection, run)
-
-
-def resume(connection: Connection, run: str) -> RunView:
-    """Let a run that failed or was cancelled go on from the state that it had, with what was contributed so far.
-
-    A phase that was open is open again with a fresh deadline; leases of before are void.
-
-    Raises:
-        ConflictError: ``run_state``.
-    """
-    row, now = find_run(connection, run), time.time()
-    if row.status in (RunStatus.WAITING, RunStatus.RUNNING):
-        return show(connection, run)
-    move_run(connection, row, RunStatus.WAITING, now)
-    connection.execute(update(runs).where(runs.c.id == run).values(epoch=row.epoch + 1))
-    here = (phases.c.run_id == run, phases.c.status.in_(ONGOING))
-    connection.execute(update(phases).where(*here).values(opened_at=now, status="open"))
-    leased = (assignments.c.run_id == run, assignments.c.status == "leased")
-    connection.execute(update(assignments).where(*leased).values(status="open", lease_until=None))
-    return show(connection, run)
 
 
 def list_rounds(connection: Connection, run: str) -> RoundList:
@@ -205,7 +178,7 @@ def _summary(connection: Connection, run: RunRow) -> RunView:
         raise NotFoundError("run_unknown", f"Run {run.id} has no model.")
     here = (phases.c.run_id == run.id, phases.c.status.in_(ONGOING))
     phase = connection.execute(select(func.max(phases.c.phase)).where(*here)).scalar()
-    spec = spec_of(run)
+    spec, stage = spec_of(run), attempt_of(connection, run.id, run.data["round"])
     return RunView(
         id=run.id,
         name=run.name,
@@ -214,6 +187,7 @@ def _summary(connection: Connection, run: RunRow) -> RunView:
         round=latest.round,
         rounds=spec.rounds,
         phase="" if run.status in ENDED else phase or "",
+        stage="" if stage is None else stage.stage,
         plan=run.plan,
         strategy=spec.strategy.name,
         created_at=datetime.fromtimestamp(run.created_at, UTC),

@@ -10,9 +10,10 @@ from sqlalchemy import select
 
 from foedus.coordinator.bells import RUNS, of_node
 from foedus.coordinator.live import Live, find_run, spec_of
-from foedus.coordinator.rounds import ACTIVE, LivePort, Stopped
+from foedus.coordinator.rounds import LivePort, Stopped
 from foedus.coordinator.runs import followers
 from foedus.domain.errors import FoedusError
+from foedus.domain.lifecycle import ACTIVE
 from foedus.engine.driver import drive
 from foedus.store.tables import runs
 

@@ -1,61 +1,18 @@
-"""A run: what is asked for (run.toml, validated) and the legal moves of its life."""
+"""A run: what is asked for (run.toml, validated). The moves of its life are in :mod:`foedus.domain.lifecycle`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from foedus.domain.checkpoint import CheckpointTable
-from foedus.domain.errors import ConflictError
 from foedus.domain.stop import StopTable
 from foedus.domain.table import Name, PositiveInt, Share, Table, Text, override, read_toml, validate
 from foedus.domain.timing import ScheduleTable, SynchronousTable, TimeTable
 from foedus.domain.track import TrackTable
-
-
-class RunStatus(StrEnum):
-    """Where a run is in its life."""
-
-    DRAFT = "draft"
-    WAITING = "waiting"
-    RUNNING = "running"
-    PAUSED = "paused"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-LEGAL_MOVES: Mapping[RunStatus, frozenset[RunStatus]] = {
-    RunStatus.DRAFT: frozenset({RunStatus.WAITING, RunStatus.CANCELLED}),
-    RunStatus.WAITING: frozenset({RunStatus.RUNNING, RunStatus.FAILED, RunStatus.CANCELLED}),
-    RunStatus.RUNNING: frozenset({RunStatus.PAUSED, RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}),
-    RunStatus.PAUSED: frozenset({RunStatus.WAITING, RunStatus.RUNNING, RunStatus.CANCELLED}),
-    RunStatus.COMPLETED: frozenset(),
-    RunStatus.FAILED: frozenset({RunStatus.WAITING}),
-    RunStatus.CANCELLED: frozenset({RunStatus.WAITING}),
-}
-ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
-
-
-def move(now: RunStatus, to: RunStatus) -> RunStatus:
-    """The new status, if the move is legal.
-
-    Raises:
-        ConflictError: ``run_state``.
-
-    >>> move(RunStatus.WAITING, RunStatus.RUNNING)
-    <RunStatus.RUNNING: 'running'>
-    """
-    if to in LEGAL_MOVES[now]:
-        return to
-    allowed = ", ".join(sorted(LEGAL_MOVES[now])) or "nothing; it has ended"
-    raise ConflictError(
-        "run_state", f"A run that is {now} cannot become {to}.", f"From {now} it may become: {allowed}."
-    )
 
 
 class StrategyTable(BaseModel):

@@ -35,6 +35,8 @@ runs = Table(
     Column("parts", JSON, nullable=False),
     Column("initial_model", String, nullable=False),
     Column("epoch", Integer, nullable=False, default=0),
+    Column("started_at", Float),
+    Column("told", Integer, nullable=False, server_default="0"),
 )
 
 phases = Table(
@@ -98,9 +100,11 @@ events = Table(
     metadata,
     Column("seq", Big, primary_key=True, autoincrement=True),
     Column("run_id", String, nullable=False, index=True),
+    Column("number", Integer, nullable=False),
     Column("kind", String, nullable=False),
     Column("data", JSON, nullable=False),
     Column("at", Float, nullable=False),
+    UniqueConstraint("run_id", "number", name="events_number"),
     sqlite_autoincrement=True,
 )
 

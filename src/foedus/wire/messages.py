@@ -13,8 +13,7 @@ POST /nodes/{id}/revoke           admin   → NodeView
 POST /runs                        people  SubmitRun → RunView      needs an Idempotency-Key
 GET /runs, /runs/{id}             people  → RunList, RunView
 GET /runs/{id}/rounds             people  → RoundList
-POST /runs/{id}/cancel, /resume   people  → RunView
-GET /runs/{id}/events             people  server-sent events       ``Last-Event-ID`` resumes
+POST /runs/{id}/start, /pause     people  → RunView                also /resume, /retry, /cancel
 GET /runs/{id}/models             people  → ModelList
 POST /node/join                   node    JoinNode → Joined        signed with the key that it brings
 POST /node/hello                  node    Hello → Welcome          datasets and approvals; frees old leases
@@ -250,9 +249,10 @@ class Manifest(Message):
 
 
 class SubmitRun(Message):
-    """Start a run: the resolved run.toml, the plan's bundle and the initial model (both uploaded as blobs).
+    """Submit a run: the resolved run.toml, the plan's bundle and the initial model (both uploaded as blobs).
 
-    ``parameters`` is a safetensors file of the plain named parameters and buffers, as the manifest lists them.
+    ``parameters`` is a safetensors file of the plain named parameters and buffers, as the manifest lists them. A
+    ``draft`` rests until it is started; any other run waits for its clients, and begins.
     """
 
     spec: dict[str, Any]
@@ -260,6 +260,7 @@ class SubmitRun(Message):
     plan_blob: Digest
     parameters: Digest
     manifest: Manifest
+    draft: bool = False
 
 
 class ClientStatus(Message):
@@ -272,7 +273,7 @@ class ClientStatus(Message):
 
 
 class RunView(Message):
-    """A run as people see it. ``waiting_for`` says in words who is waiting for whom."""
+    """A run as people see it. ``waiting_for`` says in words who is waiting for whom; ``stage``, where its round is."""
 
     id: Id
     name: str
@@ -281,6 +282,7 @@ class RunView(Message):
     round: int
     rounds: int
     phase: str = ""
+    stage: str = ""
     plan: Digest
     strategy: str
     created_at: datetime

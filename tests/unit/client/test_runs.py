@@ -73,8 +73,11 @@ def test_runs_are_listed_and_shown(peer: Peer, connection: Connection) -> None:
     assert runs.rounds(connection, "r_1").rounds == ()
 
 
-@pytest.mark.parametrize(("verb", "status"), [("cancel", "cancelled"), ("resume", "waiting")])
-def test_a_run_is_cancelled_and_resumed(peer: Peer, connection: Connection, verb: str, status: str) -> None:
+@pytest.mark.parametrize(
+    ("verb", "status"),
+    [("start", "waiting"), ("pause", "paused"), ("resume", "running"), ("retry", "running"), ("cancel", "cancelled")],
+)
+def test_a_run_is_steered(peer: Peer, connection: Connection, verb: str, status: str) -> None:
     peer.answers[f"POST /runs/r_1/{verb}"] = view(status)
     assert getattr(runs, verb)(connection, "r_1").status == status
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
-from foedus.coordinator import runs
+from foedus.coordinator import runs, steering
 from foedus.coordinator.bells import RUNS, of_run
 from foedus.coordinator.events import news
 from foedus.coordinator.live import find_run
@@ -53,7 +54,7 @@ def begin(scene: Scene) -> str:
 
 
 def kinds(scene: Scene, run: str) -> list[str]:
-    return [kind for _, kind, _ in news(scene.live, run, 0).rows]
+    return [event.kind for event in news(scene.live, run, 0).events]
 
 
 def test_a_run_comes_to_the_digest_of_the_in_memory_fold(supervised: Scene) -> None:
@@ -114,7 +115,8 @@ def test_who_follows_a_run_hears_of_every_move(supervised: Scene) -> None:
     run = begin(supervised)
     supervised.play(run, CLIENTS)
     until(lambda: "run_completed" in kinds(supervised, run))
-    one_round = ["phase_opened", "phase_closed"] * 2 + ["round_committed"]
+    stages = ("started", "reporting", "aggregating", "testing", "committed")
+    one_round = [f"round_{stage}" for stage in stages]
     assert kinds(supervised, run) == ["run_waiting", "run_started", *one_round, *one_round, "run_completed"]
 
 
@@ -280,7 +282,7 @@ def test_too_few_contributions_fail_the_run_with_the_reason_and_it_may_be_resume
         "too_few_contributions: The phase train of round 1 was abandoned 3 times."
     )
     assert "0 of 3 contributed" in supervised.show(run).reason
-    resume(supervised, run)
+    take_up(supervised, run, "retry")
     supervised.play(run, CLIENTS)
     assert supervised.show(run).model_digest == supervised.expected(CLIENTS)
 
@@ -298,46 +300,73 @@ def test_a_test_phase_without_answers_leaves_the_round_untested(supervised: Scen
     assert supervised.show(run).model_digest == supervised.expected(CLIENTS)
 
 
-def test_an_error_while_folding_fails_the_run_in_plain_sight_and_it_may_be_resumed(supervised: Scene) -> None:
+def test_d8_an_error_while_aggregating_is_a_visible_state_and_is_tried_again(supervised: Scene) -> None:
+    """A strategy's server part raises; when it is tried again, an update is gone, whose client is asked anew."""
     run = begin(supervised)
     taken = [supervised.take(client) for client in CLIENTS]
-    for assignment in taken[:2]:
-        supervised.contribute(assignment)
     kept = supervised.message(taken[0])
-    blob = supervised.live.artifacts.path(str(kept.update))
-    blob.rename(blob.with_suffix(".gone"))
-    supervised.contribute(taken[2])
+    with supervised.live.store.reading() as tx:
+        strategy = supervised.live.strategy(find_run(tx, run))
+    supervised.live.known[run] = replace(strategy, close=raising)
+    for assignment in taken:
+        supervised.contribute(assignment)
     until(lambda: supervised.show(run).status == "failed")
-    assert supervised.show(run).reason.startswith("blob_unknown")
-    blob.with_suffix(".gone").rename(blob)
-    resume(supervised, run)
+    view = supervised.show(run)
+    assert view.reason.startswith("aggregation_failed: The contributions to the phase train of round 1 could not be")
+    assert "ZeroDivisionError" in view.reason and view.stage == "aggregating" and view.round == 0
+    assert kinds(supervised, run)[-2:] == ["round_aggregating", "run_failed"]
+    supervised.live.artifacts.path(str(kept.update)).unlink()
+    supervised.live.known[run] = strategy
+    take_up(supervised, run, "retry")
+    again = supervised.take(CLIENTS[0])
+    assert (supervised.show(run).status, supervised.show(run).stage) == ("running", "reporting")
+    supervised.contribute(again)
     supervised.play(run, CLIENTS)
     assert supervised.show(run).model_digest == supervised.expected(CLIENTS)
+    assert kinds(supervised, run).count("run_started") == kinds(supervised, run).count("run_retried") == 1
 
 
-def test_a_cancelled_run_takes_nothing_and_goes_on_with_what_it_had(supervised: Scene) -> None:
+def raising(*given: object) -> State:
+    """The server's part of a strategy that has a defect."""
+    raise ZeroDivisionError("no weights")
+
+
+def test_case_27_a_paused_run_takes_nothing_and_goes_on_with_what_it_had(supervised: Scene) -> None:
     run = begin(supervised)
     taken = [supervised.take(client) for client in CLIENTS]
     supervised.contribute(taken[0])
-    with supervised.live.store.transaction("cancel_run") as tx:
-        runs.cancel(tx, run)
-    supervised.live.bells.ring(of_run(run))
+    steer(supervised, run, steering.pause)
     assert refusal(lambda: supervised.contribute(taken[1])).code == "round_closed"
     work = supervised.poll("beta")
     assert work is None or (not work.assignments and work.ended == (run,))
-    resume(supervised, run)
+    take_up(supervised, run, "resume")
     supervised.play(run, CLIENTS)
     assert supervised.show(run).model_digest == supervised.expected(CLIENTS)
     with supervised.live.store.reading() as tx:
         assert runs.list_rounds(tx, run).rounds[0].phases[0].receipts[0].failure == ""
 
 
+def test_case_27_a_cancelled_run_is_cancelled_once_and_for_good(supervised: Scene) -> None:
+    run = begin(supervised)
+    taken = [supervised.take(client) for client in CLIENTS]
+    supervised.contribute(taken[0])
+    for _ in range(2):
+        steer(supervised, run, steering.cancel)
+    assert refusal(lambda: supervised.contribute(taken[1])).code == "round_closed"
+    work = supervised.poll("beta")
+    assert work is None or (not work.assignments and work.ended == (run,))
+    told = kinds(supervised, run)
+    assert told[-2:] == ["run_cancelled", "round_abandoned"] and told.count("run_cancelled") == 1
+    assert (supervised.show(run).status, supervised.show(run).stage) == ("cancelled", "abandoned")
+    for verb in ("resume", "retry"):
+        assert refusal(lambda verb=verb: take_up(supervised, run, verb)).code == "run_state"  # type: ignore[misc]
+
+
 def test_a_driver_of_before_a_resumption_writes_nothing(scene: Scene) -> None:
     run = scene.submit()
     with LivePort(scene.live, run, 0) as old:
-        with scene.live.store.transaction("cancel_run") as tx:
-            runs.cancel(tx, run)
-            runs.resume(tx, run)
+        steer(scene, run, steering.pause)
+        steer(scene, run, steering.resume)
         with pytest.raises(Stopped):
             old.open(PhaseOrder(1, "train", CLIENTS), *phase_of(scene, run))
     assert not scene.poll("alpha")
@@ -351,7 +380,14 @@ def phase_of(scene: Scene, run: str) -> tuple[Phase, State]:
     return phase, State({}, row.data)
 
 
-def resume(scene: Scene, run: str) -> None:
-    with scene.live.store.transaction("resume_run") as tx:
-        assert runs.resume(tx, run).status == "waiting"
-    scene.live.bells.ring(RUNS)
+def steer(scene: Scene, run: str, move: Callable[[Connection, str], None]) -> None:
+    """Make a move, and let everybody look."""
+    with scene.live.store.transaction("steer") as tx:
+        move(tx, run)
+    scene.live.bells.ring(RUNS, of_run(run))
+
+
+def take_up(scene: Scene, run: str, verb: str) -> None:
+    """Resume or retry a run."""
+    artifacts = scene.live.artifacts
+    steer(scene, run, steering.resume if verb == "resume" else lambda tx, run: steering.retry(tx, artifacts, run))

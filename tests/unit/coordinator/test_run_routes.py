@@ -171,10 +171,47 @@ def test_events_go_on_after_the_last_one_seen(doors: Doors) -> None:
     assert (last.status_code, last.content) == (204, b"")
 
 
-def test_a_cancelled_run_is_resumed(doors: Doors) -> None:
+def test_a_run_is_looked_at_without_a_stream(doors: Doors) -> None:
     run = doors.submit().json()["id"]
     doors.person("POST", f"/runs/{run}/cancel")
+    found = doors.person("GET", f"/runs/{run}/history").json()
+    assert ([event["kind"] for event in found["events"]], found["last"]) == (["run_waiting", "run_cancelled"], True)
+    assert [event["id"] for event in found["events"]] == [1, 2] and {e["run"] for e in found["events"]} == {run}
+    later = doors.person("GET", f"/runs/{run}/history?after=1&wait=5").json()["events"]
+    assert [event["kind"] for event in later] == ["run_cancelled"]
+
+
+def test_a_look_waits_for_what_is_to_come(doors: Doors) -> None:
+    run = doors.submit().json()["id"]
+    found: list[dict[str, Any]] = []
+    looking = threading.Thread(
+        target=lambda: found.append(doors.person("GET", f"/runs/{run}/history?after=1&wait=20").json())
+    )
+    looking.start()
+    doors.person("POST", f"/runs/{run}/pause")
+    looking.join(15)
+    assert [event["kind"] for event in found[0]["events"]] == ["run_paused"] and not found[0]["last"]
+
+
+def test_a_paused_run_is_resumed(doors: Doors) -> None:
+    run = doors.submit().json()["id"]
+    assert doors.person("POST", f"/runs/{run}/pause").json()["status"] == "paused"
     assert doors.person("POST", f"/runs/{run}/resume").json()["status"] == "waiting"
+
+
+def test_d1_a_draft_is_started_once_and_only_with_participants(doors: Doors) -> None:
+    run = doors.submit(draft=True).json()["id"]
+    assert doors.person("GET", f"/runs/{run}").json()["status"] == "draft"
+    alone = doors.person("POST", f"/runs/{run}/start")
+    assert (alone.status_code, alone.json()["code"]) == (400, "participants_missing")
+    doors.enrol("alpha")
+    assert doors.poll("alpha", 0.0)["assignments"] == []
+    started = doors.person("POST", f"/runs/{run}/start")
+    assert (started.status_code, started.json()["status"]) == (202, "waiting")
+    assert doors.poll("alpha", 20.0)["assignments"] != []
+    assert doors.person("GET", f"/runs/{run}").json()["status"] == "running"
+    twice = doors.person("POST", f"/runs/{run}/start")
+    assert (twice.status_code, twice.json()["code"]) == (400, "run_started")
 
 
 def test_a_poll_without_work_ends_in_time(doors: Doors) -> None:

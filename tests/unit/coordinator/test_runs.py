@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sqlalchemy import Connection
 
-from foedus.coordinator import runs
+from foedus.coordinator import runs, steering
 from foedus.coordinator.bells import RUNS
+from foedus.coordinator.events import news
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode_tensors
 from foedus.store.tables import nodes
 from foedus.wire.messages import TensorView
 from tests.unit.coordinator.scene import PLAN, Scene, initial_model, refusal, spec, until
+
+Move = Callable[[Connection, str], None]
 
 
 @pytest.fixture
@@ -149,13 +153,27 @@ def test_a_manifest_with_strange_tensors_is_refused(scene: Scene, change: dict[s
     assert refusal(lambda: prepared(scene, manifest=manifest)).code == "manifest_refused"
 
 
-def test_only_legal_moves_are_made(scene: Scene) -> None:
+def retry(scene: Scene) -> Move:
+    """The move that tries a failed run again."""
+    return lambda tx, run: steering.retry(tx, scene.live.artifacts, run)
+
+
+def steer(scene: Scene, move: Move, run: str) -> str:
+    """Make a move; returns where the run is then."""
+    with scene.live.store.transaction("steer") as tx:
+        move(tx, run)
+    return scene.show(run).status
+
+
+def test_only_legal_moves_are_made_and_each_is_told_once(scene: Scene) -> None:
     run = scene.submit()
-    with scene.live.store.transaction("cancel_run") as tx:
-        assert runs.cancel(tx, run).status == "cancelled"
-        assert runs.cancel(tx, run).status == "cancelled"
-        assert runs.resume(tx, run).status == "waiting"
-        assert runs.resume(tx, run).status == "waiting"
+    assert refusal(lambda: steer(scene, steering.start, run)).code == "run_started"
+    for move, there in ((steering.pause, "paused"), (steering.resume, "waiting"), (steering.cancel, "cancelled")):
+        assert steer(scene, move, run) == steer(scene, move, run) == there
+    for again in (steering.pause, steering.resume, retry(scene)):
+        assert refusal(lambda again=again: steer(scene, again, run)).code == "run_state"  # type: ignore[misc]
+    told = [event.kind for event in news(scene.live, run, 0).events]
+    assert told == ["run_waiting", "run_paused", "run_resumed", "run_cancelled"]
 
 
 def test_a_completed_run_is_neither_cancelled_nor_resumed(scene: Scene) -> None:
@@ -167,9 +185,8 @@ def test_a_completed_run_is_neither_cancelled_nor_resumed(scene: Scene) -> None:
     scene.live.bells.ring(RUNS)
     scene.play(run, ("a", "b"))
     supervisor.stop()
-    for action in (runs.cancel, runs.resume):
-        with scene.live.store.reading() as tx:
-            assert refusal(lambda action=action, tx=tx: action(tx, run)).code == "run_state"  # type: ignore[misc]
+    for move in (steering.cancel, steering.pause, steering.resume, retry(scene)):
+        assert refusal(lambda move=move: steer(scene, move, run)).code == "run_state"  # type: ignore[misc]
 
 
 def test_a_run_that_is_not_there_is_not_found(scene: Scene) -> None:

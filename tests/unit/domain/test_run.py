@@ -1,15 +1,13 @@
-"""run.toml is validated whole, with the nearest right name; a run moves only along legal edges."""
+"""run.toml is validated whole, with the nearest right name."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from foedus.domain.errors import ConfigError, ConflictError
-from foedus.domain.run import ENDED, LEGAL_MOVES, RunStatus, move, parse_spec
+from foedus.domain.errors import ConfigError
+from foedus.domain.run import parse_spec
 
 GOOD: dict[str, Any] = {
     "plan": "plan.py",
@@ -104,21 +102,3 @@ def test_every_wrong_key_is_named_at_once() -> None:
 def test_a_missing_table_is_named() -> None:
     with pytest.raises(ConfigError, match="`strategy`"):
         parse_spec({key: value for key, value in GOOD.items() if key != "strategy"})
-
-
-@given(st.lists(st.sampled_from(list(RunStatus)), min_size=1, max_size=8))
-def test_state_moves_only_along_legal_edges(wanted: list[RunStatus]) -> None:
-    now = RunStatus.DRAFT
-    for to in wanted:
-        if to in LEGAL_MOVES[now]:
-            now = move(now, to)
-            continue
-        with pytest.raises(ConflictError) as refusal:
-            move(now, to)
-        assert refusal.value.code == "run_state"
-
-
-def test_a_completed_run_stays_completed() -> None:
-    assert LEGAL_MOVES[RunStatus.COMPLETED] == frozenset()
-    assert set(LEGAL_MOVES) == set(RunStatus)
-    assert set(LEGAL_MOVES) >= ENDED
