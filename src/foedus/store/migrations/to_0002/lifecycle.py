@@ -77,5 +77,14 @@ def _number_events(connection: sa.Connection) -> None:
 
 
 def _as_today(row: Any, number: int, model: str) -> dict[str, Any]:
-    kept = {key: row.data[key] for key in ("status", "reason", "round", "attempt", "phase", "metrics") if key in row.data}
-    return {**kept, "id": number, "kind": KINDS.get(row.kind, row.kind), "run": row.run_id, "at": row.at, "model": model}
+    kept = {
+        key: row.data[key] for key in ("status", "reason", "round", "attempt", "phase", "metrics") if key in row.data
+    }
+    return {
+        **kept,
+        "id": number,
+        "kind": KINDS.get(row.kind, row.kind),
+        "run": row.run_id,
+        "at": row.at,
+        "model": model,
+    }
