@@ -10,6 +10,8 @@ from alembic import op
 KINDS = {"phase_opened": "round_reporting", "phase_closed": "round_aggregating", "phase_abandoned": "round_abandoned"}
 """What the release called steps of a round."""
 
+KEPT = ("status", "reason", "round", "attempt", "phase", "metrics")
+
 
 def upgrade() -> None:
     """Add the tables, and give the events that are there their numbers and the form of today."""
@@ -77,14 +79,6 @@ def _number_events(connection: sa.Connection) -> None:
 
 
 def _as_today(row: Any, number: int, model: str) -> dict[str, Any]:
-    kept = {
-        key: row.data[key] for key in ("status", "reason", "round", "attempt", "phase", "metrics") if key in row.data
-    }
-    return {
-        **kept,
-        "id": number,
-        "kind": KINDS.get(row.kind, row.kind),
-        "run": row.run_id,
-        "at": row.at,
-        "model": model,
-    }
+    kept = {key: row.data[key] for key in KEPT if key in row.data}
+    kind = KINDS.get(row.kind, row.kind)
+    return {**kept, "id": number, "kind": kind, "run": row.run_id, "at": row.at, "model": model}
