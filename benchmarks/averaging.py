@@ -23,7 +23,8 @@ from benchmarks.payload import model, one_round
 from benchmarks.peers.environments import ENVIRONMENTS
 from benchmarks.processes import measure
 from benchmarks.rounds import Options
-from foedus.coordinator.folding import Closing, Given, Window, fold, fold_and_close, on_threads, windows
+from foedus.coordinator.folding import Closing, Given, fold, fold_and_close, on_threads, windows
+from foedus.coordinator.part_writer import Window
 from foedus.domain.codec import CHUNK, TensorFile, encode, encode_tensors
 from foedus.domain.round import FOLD_BLOCK, PhaseOrder, Receipt
 from foedus.domain.tree import State
@@ -111,10 +112,12 @@ def by_file(folder: Path) -> Timed:
     sizes = dict.fromkeys(NAMES, ELEMENTS)
     updates = {name: TensorFile(file_of(folder, at)) for at, name in enumerate(CLIENTS)}
     mean = {name: torch.empty(ELEMENTS) for name in NAMES}
+    given = {name: Given(file_of(folder, at), CLIENTS[name]) for at, name in enumerate(CLIENTS)}
+    closing = Closing(_beginning()[0], order, {}, {}, given, ())
     began = time.perf_counter()
 
     def fold_window(window: Window) -> None:
-        aggregate = fold(phase, order.blocks, updates, CLIENTS, window).tensors["parameters"]
+        aggregate = fold(phase, closing, updates, window).tensors["parameters"]
         for name, span in window.items():
             mean[name][slice(*span)] = aggregate[name]
 

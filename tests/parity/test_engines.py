@@ -19,6 +19,8 @@ TOLERANCE = 1e-4
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     **{f"fedavg-{n}": {"name": "fedavg", "local": {"lr": 0.1}, "server": server} for n, server in SERVERS.items()},
+    "median": {"name": "fedavg", "local": {"lr": 0.1}, "aggregator": {"name": "median"}},
+    "trimmed mean": {"name": "fedavg", "local": {"lr": 0.1}, "aggregator": {"name": "trimmed_mean", "trim": 0.2}},
     "fedbuff": {"name": "fedbuff", "local": {"lr": 0.1}, "weighting": "uniform"},
     "fedasync": {"name": "fedasync", "local": {"lr": 0.1}},
 }

@@ -27,6 +27,7 @@ class Aggregator:
     """``add`` and ``merge`` write into their first argument, which the caller made, and return it.
 
     ``linear``: to add is to merge ``Sums`` of weight × update, so the sum over many may be made in any way.
+    ``columns``: ``Sums`` hold every contribution until ``finish``, so what is folded at once has to be small.
     """
 
     zero: Callable[[], Sums]
@@ -34,3 +35,4 @@ class Aggregator:
     merge: Callable[[Sums, Sums], Sums]
     finish: Callable[[Sums], Parts]
     linear: bool = False
+    columns: bool = False

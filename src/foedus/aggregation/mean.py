@@ -41,7 +41,7 @@ def weighted_mean(weight_of: Mapping[str, str], dtypes: Mapping[str, Mapping[str
 
     def finish(sums: Sums) -> Parts:
         return {
-            part: {name: _cast(total / sums.weights[part], dtypes[part][name]) for name, total in tensors.items()}
+            part: {name: cast(total / sums.weights[part], dtypes[part][name]) for name, total in tensors.items()}
             for part, tensors in sums.tensors.items()
         }
 
@@ -69,5 +69,6 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64
 
 
-def _cast(mean: Tensor, dtype: torch.dtype) -> Tensor:
+def cast(mean: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mean in the dtype that its tensor has; of integers and booleans it is rounded half to even."""
     return mean.to(dtype) if dtype.is_floating_point else mean.round().to(dtype)

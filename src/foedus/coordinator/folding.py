@@ -8,22 +8,22 @@ bits are those that a simulation gets, which folds whole tensors with the same f
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
-from typing import Self
 
 import torch
 
 from foedus.aggregation.aggregator import Sums
-from foedus.domain.codec import CHUNK, TensorFile, layout
+from foedus.coordinator.part_writer import PartWriter, Window
+from foedus.domain.codec import CHUNK, TensorFile
 from foedus.domain.plain import Json
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
 from foedus.domain.tree import Parts, Slice, State, Tensors, TensorSpec, dtypes, slices, specs, to_bytes
+from foedus.engine.kernels import discounted
 from foedus.engine.round import close_phase, current_phase
 from foedus.engine.workers import cores
 from foedus.strategies.strategy import Phase, Strategy
@@ -37,8 +37,9 @@ MODEL = "model"
 THREADS = 4
 """More threads than this wait for Python's lock, which torch lets go of only while it computes."""
 
-Window = Mapping[str, tuple[int, int]]
-"""Ranges of tensors, by name, that are worked on together."""
+COLUMNS = 1 << 21
+"""Elements, of all contributions together, that a thread has in memory where they are aggregated by columns. To sort a
+column takes about five times their bytes."""
 
 Place = Callable[[], Path]
 """Names a new file, on the disk where it is to stay."""
@@ -54,7 +55,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Closing:
-    """All that closing a phase needs: the state (a file per part, and data), and what was contributed, by client."""
+    """All that closing a phase needs: the state (a file per part, and data), and what was contributed, by client.
+
+    ``factors``: what staleness leaves of each client's update; none where the schedule knows no staleness.
+    """
 
     strategy: Strategy
     order: PhaseOrder
@@ -62,6 +66,7 @@ class Closing:
     data: Mapping[str, Json]
     given: Mapping[str, Given]
     receipts: tuple[Receipt, ...]
+    factors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,19 +106,25 @@ def fold_and_close(closing: Closing, place: Place, limit: int = CHUNK) -> Closed
             for part, file in parts.items()
         }
         sizes = {name: entry.elements for file in parts.values() for name, entry in file.header.entries.items()}
-        weights = {client: given.weights for client, given in closing.given.items()}
         closed: list[Closed] = []
 
         def close_window(window: Window) -> None:
-            aggregate = fold(phase, closing.order.blocks, updates, weights, window)
+            aggregate = fold(phase, closing, updates, window)
             tensors = {part: _cut(file, window) for part, file in parts.items()}
             state, record = _take_step(closing, tensors, aggregate)
             for part, writer in writers.items():
                 writer.write(state.tensors[part], window)
             closed[:] = [Closed(state.data, record, targets)]
 
-        on_threads(close_window, windows(sizes, limit))
+        on_threads(close_window, windows(sizes, _bounded(phase, count, limit)))
     return closed[0]
+
+
+def _bounded(phase: Phase, count: int, limit: int) -> int:
+    """How many elements a window may have, where its rows of all contributions are in memory at once."""
+    if not phase.aggregator.columns:
+        return limit
+    return min(limit, max(ALIGNMENT, COLUMNS // count // ALIGNMENT * ALIGNMENT))
 
 
 def begin(
@@ -142,25 +153,22 @@ def begin(
     return plain.data, {MODEL: model, **targets}
 
 
-def fold(
-    phase: Phase,
-    blocks: Sequence[tuple[str, ...]],
-    updates: Mapping[str, TensorFile],
-    weights: Mapping[str, Mapping[str, float]],
-    window: Window,
-) -> Aggregate:
+def fold(phase: Phase, closing: Closing, updates: Mapping[str, TensorFile], window: Window) -> Aggregate:
     """The cohort's aggregate in one window: every update is read once, all into the same memory, near the processor."""
     sums: Sums = phase.aggregator.zero()
-    pieces = _pieces(phase, window)
+    pieces, factors = _pieces(phase, window), closing.factors
     room = memoryview(bytearray(max((place.stop for _, place in pieces), default=0)))
-    for block in blocks:
+    for block in closing.order.blocks:
         block_sums = phase.aggregator.zero()
         for client in block:
             if client in updates:
-                update = _cut_update(updates[client], phase, pieces, room)
-                block_sums = phase.aggregator.add(block_sums, phase.transform.decode(update), weights[client])
+                update = phase.transform.decode(_cut_update(updates[client], phase, pieces, room))
+                if (factor := factors.get(client, 1.0)) != 1.0:
+                    update = discounted(phase.schema, update, factor)
+                block_sums = phase.aggregator.add(block_sums, update, closing.given[client].weights)
         sums = phase.aggregator.merge(sums, block_sums) if sums.count else block_sums
-    return Aggregate(phase.aggregator.finish(sums), sums.count)
+    counted = tuple(factors[client] for client in sorted(closing.given) if factors)
+    return Aggregate(phase.aggregator.finish(sums), sums.count, counted)
 
 
 def on_threads(work: Callable[[Window], None], each: Iterable[Window]) -> None:
@@ -215,36 +223,6 @@ def windows(sizes: Mapping[str, int], limit: int) -> Iterator[Window]:
         filled += count
     if window:
         yield window
-
-
-class PartWriter:
-    """Writes one part of a state into a new file, by position."""
-
-    def __init__(self, path: Path, specs_of: Mapping[str, TensorSpec]) -> None:
-        head, self._header = layout(specs_of, {})
-        self._file = path.open("wb", buffering=0)
-        self._file.write(head)
-        self._file.truncate(self._header.size)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-
-    def write(self, tensors: Tensors, window: Window) -> None:
-        """Write the window's ranges of those tensors that the part has."""
-        for name, (start, stop) in window.items():
-            entry = self._header.entries.get(name)
-            if entry is None:
-                continue
-            tensor = tensors[name]
-            dtype = dtypes[entry.spec.dtype]
-            assert tensor.dtype == dtype and tensor.numel() == stop - start, f"the step changed what {name} is"
-            content, at = memoryview(to_bytes(tensor)), entry.start + start * dtype.itemsize
-            while content:
-                written = os.pwrite(self._file.fileno(), content, at)
-                content, at = content[written:], at + written
 
 
 def _take_step(closing: Closing, tensors: Parts, aggregate: Aggregate) -> tuple[State, PhaseRecord]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from foedus.aggregation.mean import weighted_mean
+from foedus.aggregation.named import AggregatorOptions, aggregator_of
+from foedus.aggregation.robust import trimmed
+from foedus.domain.errors import ConfigError
 from foedus.domain.round import Aggregate, PartSpec, Schema
 from foedus.domain.table import Table
 from foedus.domain.tree import State, Tensors, TensorSpec, clone, dtypes
@@ -18,23 +20,37 @@ from foedus.local.sgd import LocalOptions, local_sgd
 from foedus.optim.optimizer import ServerOptions, server_optimizer
 from foedus.strategies.strategy import Recipe, RunContext, Strategy, compose
 
+MEAN = AggregatorOptions()
+
 
 class FedAvgOptions(Table):
-    """``local``: what clients do; ``server``: the server's step."""
+    """``local``: what clients do; ``aggregator``: how it is combined; ``server``: the server's step."""
 
     local: LocalOptions
+    aggregator: AggregatorOptions = AggregatorOptions()
     server: ServerOptions = ServerOptions()
 
 
 def fedavg(options: FedAvgOptions, context: RunContext) -> Strategy:
-    """FedAvg weighted by examples, with the server optimizer that the options name."""
-    return compose(averaging("fedavg", options.local, options.server, context), context)
+    """FedAvg weighted by examples, with the server optimizer and the aggregator that the options name.
+
+    Raises:
+        ConfigError: ``strategy_unsound`` where a trimmed mean would leave nobody out.
+    """
+    _check_trim(options.aggregator, context)
+    recipe = averaging("fedavg", options.local, options.server, context, aggregator=options.aggregator)
+    return compose(recipe, context)
 
 
 def averaging(
-    name: str, local: LocalOptions, server: ServerOptions, context: RunContext, weight: str = "examples"
+    name: str,
+    local: LocalOptions,
+    server: ServerOptions,
+    context: RunContext,
+    weight: str = "examples",
+    aggregator: AggregatorOptions = MEAN,
 ) -> Recipe:
-    """Local SGD, the mean of the updates by the ``weight`` that clients send, and the server's step along it."""
+    """Local SGD, the updates' mean by the ``weight`` that clients send, or another aggregate, and the server's step."""
     optimizer = server_optimizer(server)
     trainable = context.names("parameter")
 
@@ -53,8 +69,19 @@ def averaging(
 
     schema = _schema(context, weight)
     kinds = {part: {n: dtypes[t.dtype] for n, t in spec.tensors.items()} for part, spec in schema.parts.items()}
-    aggregator = weighted_mean(dict.fromkeys(schema.parts, weight), kinds)
-    return Recipe(name, local_sgd(local), schema, aggregator, init, step, epochs=local.epochs)
+    combine = aggregator_of(aggregator, dict.fromkeys(schema.parts, weight), kinds)
+    return Recipe(name, local_sgd(local), schema, combine, init, step, epochs=local.epochs)
+
+
+def _check_trim(options: AggregatorOptions, context: RunContext) -> None:
+    wanted = context.spec.cohort.size
+    if options.name == "trimmed_mean" and wanted is not None and not trimmed(options.trim, wanted):
+        raise ConfigError(
+            "strategy_unsound",
+            f"A trimmed mean with `trim` = {options.trim:g} leaves out none of {wanted} contributions.",
+            "It would be the plain mean, which one bad contribution can move anywhere.",
+            f"Raise `strategy.aggregator.trim` to at least {1 / wanted:.3g}, or the cohort.",
+        )
 
 
 def _schema(context: RunContext, weight: str) -> Schema:

@@ -105,6 +105,13 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
     if not weights <= set(recipe.schema.weights):
         raise ConfigError("strategy_unsound", f"Parts are weighted by {sorted(weights)}, which no client sends.")
     selector, schedule = uniform(spec.cohort), schedule_of(spec.schedule, spec.cohort)
+    if recipe.aggregator.columns and schedule.draws:
+        raise ConfigError(
+            "strategy_unsound",
+            f"An aggregator by columns does not go with the schedule `{spec.schedule.name}`.",
+            "It compares contributions that began with one model, and staleness would shrink some of them.",
+            "Use the schedule `synchronous`, or the aggregator `mean`.",
+        )
     transform = recipe.transform or IDENTITY
     train = Phase(
         TRAIN, recipe.work, recipe.schema, recipe.aggregator, transform, selector, schedule, epochs=recipe.epochs

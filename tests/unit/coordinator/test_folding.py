@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from foedus.coordinator import folding
 from foedus.coordinator.folding import (
     THREADS,
     Closed,
@@ -72,11 +73,19 @@ class Places:
         return self._folder / f"part{next(self._count)}"
 
 
-def strategy_of(server: dict[str, Any], initial: Tensors) -> Strategy:
+COLUMNS: list[dict[str, Any]] = [
+    {"name": "median"},
+    {"name": "trimmed_mean", "trim": 0.1},
+    {"name": "trimmed_mean", "trim": 0.4},
+]
+
+
+def strategy_of(server: dict[str, Any], initial: Tensors, aggregator: dict[str, Any] | None = None) -> Strategy:
+    local = {"lr": 0.1, "epochs": 1, "batch_size": 10}
     table = {
         "plan": "plan.py",
         "rounds": 5,
-        "strategy": {"name": "fedavg", "local": {"lr": 0.1, "epochs": 1, "batch_size": 10}, "server": server},
+        "strategy": {"name": "fedavg", "local": local, "server": server, "aggregator": aggregator or {"name": "mean"}},
         "cohort": {"size": len(CLIENTS)},
         "data": {"name": "digits", "partition": {"name": "iid", "clients": len(CLIENTS)}},
     }
@@ -150,6 +159,38 @@ def test_the_streaming_fold_has_the_bits_of_the_in_memory_one(
     assert closed.data == state.data
     assert closed.record.metrics == record.metrics
     assert digest_of_model(closed.parts["model"], limit) == model_digest(state.tensors["model"])
+
+
+@pytest.mark.parametrize("limit", [64, 1 << 20])
+@pytest.mark.parametrize("rule", COLUMNS, ids=lambda rule: f"{rule['name']}-{rule.get('trim', 0)}")
+def test_aggregation_by_columns_in_windows_has_the_bits_of_whole_tensors(
+    rule: dict[str, Any], limit: int, tmp_path: Path
+) -> None:
+    strategy, given = strategy_of(SERVERS[2], model(), rule), contributions(model())
+    state, _ = in_memory(strategy, strategy.init(model()), given)
+    closed = on_disk(strategy, given, tmp_path, limit)
+    for part, tensors in state.tensors.items():
+        assert same(read(closed.parts[part]), dict(tensors)), part
+
+
+def test_by_columns_the_rows_of_a_window_hold_no_more_elements_than_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, given, seen = strategy_of(SERVERS[0], model(), {"name": "median"}), contributions(model()), list[int]()
+    monkeypatch.setattr(folding, "COLUMNS", 64 * len(given))
+    sort = torch.sort
+
+    def counted(rows: torch.Tensor, **how: Any) -> Any:
+        seen.append(rows.numel())
+        return sort(rows, **how)
+
+    monkeypatch.setattr(torch, "sort", counted)
+    closed = on_disk(strategy, given, tmp_path, 1 << 20)
+    assert max(seen) <= 64 * len(given)
+    assert len(seen) > sum(tensor.numel() for tensor in model().values()) // 64
+    monkeypatch.undo()
+    state, _ = in_memory(strategy, strategy.init(model()), given)
+    assert same(read(closed.parts["model"]), dict(state.tensors["model"]))
 
 
 def test_the_model_has_moved_where_it_should_and_nowhere_else(tmp_path: Path) -> None:
