@@ -185,6 +185,8 @@ blobs = Table(
     Column("digest", String, primary_key=True),
     Column("size", Big, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("used_at", Float, nullable=False, server_default="0"),
+    Column("removing", Integer, nullable=False, server_default="0"),
 )
 
 uploads = Table(

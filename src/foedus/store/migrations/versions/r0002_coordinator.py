@@ -14,7 +14,7 @@ from alembic import op
 
 import foedus
 from foedus.store.migrations.forward import note_release
-from foedus.store.migrations.to_0002 import drawing, lifecycle, replicas, trust
+from foedus.store.migrations.to_0002 import drawing, lifecycle, replicas, storage, trust
 
 revision = "0002"
 down_revision = "0001"
@@ -25,5 +25,6 @@ def upgrade() -> None:
     replicas.upgrade()
     drawing.upgrade()
     lifecycle.upgrade()
+    storage.upgrade()
     trust.upgrade()
     note_release(op.get_bind(), int(revision), foedus.__version__)
