@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from foedus.domain.errors import AccessError, FoedusError, UnreachableError, UsageError
+from foedus.domain.errors import AccessError, FoedusError, UsageError
 from foedus.wire.http import (
     API,
     IDEMPOTENCY_KEY,
@@ -32,8 +32,8 @@ from foedus.wire.http import (
     is_loopback,
     malformed,
     transient,
-    unreachable,
 )
+from foedus.wire.tls import broken, client_context, trust_of_environment
 
 REPLY_LIMIT = 64 << 20
 """The largest reply that is not a blob, in bytes."""
@@ -74,6 +74,7 @@ class Connection:
             base_url=self.url + API,
             headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"},
             timeout=TIMEOUT,
+            verify=client_context(self.url, trust_of_environment()),
             # A proxy from the environment cannot reach what listens on this machine alone.
             trust_env=not is_loopback(urlsplit(self.url).hostname or ""),
         )
@@ -128,7 +129,7 @@ class Connection:
                     raise from_problem(response.status_code, response.headers.get("content-type", ""), body, self.url)
                 yield response
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _network_error(self.url, error) from error
+            raise broken(self.url, error) from error
 
     def retried(self, attempt: Callable[[], Result]) -> Result:
         """What ``attempt`` returns, tried again after transient errors as often as ``retry`` says."""
@@ -193,16 +194,3 @@ def _read(response: httpx.Response, limit: int, url: str) -> bytes:
         if len(content) > limit:
             raise malformed(url, f"It is longer than {limit} bytes.")
     return bytes(content)
-
-
-def _network_error(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> UnreachableError:
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return UnreachableError(
-            "tls_failed",
-            f"The certificate of {url} is not trusted here.",
-            str(error),
-            "If it is signed by a private authority, name that authority's file in SSL_CERT_FILE.",
-        )
-    if isinstance(error, httpx.InvalidURL | httpx.DecodingError | httpx.UnsupportedProtocol):
-        return malformed(url, str(error))
-    return unreachable(url, str(error) or type(error).__name__)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -17,14 +19,15 @@ from fastapi import FastAPI, Request, Response
 from sqlalchemy import select
 
 import foedus
-from foedus.coordinator import assignment_routes, blob_routes, measures, node_routes, recording, run_routes, tokens
+from foedus.coordinator import assignment_routes, blob_routes, measures, node_routes, recording, run_routes, tls, tokens
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.guards import Guards, StillWelcome
 from foedus.coordinator.http import ReplyCrashPoints, add_error_handlers
 from foedus.coordinator.live import Live
 from foedus.coordinator.metrics import render
+from foedus.coordinator.oidc import Provider
 from foedus.coordinator.openapi import describe
-from foedus.coordinator.protocol import BoundedHttp
+from foedus.coordinator.protocol import BoundedHttp, Room, places
 from foedus.coordinator.requests import Requests
 from foedus.coordinator.settings import Settings
 from foedus.coordinator.supervisor import Supervisor
@@ -66,17 +69,22 @@ def open_coordinator(settings: Settings) -> Opened:
     store = Store(settings.database_url, migrate=settings.migrate, connections=settings.connections)
     with store.transaction("first_admin") as tx:
         admin = tokens.first_admin(tx)
-    return Opened(Context(settings, Live(store, artifacts), _guards(store)), admin, lock)
+    return Opened(Context(settings, Live(store, artifacts), _guards(store, settings)), admin, lock)
 
 
-def _guards(store: Store) -> Guards:
+def _guards(store: Store, settings: Settings) -> Guards:
     """Replicas share the memory of nonces in their database; one process alone has its own, and begins it now.
 
     Importing alone takes longer than a second, so nothing that an earlier process accepted was signed in this one.
     """
-    if store.shared:
-        return Guards(SharedNonces(store), 0.0)
-    return Guards(Nonces(), float(int(time.time())))
+    nonces, since = (SharedNonces(store), 0.0) if store.shared else (Nonces(), float(int(time.time())))
+    files = settings.tls_files
+    return Guards(
+        nonces,
+        since,
+        revoked=tls.Revoked(files) if files is not None and files.client_ca is not None else None,
+        provider=Provider(settings.login.client()) if settings.login is not None else None,
+    )
 
 
 def create_app(parts: Context) -> FastAPI:
@@ -152,9 +160,18 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._started = started
         self._stopping = stopping
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def secure(self, files: tls.Files) -> None:
+        """Speak TLS with what these files hold, and go on with what they hold later."""
+        self.config.load()
+        self.config.ssl = context = tls.server_context(files)
+        self._files = context, files
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.started and self.config.ssl is not None:
+            self._tasks.append(asyncio.create_task(tls.watch(*self._files)))
         if self.started:
             self._started()
 
@@ -174,16 +191,18 @@ def serve(parts: Context, started: Callable[[str], None]) -> None:
     settings = replace(settings, port=listener.getsockname()[1])
     config = uvicorn.Config(
         create_app(replace(parts, settings=settings)),
-        http=BoundedHttp,
+        http=partial(BoundedHttp, room=Room(places())),  # type: ignore[arg-type]
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=3,
         timeout_keep_alive=75,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
     )
-    _Server(config, lambda: started(settings.url), parts.live.bells.close).run(sockets=[listener])
+    server = _Server(config, lambda: started(settings.url), parts.live.bells.close)
+    if (files := settings.tls_files) is not None:
+        server.secure(files)
+    server.run(sockets=[listener])
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -6,24 +6,20 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
+from foedus.coordinator.guards import Guards
 from foedus.coordinator.live import Live
 from foedus.coordinator.settings import Settings
 from foedus.store.artifacts import Artifacts
 from foedus.store.unit_of_work import Store
-from foedus.wire.nonces import Nonces
 
 
 @dataclass(frozen=True)
 class Context:
-    """The coordinator's parts. ``started`` is the second in which it was opened, since the epoch.
-
-    Importing alone takes longer than a second, so nothing that an earlier process accepted was signed in it.
-    """
+    """The coordinator's parts."""
 
     settings: Settings
     live: Live
-    nonces: Nonces
-    started: float
+    guards: Guards
 
     @property
     def store(self) -> Store:

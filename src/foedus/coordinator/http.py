@@ -18,9 +18,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foedus.coordinator.context import Context, context
+from foedus.coordinator.guards import WELCOME
 from foedus.coordinator.identities import NodeIdentity, Person
+from foedus.coordinator.keys import keys_of
 from foedus.coordinator.measures import refused
-from foedus.coordinator.nodes import identify, public_key_of
+from foedus.coordinator.nodes import identify
 from foedus.coordinator.tokens import authenticate
 from foedus.domain.errors import AccessError, ConflictError, FoedusError, TooLargeError, UsageError
 from foedus.store import crashpoints
@@ -35,7 +37,7 @@ log = logging.getLogger("foedus.coordinator")
 def problem(error: FoedusError) -> Response:
     """The reply that tells an error."""
     refused(error)
-    headers = {"Retry-After": retry_after()} if error.http_status == 503 else {}
+    headers = {"Retry-After": retry_after()} if error.http_status in {429, 503} else {}
     body = to_problem(error).model_dump_json()
     return Response(body, status_code=error.http_status, media_type=PROBLEM_TYPE, headers=headers)
 
@@ -50,6 +52,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, FoedusError)
+        if isinstance(error, AccessError):
+            address = request.client.host if request.client else ""
+            return problem(context(request).guards.slowed(error, address))
         return problem(error)
 
     async def http(request: Request, error: Exception) -> Response:
@@ -88,6 +93,7 @@ async def person(request: Request) -> Person:
         with parts.store.reading() as tx:
             return authenticate(tx, secret)
 
+    setattr(request.state, WELCOME, look)
     return await to_thread.run_sync(look)
 
 
@@ -95,12 +101,21 @@ async def signed_head(request: Request) -> tuple[NodeIdentity, Verified]:
     """The node that signed a request whose body is still to be read (and checked by ``check_body``)."""
     parts = context(request)
 
-    def look() -> tuple[NodeIdentity, Verified]:
+    def keys(node: str) -> tuple[str, ...]:
         with parts.store.reading() as tx:
-            verified = verify_head(verifier(parts, lambda key: public_key_of(tx, key)), head(request), time.time())
-            return identify(tx, verified.key_id), verified
+            return keys_of(tx, node, time.time())
 
-    return await to_thread.run_sync(look)
+    def who(node: str) -> NodeIdentity:
+        with parts.store.reading() as tx:
+            return identify(tx, node)
+
+    def look() -> tuple[NodeIdentity, Verified]:
+        verified = verify_head(verifier(parts, keys), head(request), time.time())
+        return who(verified.key_id), verified
+
+    found, verified = await to_thread.run_sync(look)
+    setattr(request.state, WELCOME, lambda: who(found.id))
+    return found, verified
 
 
 async def signed(request: Request) -> tuple[NodeIdentity, bytes]:
@@ -111,9 +126,9 @@ async def signed(request: Request) -> tuple[NodeIdentity, bytes]:
     return node, body
 
 
-def verifier(parts: Context, lookup: Callable[[str], str | None]) -> Verifier:
-    """How signatures are judged here. What was signed before start-up is refused: its nonces are forgotten."""
-    return Verifier(lookup, parts.nonces, parts.started)
+def verifier(parts: Context, lookup: Callable[[str], tuple[str, ...]]) -> Verifier:
+    """How signatures are judged here. What was signed before nonces were remembered is refused."""
+    return Verifier(lookup, parts.guards.nonces, parts.guards.since)
 
 
 def head(request: Request) -> RequestHead:

@@ -15,9 +15,9 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from foedus.coordinator import assignments, nodes, tokens
+from foedus.coordinator import assignments, joining, keys, nodes, tokens
 from foedus.coordinator.context import Context, context
-from foedus.coordinator.http import head, parse, person, read_body, signed, verifier
+from foedus.coordinator.http import head, parse, person, read_body, signed, signed_head, verifier
 from foedus.coordinator.identities import Person
 from foedus.coordinator.policy import require
 from foedus.domain.errors import ConflictError
@@ -33,7 +33,8 @@ from foedus.wire.messages import (
     Token,
     Welcome,
 )
-from foedus.wire.signing import verify
+from foedus.wire.signing import check_body, verify
+from foedus.wire.trust import NewJoinToken, Rotated, RotateKey
 
 router = APIRouter(prefix="/api/v1")
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -44,7 +45,9 @@ Who = Annotated[Person, Depends(person)]
 async def post_join_token(request: Request, who: Who) -> JoinToken:
     """A token that enrols one node, once."""
     require(who, "admin")
-    return await _do(request, "join_token", nodes.create_join_token)
+    body = await read_body(request)
+    command = parse(NewJoinToken, body) if body else NewJoinToken()
+    return await _do(request, "join_token", lambda tx: joining.create_join_token(tx, command))
 
 
 @router.post("/tokens", tags=["people"])
@@ -82,9 +85,25 @@ async def post_join(request: Request) -> Joined:
     body = await read_body(request)
     command, parts = parse(JoinNode, body), context(request)
     _check_protocol(command.protocol)
-    known = verifier(parts, lambda key: command.public_key if key == command.public_key else None)
-    verify(known, head(request), hashlib.sha256(body).digest(), time.time())
-    return await _do(request, "join", lambda tx: nodes.join_node(tx, command))
+    known = verifier(parts, lambda key: (key,) if key == command.public_key else ())
+
+    def check() -> None:
+        with parts.store.reading() as tx:
+            joining.check_join(tx, command)
+        verify(known, head(request), hashlib.sha256(body).digest(), time.time())
+
+    await to_thread.run_sync(check)
+    return await _do(request, "join", lambda tx: joining.join_node(tx, command))
+
+
+@router.post("/node/rotate-key", tags=["nodes"])
+async def post_rotate_key(request: Request) -> Rotated:
+    """Replace the node's key; the old one is accepted a while longer, so that work in hand goes on."""
+    _, verified = await signed_head(request)
+    body = await read_body(request)
+    check_body(verified, hashlib.sha256(body).digest())
+    command = parse(RotateKey, body)
+    return await _do(request, "rotate_key", lambda tx: keys.rotate(tx, verified, command, time.time()))
 
 
 @router.post("/node/hello", tags=["nodes"])

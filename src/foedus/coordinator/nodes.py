@@ -1,82 +1,17 @@
-"""Nodes with keys: let in, greeted, listed, revoked. Use cases take a transaction and return values."""
+"""Nodes with keys: recognised, greeted, listed, revoked. Use cases take a transaction and return values."""
 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError as SqlIntegrityError
 
-from foedus.coordinator.identities import NodeIdentity, new_id
+from foedus.coordinator.identities import NodeIdentity
 from foedus.domain.errors import AccessError, ConflictError, NotFoundError
-from foedus.store.tables import approvals, assignments, datasets, join_tokens, nodes
-from foedus.wire.messages import DatasetView, Hello, Joined, JoinNode, JoinToken, NodeList, NodeView, Welcome
-from foedus.wire.signing import hash_secret, new_secret, parse_public_key
+from foedus.store.tables import approvals, assignments, datasets, nodes
+from foedus.wire.messages import DatasetView, Hello, NodeList, NodeView, Welcome
 
-JOIN_SECONDS = 24 * 3600.0
 LONGEST_POLL = 30.0
-
-
-def create_join_token(tx: Connection) -> JoinToken:
-    """A token that enrols one node within a day. Only its hash is kept."""
-    secret, expires = new_secret("fdj"), time.time() + JOIN_SECONDS
-    tx.execute(insert(join_tokens).values(hash=hash_secret(secret), expires_at=expires))
-    return JoinToken(token=secret, expires_at=datetime.fromtimestamp(expires, UTC))
-
-
-def join_node(tx: Connection, command: JoinNode) -> Joined:
-    """Enrol a node; the token is used up, and of two that race for it one wins.
-
-    The same key with the same token is the same node, so a reply that was lost may be asked for again.
-
-    Raises:
-        AccessError: ``join_token_refused``, ``key_malformed``.
-        ConflictError: ``node_name_taken``, ``key_taken``.
-    """
-    parse_public_key(command.public_key)
-    known = tx.execute(select(nodes).where(nodes.c.public_key == command.public_key)).one_or_none()
-    if known is not None:
-        if known.name == command.name and known.status == "active":
-            return Joined(node=known.id)
-        raise ConflictError(
-            "key_taken",
-            "A node with this key has joined before.",
-            "It has another name, or was revoked.",
-            "Make a new node, with a key of its own: `foedus node init`.",
-        )
-    now = time.time()
-    fresh = (
-        join_tokens.c.hash == hash_secret(command.token),
-        join_tokens.c.used_at.is_(None),
-        join_tokens.c.expires_at > now,
-    )
-    if tx.execute(update(join_tokens).where(*fresh).values(used_at=now)).rowcount != 1:
-        raise AccessError(
-            "join_token_refused",
-            "The join token is unknown, used or expired.",
-            "",
-            "Ask for a new one: `foedus coordinator invite`.",
-        )
-    node = new_id("nd")
-    row = {"id": node, "name": command.name, "public_key": command.public_key, "status": "active", "joined_at": now}
-    try:
-        tx.execute(insert(nodes).values(**row))
-    except SqlIntegrityError as error:
-        raise ConflictError(
-            "node_name_taken",
-            f"There is a node {command.name} already.",
-            "",
-            "Choose another name with `foedus node init`.",
-        ) from error
-    return Joined(node=node)
-
-
-def public_key_of(tx: Connection, node: str) -> str | None:
-    """The key of an active node."""
-    wanted = select(nodes.c.public_key).where(nodes.c.id == node, nodes.c.status == "active")
-    key = tx.execute(wanted).scalar_one_or_none()
-    return None if key is None else str(key)
 
 
 def identify(tx: Connection, node: str) -> NodeIdentity:

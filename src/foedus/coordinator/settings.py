@@ -45,7 +45,8 @@ class Settings:
 
     ``database`` is the URL of a PostgreSQL (``postgresql+psycopg://USER:PASSWORD@HOST/NAME``); without it an SQLite in
     the folder is used. ``connections`` bounds those that this process has to PostgreSQL. ``migrate``: bring
-    PostgreSQL to the newest schema at the start. ``replica`` names this process among those on one database.
+    PostgreSQL to the newest schema at the start. ``replica`` names this process among those on one database, which take
+    its runs over when it was silent for ``leader_lease`` seconds.
     ``client_ca`` is the authority of nodes' certificates, which they then must show; ``client_crl`` is what it revoked.
     """
 
@@ -63,6 +64,8 @@ class Settings:
     connections: Annotated[int, Field(ge=4, le=1000)] = CONNECTIONS
     migrate: bool = False
     replica: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,80}$")] = Field(default_factory=_replica)
+
+    leader_lease: Annotated[float, Field(ge=0.5, le=600)] = 6.0
 
     @property
     def database_url(self) -> str:

@@ -10,6 +10,7 @@
     ├── AccessError               4    401   who you are is unknown or refused
     │   └── ForbiddenError        4    403   known, but not allowed
     ├── UnreachableError          5    503   a peer does not answer, or answers with nonsense
+    │   └── BusyError             5    429   a peer asks to come more slowly
     ├── NotFoundError             6    404   there is no such thing, or it is not yours
     ├── ConflictError             7    409   it is there already, or in another state
     │   └── RoundClosedError      7    410   the contribution came too late
@@ -88,6 +89,12 @@ class UnreachableError(FoedusError):
     """A peer does not answer, or not in our protocol."""
 
     exit_code, http_status = 5, 503
+
+
+class BusyError(UnreachableError):
+    """A peer asks to come more slowly."""
+
+    http_status = 429
 
 
 class NotFoundError(FoedusError):

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from foedus.domain.errors import FoedusError, UnreachableError
 from foedus.wire.http import (
     API,
+    LASTING,
     PROBLEM_LIMIT,
     Retry,
     backoff,
@@ -32,9 +34,9 @@ from foedus.wire.http import (
     is_loopback,
     malformed,
     transient,
-    unreachable,
 )
 from foedus.wire.signing import RequestHead, Signer, sign
+from foedus.wire.tls import Trust, broken, client_context, load
 
 REPLY_LIMIT = 16 << 20
 """The largest reply that is not a blob, in bytes."""
@@ -45,6 +47,7 @@ CONNECT, IDLE = 10.0, 60.0
 PAUSE_LIMIT = 300.0
 """The longest ``Retry-After`` that is obeyed, in seconds."""
 
+NO_TRUST = Trust()
 PATIENT = Retry(base=0.1, cap=3.0)
 
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -63,7 +66,7 @@ class Answer:
 
 def passing(error: FoedusError) -> bool:
     """Whether an error is the coordinator's trouble of the moment, and waiting may help."""
-    return transient(error) or (error.http_status >= 500 and error.code not in {"answer_malformed", "tls_failed"})
+    return transient(error) or (error.http_status >= 500 and error.code not in LASTING)
 
 
 class Link:
@@ -73,8 +76,9 @@ class Link:
         ConfigError: ``url_malformed``. AccessError: ``tls_required``.
     """
 
-    def __init__(self, url: str, signer: Signer, retry: Retry = PATIENT) -> None:
+    def __init__(self, url: str, signer: Signer, retry: Retry = PATIENT, trust: Trust = NO_TRUST) -> None:
         self.url = check_url(url)
+        self._trust, self._context = trust, client_context(self.url, trust)
         self._signer = signer
         self._retry = retry
         self._answers: bool | None = None
@@ -84,6 +88,7 @@ class Link:
         self._client = httpx.AsyncClient(
             base_url=f"{parts.scheme}://{parts.netloc}",
             headers={"Accept-Encoding": "identity"},
+            verify=self._context,
             # A proxy from the environment cannot reach what listens on this machine alone.
             trust_env=not is_loopback(parts.hostname or ""),
         )
@@ -93,6 +98,10 @@ class Link:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
+
+    def sign_with(self, signer: Signer) -> None:
+        """Sign what follows with another key."""
+        self._signer = signer
 
     async def post(self, path: str, message: BaseModel, reply: type[Reply], wait: float = 0.0) -> Reply:
         """POST a message, one attempt; the coordinator may take ``wait`` seconds longer than usual to answer.
@@ -189,13 +198,8 @@ class Link:
         return bytes(content)
 
     def _broken(self, error: httpx.HTTPError | httpx.InvalidURL) -> UnreachableError:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return UnreachableError(
-                "tls_failed",
-                f"The certificate of {self.url} is not trusted here.",
-                str(error),
-                "If it is signed by a private authority, name that authority's file in SSL_CERT_FILE.",
-            )
-        if isinstance(error, httpx.InvalidURL | httpx.DecodingError | httpx.UnsupportedProtocol):
-            return malformed(self.url, str(error))
-        return unreachable(self.url, str(error) or type(error).__name__)
+        """The error to tell; the files of certificates may have changed, so that the next connection fares better."""
+        found = broken(self.url, error)
+        if found.code == "tls_failed" and isinstance(self._context, ssl.SSLContext):
+            load(self._context, self._trust)
+        return found

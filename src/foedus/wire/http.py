@@ -25,6 +25,9 @@ UPLOAD_OFFSET = "Upload-Offset"
 """In PATCH: where the chunk begins. In the reply to HEAD: how many bytes have arrived."""
 
 PROBLEM_LIMIT = 64 << 10
+LASTING = frozenset({"answer_malformed", "tls_failed", "tls_missing"})
+"""Codes of unreachable peers that waiting does not mend."""
+
 CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 BUSY = frozenset({408, 425, 429, 502, 503, 504})
 
@@ -39,6 +42,7 @@ KINDS: dict[str, type[FoedusError]] = {
         errors.AccessError,
         errors.ForbiddenError,
         errors.UnreachableError,
+        errors.BusyError,
         errors.NotFoundError,
         errors.ConflictError,
         errors.RoundClosedError,
@@ -124,7 +128,7 @@ def transient(error: FoedusError) -> bool:
     (True, False)
     """
     if isinstance(error, UnreachableError):
-        return error.code not in {"answer_malformed", "tls_failed"}
+        return error.code not in LASTING
     return error.code == "signature_expired"
 
 

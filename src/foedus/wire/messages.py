@@ -111,10 +111,14 @@ class PlanApproval(Message):
 
 
 class JoinNode(Message):
-    """Enrol with a one-use token. ``public_key`` is the node's Ed25519 key, 32 bytes as base64."""
+    """Enrol with a one-use token. ``public_key`` is the node's Ed25519 key, 32 bytes as base64.
+
+    ``organisation`` is the one that the node's owner thinks to join for; a token for another one is refused.
+    """
 
     token: Secret
     name: Name
+    organisation: Name | Literal[""] = ""
     public_key: Annotated[str, StringConstraints(min_length=44, max_length=44)]
     protocol: int = PROTOCOL
 

@@ -11,7 +11,7 @@ class Nonces:
 
     Over the limit the oldest is forgotten, and with it everything that this key signed in that second or before is
     refused: memory is bounded, replays stay out, and a key that floods locks out nobody else. One process' memory:
-    replicas behind one address do not share it, and rely on idempotency keys within the window.
+    replicas behind one address share :class:`foedus.store.nonces.SharedNonces` instead.
     """
 
     def __init__(self, keep: float = 120.0, limit: int = 10_000) -> None:

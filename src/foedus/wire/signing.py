@@ -17,9 +17,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import http_sf
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from http_message_signatures import (
     HTTPMessageSignaturesException,
@@ -30,7 +31,6 @@ from http_message_signatures import (
 )
 
 from foedus.domain.errors import AccessError, IntegrityError
-from foedus.wire.nonces import Nonces as Nonces
 
 LABEL = "foedus"
 COVERED = ("@method", "@path", "@query", "content-digest")
@@ -72,12 +72,13 @@ class Signer:
 
 @dataclass(frozen=True)
 class Verified:
-    """A request that was signed by ``key_id`` at ``created`` (Unix seconds), and the body that it promised."""
+    """A request that ``key_id`` signed with ``key`` at ``created`` (Unix seconds), and the body that it promised."""
 
     key_id: str
     nonce: str
     created: int
     body_sha256: bytes
+    key: str
 
 
 def generate_key() -> bytes:
@@ -139,16 +140,22 @@ def sign(signer: Signer, head: RequestHead, body_sha256: bytes, now: float) -> d
     return {name: headers[name] for name in ("Content-Digest", "Signature-Input", "Signature")}
 
 
+class Memory(Protocol):
+    """Who remembers used nonces: :class:`foedus.wire.nonces.Nonces`, or a database that replicas share."""
+
+    def use(self, key_id: str, nonce: str, created: int, now: float) -> bool:
+        """Remember a nonce; False where it was used before, or is too old to tell."""
+
+
 @dataclass(frozen=True)
 class Verifier:
-    """What a request is judged by: known keys (id → base64), used nonces, and the clock.
+    """What a request is judged by: known keys (id → base64, several while one is replaced), used nonces, the clock.
 
-    ``not_before`` is when this process started: what was signed before it is refused, as the nonces of then are
-    forgotten. ``skew`` is in seconds.
+    ``not_before`` is since when nonces are remembered: what was signed before is refused. ``skew`` is in seconds.
     """
 
-    lookup: Callable[[str], str | None]
-    nonces: Nonces
+    lookup: Callable[[str], tuple[str, ...]]
+    nonces: Memory
     not_before: float
     skew: float = SKEW
 
@@ -174,9 +181,9 @@ def verify_head(verifier: Verifier, head: RequestHead, now: float) -> Verified:
         raise _invalid("its target is malformed or too long")
     key_id = _claimed_key(headers["signature-input"])
     known = verifier.lookup(key_id)
-    if known is None:
+    if not known:
         raise AccessError("key_unknown", "The request is signed with a key that is not known here.", "", _JOIN)
-    verified = _check_signature(head, headers, {key_id: parse_public_key(known)})
+    verified = _check_any(head, headers, key_id, known)
     _check_time(verifier, verified, now)
     if not verifier.nonces.use(verified.key_id, verified.nonce, verified.created, now):
         raise AccessError("signature_replayed", "This signed request was sent before.", "", "Sign the request again.")
@@ -215,6 +222,24 @@ def secret_matches(secret: str, hashed: str) -> bool:
     (True, False)
     """
     return hmac.compare_digest(hash_secret(secret).encode(), hashed.encode())
+
+
+def prove(private: bytes, statement: str) -> str:
+    """A key's signature of a statement of ours, as base64: who holds the key means it."""
+    return base64.b64encode(Ed25519PrivateKey.from_private_bytes(private).sign(statement.encode())).decode()
+
+
+def check_proof(public: str, statement: str, proof: str) -> None:
+    """Check what :func:`prove` made.
+
+    Raises:
+        AccessError: ``key_malformed``, ``proof_refused``.
+    """
+    key = parse_public_key(public)
+    try:
+        key.verify(base64.b64decode(proof, validate=True), statement.encode())
+    except (InvalidSignature, ValueError, binascii.Error) as error:
+        raise AccessError("proof_refused", "The signature is not of this key over this statement.") from error
 
 
 _JOIN = "Join the coordinator with `foedus node join`; if the node was revoked, ask the coordinator's admin."
@@ -260,10 +285,19 @@ def _claimed_key(signature_input: str) -> str:
     return key_id
 
 
-def _check_signature(head: RequestHead, headers: dict[str, str], keys: Mapping[str, Ed25519PublicKey]) -> Verified:
-    checker = HTTPMessageVerifier(
-        signature_algorithm=algorithms.ED25519, key_resolver=MappingKeyResolver(public_keys=keys, private_keys={})
-    )
+def _check_any(head: RequestHead, headers: dict[str, str], key_id: str, known: tuple[str, ...]) -> Verified:
+    """What any of these keys has signed."""
+    for key in known[:-1]:
+        try:
+            return _check_signature(head, headers, key_id, key)
+        except AccessError:
+            continue
+    return _check_signature(head, headers, key_id, known[-1])
+
+
+def _check_signature(head: RequestHead, headers: dict[str, str], key_id: str, key: str) -> Verified:
+    resolver = MappingKeyResolver(public_keys={key_id: parse_public_key(key)}, private_keys={})
+    checker = HTTPMessageVerifier(signature_algorithm=algorithms.ED25519, key_resolver=resolver)
     # The library judges time by the machine's clock; ours is an argument, and judged in _check_time.
     checker.max_clock_skew = timedelta(days=36500)
     try:
@@ -278,7 +312,7 @@ def _check_signature(head: RequestHead, headers: dict[str, str], keys: Mapping[s
     if set(claims) != PARAMETERS or not NONCE.fullmatch(str(claims["nonce"])) or digest is None:
         raise _invalid("it needs created, keyid, alg, a nonce of 128 bits in hexadecimal, and a sha-256 digest")
     return Verified(
-        str(claims["keyid"]), str(claims["nonce"]), int(claims["created"]), base64.b64decode(digest.group(1))
+        str(claims["keyid"]), str(claims["nonce"]), int(claims["created"]), base64.b64decode(digest.group(1)), key
     )
 
 

@@ -144,7 +144,7 @@ def test_a_certificate_that_nobody_trusts_is_told_at_once(tmp_path: Path) -> Non
             unsafe.get("/nodes", NodeList)
         thread.join()
     assert caught.value.code == "tls_failed"
-    assert "SSL_CERT_FILE" in caught.value.fix
+    assert "FOEDUS_CA_FILE" in caught.value.fix
 
 
 def test_a_token_never_goes_out_without_tls() -> None:

@@ -9,13 +9,12 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from foedus.coordinator.identities import Person
+from foedus.coordinator.joining import create_join_token, join_node
+from foedus.coordinator.keys import keys_of
 from foedus.coordinator.nodes import (
-    create_join_token,
     hello,
     identify,
-    join_node,
     list_nodes,
-    public_key_of,
     revoke_node,
 )
 from foedus.coordinator.policy import require
@@ -25,6 +24,7 @@ from foedus.store.tables import api_tokens, approvals, assignments, join_tokens
 from foedus.store.unit_of_work import Store
 from foedus.wire.messages import DatasetView, Hello, JoinNode, NewToken, PlanApproval
 from foedus.wire.signing import generate_key, public_key
+from foedus.wire.trust import NewJoinToken
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 
 def _join(store: Store, name: str, key: str | None = None, token: str | None = None) -> str:
     with store.transaction("join") as tx:
-        token = token or create_join_token(tx).token
+        token = token or create_join_token(tx, NewJoinToken()).token
         return join_node(tx, JoinNode(token=token, name=name, public_key=key or public_key(generate_key()))).node
 
 
@@ -79,7 +79,7 @@ def test_roles_are_denied_by_default() -> None:
 
 def test_a_join_token_works_once(store: Store) -> None:
     with store.transaction("t") as tx:
-        token = create_join_token(tx).token
+        token = create_join_token(tx, NewJoinToken()).token
         assert token not in str(tx.execute(select(join_tokens)).all())
     _join(store, "clinic-a", token=token)
     with pytest.raises(AccessError) as refusal:
@@ -89,7 +89,7 @@ def test_a_join_token_works_once(store: Store) -> None:
 
 def test_an_expired_or_unknown_join_token_is_refused(store: Store) -> None:
     with store.transaction("t") as tx:
-        token = create_join_token(tx).token
+        token = create_join_token(tx, NewJoinToken()).token
         tx.execute(update(join_tokens).values(expires_at=1.0))
     for secret in (token, "fdj_" + "0" * 48):
         with pytest.raises(AccessError):
@@ -98,7 +98,7 @@ def test_an_expired_or_unknown_join_token_is_refused(store: Store) -> None:
 
 def test_of_eight_that_race_for_a_join_token_one_wins(store: Store) -> None:
     with store.transaction("t") as tx:
-        token = create_join_token(tx).token
+        token = create_join_token(tx, NewJoinToken()).token
     outcomes: list[str] = []
 
     def race(number: int) -> None:
@@ -120,14 +120,14 @@ def test_of_eight_that_race_for_a_join_token_one_wins(store: Store) -> None:
 def test_a_lost_reply_to_join_may_be_asked_for_again(store: Store) -> None:
     key = public_key(generate_key())
     with store.transaction("t") as tx:
-        token = create_join_token(tx).token
+        token = create_join_token(tx, NewJoinToken()).token
     assert _join(store, "clinic-a", key, token) == _join(store, "clinic-a", key, token)
 
 
 def test_a_taken_name_is_refused_and_the_token_is_not_used_up(store: Store) -> None:
     _join(store, "clinic-a")
     with store.transaction("t") as tx:
-        token = create_join_token(tx).token
+        token = create_join_token(tx, NewJoinToken()).token
     with pytest.raises(ConflictError) as refusal:
         _join(store, "clinic-a", token=token)
     assert refusal.value.code == "node_name_taken"
@@ -188,7 +188,7 @@ def test_a_revoked_node_is_unknown_at_once_and_the_names_of_its_datasets_are_fre
     _hello(store, node, "c0000")
     with store.transaction("revoke") as tx:
         assert revoke_node(tx, node).status == "revoked"
-        assert public_key_of(tx, node) is None
+        assert keys_of(tx, node, 0.0) == ()
         with pytest.raises(AccessError) as refusal:
             identify(tx, node)
         with pytest.raises(NotFoundError):

@@ -1,0 +1,93 @@
+"""The messages of identity: keys that are replaced, logins, join tokens that are bound. See :mod:`.messages`.
+
+================================  ========  ============================  ==========================================
+path                              by        message → reply               what
+================================  ========  ============================  ==========================================
+POST /join-tokens                 admin     NewJoinToken → JoinToken      for one node; without a body, any
+POST /node/rotate-key             node      RotateKey → Rotated           signed with the old key or the new one
+POST /login/device                anybody   → DeviceLogin                 a login at a terminal begins
+POST /login/device/poll           anybody   PollLogin → LoginState        the token, once the person has agreed
+POST /logout                      people    → LoggedOut                   the token or session ends
+GET /whoami                       people    → Whoami
+================================  ========  ============================  ==========================================
+
+``GET /login`` sends a browser to the login provider and ``GET /login/callback`` takes it back; both are at the root.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from foedus.wire.messages import Id, Line, Message, Secret
+
+PublicKey = Annotated[str, StringConstraints(min_length=44, max_length=44)]
+OVERLAP = 600.0
+"""Seconds for which a replaced key is still accepted where nothing else is asked."""
+
+
+class NewJoinToken(Message):
+    """Ask for a join token. It is for the node of this name, of this organisation; for any where they are empty."""
+
+    organisation: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    name: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    hours: Annotated[float, Field(gt=0, le=24 * 14, allow_inf_nan=False)] = 24.0
+
+
+class RotateKey(Message):
+    """Replace the node's key. ``proof`` is the new key's signature over :func:`rotation`; overlap in seconds."""
+
+    public_key: PublicKey
+    proof: Annotated[str, StringConstraints(min_length=88, max_length=88)]
+    overlap: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = OVERLAP
+
+
+class Rotated(Message):
+    """The new key is the node's; the old one is accepted for ``overlap`` more seconds."""
+
+    node: Id
+    overlap: float
+
+
+def rotation(node: str, public_key: str) -> str:
+    """What a new key signs: that it is to be this node's."""
+    return f"foedus: {public_key} is the next key of {node}"
+
+
+class DeviceLogin(Message):
+    """Open ``url``, compare the code, and agree. Ask again every ``interval`` seconds, with ``device``."""
+
+    device: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+    code: Annotated[Line, StringConstraints(max_length=100)]
+    url: Annotated[Line, StringConstraints(max_length=1000)]
+    expires_in: int
+    interval: int
+
+
+class PollLogin(Message):
+    """Has the person agreed?"""
+
+    device: Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[!-~]+$")]
+
+
+class LoginState(Message):
+    """``pending``: ask again after ``interval``; ``slow_down``: and wait longer; ``done``: here is the token."""
+
+    state: Literal["pending", "slow_down", "done"]
+    token: Secret | None = None
+    name: str = ""
+
+
+class Whoami(Message):
+    """Who the caller is to the coordinator."""
+
+    name: str
+    role: str
+    organisation: str = ""
+
+
+class LoggedOut(Message):
+    """The token that the request came with is of no use any more."""
+
+    name: str
