@@ -1,25 +1,34 @@
 """What nodes do with assignments: poll, renew, contribute, fail. An assignment belongs to the node that owns the data.
 
 ``open`` → ``leased`` (the token grows by one) → ``done`` or ``failed``; a lease that has expired may be taken again,
-and then the old token is worth nothing. What was recorded once is answered the same when it is told again.
+and then the old token is worth nothing. What was recorded once is answered the same when it is told again. What nobody
+waits for any more is ``closed``, and ``late`` once it came nevertheless: that is counted, and nothing of it is kept.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from itertools import count
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, insert, select, update
+from sqlalchemy import Connection, Row, and_, select, update
 
 from foedus.coordinator.bells import of_run
 from foedus.coordinator.checks import check_metrics, check_update, check_weights
+from foedus.coordinator.drawing import hear, listening
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live, find_run
+from foedus.coordinator.orders import TAKES
 from foedus.domain.errors import ConflictError, ContributionError, IntegrityError, NotFoundError, RoundClosedError
-from foedus.domain.lifecycle import RunStatus
+from foedus.domain.lifecycle import ACTIVE
 from foedus.domain.round import Receipt, Schema
-from foedus.store.tables import assignments, phase_events, phases, runs
+from foedus.domain.run import parse_spec
+from foedus.domain.timing import BufferedTable, TimedTable
+from foedus.domain.tree import State
+from foedus.store.tables import assignments, phases, runs
+from foedus.store.unit_of_work import notice
+from foedus.strategies.strategy import Done, Phase, round_of
 from foedus.wire.messages import Accepted, Contribute, Fail, Renew, Renewed
 
 PHASE_KEY = ("run_id", "round", "phase", "attempt")
@@ -32,22 +41,24 @@ AssignmentRow = Row[Any]
 
 @dataclass(frozen=True)
 class Held:
-    """An assignment, and whether its phase still takes contributions."""
+    """An assignment, and whether its phase still takes contributions: it may be ``late``, or its run be at rest."""
 
     row: AssignmentRow
-    opened_at: float
     open: bool
+    late: bool
 
 
 def renew(live: Live, node: NodeIdentity, assignment: str, command: Renew) -> Renewed:
     """Prolong a lease.
 
     Raises:
-        NotFoundError: ``assignment_unknown``. ConflictError: ``lease_lost``. RoundClosedError: ``round_closed``.
+        NotFoundError: ``assignment_unknown``. ConflictError: ``lease_lost``.
+        RoundClosedError: ``round_closed``, ``update_stale``.
     """
     with live.store.transaction("renew") as tx:
         held = _find(tx, node, assignment)
         _check_lease(held, command.token)
+        _check_fresh(held)
         until = {"lease_until": time.time() + live.lease}
         tx.execute(update(assignments).where(assignments.c.id == assignment).values(**until))
     return Renewed(lease=live.lease)
@@ -58,25 +69,21 @@ def contribute(live: Live, node: NodeIdentity, assignment: str, command: Contrib
 
     Raises:
         NotFoundError: ``assignment_unknown``. ConflictError: ``lease_lost``, ``already_answered``, ``blob_missing``.
-        RoundClosedError: ``round_closed``.
+        RoundClosedError: ``round_closed``, ``update_stale``.
         ContributionError, IntegrityError: with the code of what is wrong with it.
     """
-    with live.store.reading() as tx:
-        held = _find(tx, node, assignment)
-        if (reply := _said_before(held.row, command)) is not None:
-            return reply
-        _check_lease(held, command.token)
-        run = find_run(tx, held.row.run_id)
-    phase = live.phase(run)
-    if phase is None or phase.name != held.row.phase:
-        raise _closed()
+    held = _begin(live, node, assignment, command)
+    if isinstance(held, Accepted):
+        return held
+    phase = _phase_of(live, held)
     if command.update is not None and not live.artifacts.has(command.update):
         raise ConflictError("blob_missing", "The update's blob is not here.", "", "Upload it, then contribute again.")
     try:
+        _check_fresh(held)
         _check(live, command, phase.schema)
-    except IntegrityError as error:
+    except (IntegrityError, RoundClosedError) as error:
         refused = Receipt(held.row.client, {}, {}, failure=f"{error.code}: {error}")
-        _record(live, node, assignment, refused, command)
+        _record(live, node, held, refused, command)
         raise
     size = 0 if command.update is None else live.artifacts.size(command.update)
     receipt = Receipt(
@@ -88,7 +95,7 @@ def contribute(live: Live, node: NodeIdentity, assignment: str, command: Contrib
         seconds=command.seconds,
         size=size,
     )
-    return _record(live, node, assignment, receipt, command)
+    return _record(live, node, held, receipt, command)
 
 
 def fail(live: Live, node: NodeIdentity, assignment: str, command: Fail) -> Accepted:
@@ -98,65 +105,88 @@ def fail(live: Live, node: NodeIdentity, assignment: str, command: Fail) -> Acce
         NotFoundError: ``assignment_unknown``. ConflictError: ``lease_lost``, ``already_answered``.
         RoundClosedError: ``round_closed``.
     """
-    with live.store.reading() as tx:
-        held = _find(tx, node, assignment)
-        if (reply := _said_before(held.row, command)) is not None:
-            return reply
-        _check_lease(held, command.token)
+    held = _begin(live, node, assignment, command)
+    if isinstance(held, Accepted):
+        return held
     receipt = Receipt(held.row.client, {}, {}, failure=f"{command.code}: {command.reason}")
-    return _record(live, node, assignment, receipt, command)
+    return _record(live, node, held, receipt, command)
 
 
 def withdraw(tx: Connection, node: str, reason: str) -> None:
     """What a node was asked and has not answered counts as failed, so that nobody waits for it."""
-    columns = (assignments.c.id, *(assignments.c[key] for key in PHASE_KEY), assignments.c.client, phases.c.opened_at)
-    undone = (assignments.c.node_id == node, assignments.c.status.in_(("open", "leased")), phases.c.status == "open")
-    for row in tx.execute(select(*columns).join(phases, PHASE_OF).where(*undone)).all():
+    undone = (assignments.c.node_id == node, assignments.c.status.in_(("open", "leased")), TAKES)
+    for row in tx.execute(select(assignments, phases.c.opened_at).join(phases, PHASE_OF).where(*undone)).all():
         receipt = Receipt(row.client, {}, {}, failure=reason)
         values = {"status": "failed", "lease_until": None, "receipt": asdict(receipt)}
         tx.execute(update(assignments).where(assignments.c.id == row.id).values(**values))
-        key = {name: row._mapping[name] for name in (*PHASE_KEY, "client")}
-        at = max(0.0, time.time() - row.opened_at)
-        tx.execute(insert(phase_events).values(**key, kind="failed", at=at))
+        _tell_phase(tx, row, failed=True)
 
 
-def _record(live: Live, node: NodeIdentity, assignment: str, receipt: Receipt, command: Contribute | Fail) -> Accepted:
+def _begin(live: Live, node: NodeIdentity, assignment: str, command: Contribute | Fail) -> Held | Accepted:
+    """What a node holds and answers, or the reply of before. What comes late is counted, once."""
+    with live.store.reading() as tx:
+        held = _find(tx, node, assignment)
+        reply = _said_before(held.row, command)
+    if reply is not None:
+        return reply
+    if held.late and held.row.token == command.token and held.row.status != "late":
+        with live.store.transaction("late") as tx:
+            here = (assignments.c.id == assignment, assignments.c.status.in_(("open", "leased", "closed")))
+            tx.execute(update(assignments).where(*here).values(status="late", lease_until=None))
+    _check_lease(held, command.token)
+    return held
+
+
+def _phase_of(live: Live, held: Held) -> Phase:
+    """The phase in which an assignment was made, as the strategy has it."""
+    with live.store.reading() as tx:
+        strategy = live.strategy(find_run(tx, held.row.run_id))
+    for at in count():
+        phase = strategy.phase(State({}, {"round": held.row.round, "phase": at}))
+        if isinstance(phase, Done):
+            raise _closed()
+        if phase.name == held.row.phase:
+            return phase
+    raise AssertionError("a round has an end")
+
+
+def _tell_phase(tx: Connection, row: AssignmentRow, *, failed: bool) -> None:
+    """Have the phase hear an answer that is being recorded; where none listens, the next one will when it opens."""
+    if (order := listening(tx, row)) is not None:
+        hear(tx, row, order, max(0.0, time.time() - row.opened_at), failed=failed)
+
+
+def _record(live: Live, node: NodeIdentity, before: Held, receipt: Receipt, command: Contribute | Fail) -> Accepted:
     """Receipt and event as one; the phase or the lease may have been lost meanwhile."""
-    with live.store.transaction("fail" if receipt.failure else "contribute") as tx:
-        held, now = _find(tx, node, assignment), time.time()
+    assignment = before.row.id
+    with live.store.transaction("fail" if receipt.failure else "contribute", scope=before.row.run_id) as tx:
+        held = _find(tx, node, assignment)
         if (reply := _said_before(held.row, command)) is not None:
             return reply
         _check_lease(held, command.token)
-        status, kind = ("failed", "failed") if receipt.failure else ("done", "reported")
         values = {
-            "status": status,
+            "status": "failed" if receipt.failure else "done",
             "lease_until": None,
             "update": receipt.digest or None,
             "contribution": _comparable(command),
             "receipt": asdict(receipt),
         }
         tx.execute(update(assignments).where(assignments.c.id == assignment).values(**values))
-        key = {name: held.row._mapping[name] for name in (*PHASE_KEY, "client")}
-        tx.execute(insert(phase_events).values(**key, kind=kind, at=max(0.0, now - held.opened_at)))
+        _tell_phase(tx, held.row, failed=bool(receipt.failure))
+        notice(tx, of_run(held.row.run_id))
     live.delivered.discard((assignment, command.token))
-    live.bells.ring(of_run(held.row.run_id))
     return Accepted(assignment=assignment, outcome="failed" if receipt.failure else "counted")
 
 
 def _find(tx: Connection, node: NodeIdentity, assignment: str) -> Held:
-    query = (
-        select(
-            assignments, phases.c.opened_at, phases.c.status.label("phase_status"), runs.c.status.label("run_status")
-        )
-        .join(phases, PHASE_OF)
-        .join(runs, runs.c.id == assignments.c.run_id)
-        .where(assignments.c.id == assignment, assignments.c.node_id == node.id)
-    )
-    row = tx.execute(query).one_or_none()
+    of_phase = (phases.c.opened_at, phases.c.status.label("phase_status"))
+    of_run = (runs.c.status.label("run_status"), runs.c.data, runs.c.spec)
+    query = select(assignments, *of_phase, *of_run).join(phases, PHASE_OF).join(runs, runs.c.id == assignments.c.run_id)
+    row = tx.execute(query.where(assignments.c.id == assignment, assignments.c.node_id == node.id)).one_or_none()
     if row is None:
         raise NotFoundError("assignment_unknown", "There is no such assignment of this node.", "", "Poll for work.")
-    takes = row.phase_status == "open" and row.run_status in (RunStatus.RUNNING, RunStatus.WAITING)
-    return Held(row, row.opened_at, takes)
+    late = row.phase_status != "open" and not row.carries
+    return Held(row, open=not late and row.run_status in ACTIVE, late=late)
 
 
 def _said_before(row: AssignmentRow, command: Contribute | Fail) -> Accepted | None:
@@ -182,6 +212,25 @@ def _check_lease(held: Held, token: int) -> None:
     if held.row.status != "leased" or held.row.token != token:
         raise ConflictError(
             "lease_lost", "The lease is not held any more.", "It expired, or the node began anew.", "Poll for work."
+        )
+
+
+def _check_fresh(held: Held) -> None:
+    """Refuse work on a model that is older than the schedule counts.
+
+    Raises:
+        RoundClosedError: ``update_stale``.
+    """
+    table = parse_spec(held.row.spec).schedule
+    if not isinstance(table, BufferedTable | TimedTable) or table.staleness.maximum is None:
+        return
+    behind = round_of(State({}, held.row.data)) - held.row.round
+    if behind > table.staleness.maximum:
+        raise RoundClosedError(
+            "update_stale",
+            f"The work began with a model that is {behind} versions old; at most {table.staleness.maximum} count.",
+            "Others were faster.",
+            "Poll for work.",
         )
 
 

@@ -1,23 +1,21 @@
-"""Which blobs a caller may read, and the rows of blobs and uploads."""
+"""Which blobs a caller may read."""
 
 from __future__ import annotations
 
-import time
+from sqlalchemy import Connection, and_, select
 
-from sqlalchemy import Connection, and_, insert, select, update
-
-from foedus.coordinator.identities import NodeIdentity, Person, new_id
-from foedus.coordinator.live import name_blob
-from foedus.domain.errors import NotFoundError, TooLargeError
+from foedus.coordinator.blob_rows import Caller
+from foedus.coordinator.identities import NodeIdentity, Person
+from foedus.coordinator.orders import TAKES
+from foedus.domain.errors import NotFoundError
 from foedus.domain.lifecycle import ENDED
-from foedus.store.tables import assignments, datasets, phases, runs, uploads
-from foedus.wire.messages import NewUpload
-
-Caller = Person | NodeIdentity
+from foedus.store.tables import assignments, datasets, phases, runs
 
 
 def check_readable(tx: Connection, caller: Caller, digest: str) -> None:
     """People may read every blob; a node reads plans of runs that want its datasets, and broadcasts made for it.
+
+    A node does not read what it brought itself either: whether a digest is known here is told to nobody.
 
     Raises:
         NotFoundError: ``blob_unknown``, for what is not there and for what is not theirs alike.
@@ -38,41 +36,5 @@ def _is_broadcast_for(tx: Connection, node: NodeIdentity, digest: str) -> bool:
     keys = ("run_id", "round", "phase", "attempt")
     same_phase = and_(*(phases.c[key] == assignments.c[key] for key in keys))
     mine = select(phases.c.broadcast).join_from(phases, assignments, same_phase)
-    rows = tx.execute(mine.where(assignments.c.node_id == node.id, phases.c.status == "open")).scalars()
+    rows = tx.execute(mine.where(assignments.c.node_id == node.id, TAKES)).scalars()
     return any(digest in broadcast.values() for broadcast in rows)
-
-
-def begin_upload(tx: Connection, caller: Caller, command: NewUpload, limit: int) -> str:
-    """The id of an upload of this caller; asking again for the same blob finds the one that was begun.
-
-    Raises:
-        TooLargeError: ``blob_too_large``.
-    """
-    if command.size > limit:
-        raise TooLargeError("blob_too_large", f"A blob has at most {limit} bytes.", f"This one has {command.size}.")
-    same = (uploads.c.digest == command.digest, uploads.c.size == command.size, uploads.c.actor == caller.actor)
-    found = tx.execute(select(uploads.c.id).where(*same, uploads.c.completed == 0)).scalars().first()
-    if found is not None:
-        return str(found)
-    upload = new_id("up")
-    row = {"id": upload, "actor": caller.actor, "created_at": time.time(), "completed": 0, **command.model_dump()}
-    tx.execute(insert(uploads).values(**row))
-    return upload
-
-
-def upload_of(tx: Connection, caller: Caller, upload: str) -> tuple[NewUpload, bool]:
-    """What an upload of this caller is to become, and whether it did.
-
-    Raises:
-        NotFoundError: ``upload_unknown``.
-    """
-    row = tx.execute(select(uploads).where(uploads.c.id == upload, uploads.c.actor == caller.actor)).one_or_none()
-    if row is None:
-        raise NotFoundError("upload_unknown", "There is no such upload.")
-    return NewUpload(digest=row.digest, size=row.size), bool(row.completed)
-
-
-def complete_upload(tx: Connection, upload: str, blob: NewUpload) -> None:
-    """The upload's bytes are a blob now."""
-    tx.execute(update(uploads).where(uploads.c.id == upload).values(completed=1))
-    name_blob(tx, blob.digest, blob.size, time.time())

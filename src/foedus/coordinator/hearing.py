@@ -1,50 +1,83 @@
-"""How far a driver has heard a phase: a cursor in its recorded events, and the time until its deadline."""
+"""How far a driver has heard a phase: a cursor in its recorded events, its alarm, and how long each ask has been out.
+
+Time is this process's monotonic clock. A process that takes a phase up asks the wall clock once how long ago it was
+opened, and never less than what was told of it; from then on time is measured, and a clock that is set moves nothing.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from foedus.coordinator.orders import matches
 from foedus.domain.round import PhaseOrder
-from foedus.schedules.schedule import Event, Failed, Reported, Tick
+from foedus.schedules.schedule import Asked, Event, Failed, Reported, Tick
 from foedus.store.tables import phase_events
 
 
 @dataclass
 class Hearing:
-    """A place in a phase's events. ``began`` is when the phase was opened, on this process's monotonic clock.
+    """A place in a phase's events. ``began`` is when the phase was opened, on the monotonic clock.
 
-    A process that takes a phase up asks the wall clock once how long ago it was opened; from then on time is measured.
+    ``alarm``: when a tick is due, in seconds since then. ``read_to`` and ``told`` count events: what was read, and
+    what the schedule was told.
     """
 
     order: PhaseOrder
-    deadline: float | None
     began: float
-    events: deque[Event] = field(default_factory=deque)
-    last: int = 0
-    ticked: float = -math.inf
+    alarm: float | None = None
+    told: int = 0
+    _read_to: int = 0
+    _events: deque[tuple[int, Event]] = field(default_factory=deque)
+    _asks: dict[str, float] = field(default_factory=dict)
 
-    def read(self, tx: Connection, run: str) -> None:
-        """Take up what was recorded since."""
-        here = (*matches(phase_events, run, self.order), phase_events.c.seq > self.last)
+    def read(self, tx: Connection, run: str) -> bool:
+        """Take up what was recorded since; whether there is anything to tell."""
+        here = (*matches(phase_events, run, self.order), phase_events.c.seq > self._read_to)
         for row in tx.execute(select(phase_events).where(*here).order_by(phase_events.c.seq)):
-            self.last = row.seq
-            self.ticked = max(self.ticked, row.at) if row.kind == "tick" else self.ticked
-            self.events.append(_event(row.kind, row.client, row.at))
+            self._read_to = row.seq
+            if row.kind in ("tick", "asked"):
+                self.began = min(self.began, time.monotonic() - row.at)
+            self._events.append((row.seq, _event(row, self.now())))
+        return bool(self._events)
+
+    def tell(self) -> Event:
+        """The next event; an alarm that has rung is set no more."""
+        self.told, event = self._events.popleft()
+        if isinstance(event, Tick):
+            self.alarm = None
+        return event
+
+    def now(self) -> float:
+        """Seconds since the phase was opened."""
+        return time.monotonic() - self.began
 
     def left(self) -> float:
-        """Seconds until the deadline's tick is due; infinite where there is none or it has come."""
-        if self.deadline is None or self.ticked >= self.deadline:
-            return math.inf
-        return self.deadline - (time.monotonic() - self.began)
+        """Seconds until the alarm's tick is due; infinite where none is set."""
+        return math.inf if self.alarm is None else self.alarm - self.now()
+
+    def overdue(self, asked_at: Mapping[str, float], patience: float) -> tuple[list[str], float]:
+        """Which of these asks have been out for longer than ``patience`` seconds, and when the next one will be."""
+        now, wall = time.monotonic(), time.time()
+        known = {ask: self._asks.get(ask, now - max(0.0, wall - at)) for ask, at in asked_at.items()}
+        self._asks = known
+        late = [ask for ask, began in known.items() if now - began >= patience]
+        left = [patience - (now - began) for ask, began in known.items() if now - began < patience]
+        return late, min(left, default=math.inf)
 
 
-def _event(kind: str, client: str, at: float) -> Event:
-    if kind == "tick":
-        return Tick(at)
-    return Reported(client, at) if kind == "reported" else Failed(client, at)
+def _event(row: Row[tuple[object, ...]], now: float) -> Event:
+    match row.kind:
+        case "tick":
+            return Tick(row.at)
+        case "asked":
+            return Asked(tuple(row.clients), row.at)
+        case "reported":
+            return Reported(row.client, min(row.at, now), row.staleness)
+        case _:
+            return Failed(row.client, min(row.at, now))

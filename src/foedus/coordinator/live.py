@@ -82,16 +82,6 @@ def find_run(connection: Connection, run: str) -> RunRow:
     return row
 
 
-def not_live(which: str) -> ConfigError:
-    """The refusal of a schedule that only simulations can run."""
-    return ConfigError(
-        "schedule_not_live",
-        f"A live run cannot have a schedule {which}.",
-        "Assignments end with the phase that asked for them, so far.",
-        "Use the schedule `synchronous` with `cohort.over_selection`, or `foedus simulate`.",
-    )
-
-
 def spec_of(run: RunRow) -> RunSpec:
     """The run.toml that the run was submitted with."""
     return parse_spec(run.spec)

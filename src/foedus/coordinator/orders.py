@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, or_, select, update
 
 from foedus.domain.round import PhaseOrder, Receipt
 from foedus.store.tables import assignments, client_states, datasets, nodes, phases
 
 ONGOING = ("open", "closing")
 """States of a phase that is neither closed nor abandoned; a closing one takes no contributions."""
+
+TAKES = or_(phases.c.status == "open", assignments.c.carries == 1)
+"""Whether an answer to an assignment is still taken, where it is joined with its phase."""
 
 LATE = "no_answer: it did not contribute before the phase was closed"
 
@@ -59,8 +63,10 @@ def assigned(tx: Connection, run: str, order: PhaseOrder) -> Sequence[Row[Any]]:
     return tx.execute(query).all()
 
 
-def add_assignments(tx: Connection, run: str, order: PhaseOrder, clients: Iterable[str]) -> set[str]:
-    """Ask clients; returns the nodes that own their datasets."""
+def add_assignments(
+    tx: Connection, run: str, order: PhaseOrder, clients: Iterable[str], *, carries: bool = False
+) -> set[str]:
+    """Ask clients; returns the nodes that own their datasets. What ``carries`` outlives its phase."""
     active = select(datasets).join(nodes, nodes.c.id == datasets.c.node_id).where(nodes.c.status == "active")
     owners = {row.client: row.node_id for row in tx.execute(active)}
     rows = [
@@ -71,6 +77,8 @@ def add_assignments(tx: Connection, run: str, order: PhaseOrder, clients: Iterab
             "node_id": owners.get(client),
             "status": "open",
             "token": 0,
+            "asked_at": time.time(),
+            "carries": int(carries),
         }
         for client in clients
     ]
@@ -80,8 +88,9 @@ def add_assignments(tx: Connection, run: str, order: PhaseOrder, clients: Iterab
 
 
 def close_assignments(tx: Connection, run: str, order: PhaseOrder) -> None:
-    """Nobody needs to begin or go on with what is still open."""
-    undone = (*matches(assignments, run, order), assignments.c.status.in_(("open", "leased")))
+    """Nobody needs to begin or go on with what is still open, but for what outlives its phase."""
+    here = (*matches(assignments, run, order), assignments.c.carries == 0)
+    undone = (*here, assignments.c.status.in_(("open", "leased")))
     tx.execute(update(assignments).where(*undone).values(status="closed", lease_until=None))
 
 

@@ -11,6 +11,7 @@ from foedus.coordinator.assignments import PHASE_OF
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import RUN, Live, find_run, spec_of
 from foedus.coordinator.nodes import seen
+from foedus.coordinator.orders import TAKES
 from foedus.domain.errors import ConflictError
 from foedus.domain.lifecycle import AT_REST, RunStatus
 from foedus.store.tables import approvals, assignments, client_states, datasets, nodes, phases, runs
@@ -82,7 +83,7 @@ def _takeable(tx: Connection, live: Live, node: str, boot: str, now: float) -> l
         .join(phases, PHASE_OF)
         .join(runs, runs.c.id == assignments.c.run_id)
         .where(assignments.c.node_id == node, or_(assignments.c.status == "open", expired, mine))
-        .where(phases.c.status == "open", runs.c.status == RunStatus.RUNNING.value)
+        .where(TAKES, runs.c.status == RunStatus.RUNNING.value)
         .order_by(assignments.c.run_id, assignments.c.client)
     )
     rows = tx.execute(query).all()

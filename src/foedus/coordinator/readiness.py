@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from foedus.coordinator.live import RunRow, spec_of
+from foedus.coordinator.orders import TAKES
 from foedus.domain.run import RunSpec
 from foedus.store.tables import approvals, assignments, datasets, nodes, phases
 from foedus.wire.messages import ClientStatus
@@ -90,7 +91,7 @@ def _working(connection: Connection, run: RunRow) -> set[str]:
             & (phases.c.phase == assignments.c.phase)
             & (phases.c.attempt == assignments.c.attempt),
         )
-        .where(assignments.c.run_id == run.id, assignments.c.status == "leased", phases.c.status == "open")
+        .where(assignments.c.run_id == run.id, assignments.c.status == "leased", TAKES)
     )
     return set(connection.execute(query).scalars())
 

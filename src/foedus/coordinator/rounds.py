@@ -6,42 +6,41 @@ the deadline's tick among it, so that a driver that begins again hears the same 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
 from typing import Any, Self
 
 from sqlalchemy import Connection, insert, select, update
 
-from foedus.coordinator.aggregating import aggregate
+from foedus.coordinator import drawing
 from foedus.coordinator.bells import CLIENTS, of_node, of_run
+from foedus.coordinator.closing import Ending, came, settle, store
 from foedus.coordinator.folding import MODEL, digest_of_model
 from foedus.coordinator.hearing import Hearing
-from foedus.coordinator.live import Live, RunRow, find_run, name_blob, not_live, spec_of
+from foedus.coordinator.live import Live, RunRow, find_run, spec_of
 from foedus.coordinator.moves import fail_run, move_run, open_round, reach, stage_of
 from foedus.coordinator.orders import (
+    LATE,
     abandoned,
     add_assignments,
-    answers,
     assigned,
     close_assignments,
     key_of,
-    make_current,
     matches,
     open_order,
     unanswered,
 )
 from foedus.coordinator.readiness import needed, ready
 from foedus.domain.lifecycle import ACTIVE, RoundStage, RunStatus
-from foedus.domain.plain import Json
-from foedus.domain.round import PhaseOrder, PhaseRecord, Receipt
+from foedus.domain.round import PhaseOrder
 from foedus.domain.tree import State
 from foedus.engine.driver import Progress
-from foedus.schedules.schedule import Ask, Close, Draw, Event, WakeAt
-from foedus.store.artifacts import hash_file
+from foedus.schedules.schedule import Ask, Close, Draw, Event, WakeAt, no_answer
 from foedus.store.tables import phase_events, phases, rounds, runs
+from foedus.store.unit_of_work import notice
 from foedus.strategies.stopping import stopped
 from foedus.strategies.strategy import Phase, round_of
 
@@ -96,8 +95,10 @@ class LivePort:
             self._rung.wait(RECHECK)
 
     def out(self) -> tuple[str, ...]:
-        """Nobody: an assignment ends with its phase."""
-        return ()
+        """Whose asks outlive the phase in which they were asked; waits as for the population."""
+        self.population()
+        with self._live.store.reading() as tx:
+            return drawing.out(tx, self._run)
 
     def open(self, order: PhaseOrder, phase: Phase, state: State) -> None:
         """Store the order, its deadline and the assignments that the schedule begins with, as one."""
@@ -115,8 +116,10 @@ class LivePort:
             }
             tx.execute(insert(phases).values(**row))
             nodes = add_assignments(tx, run.id, order, asked)
+            if phase.schedule.carries:
+                drawing.hear_waiting(tx, run.id, order)
             open_round(tx, run, order, RoundStage.TESTING if phase.optional else RoundStage.REPORTING, time.time())
-        self._live.bells.ring(*map(of_node, nodes))
+            notice(tx, *map(of_node, nodes))
 
     def ask(self, order: PhaseOrder, clients: tuple[str, ...]) -> None:
         """Ask those that were not asked when the phase was opened."""
@@ -125,60 +128,61 @@ class LivePort:
         if missing := [client for client in clients if client not in known]:
             with self._writing("ask") as (tx, run):
                 nodes = add_assignments(tx, run.id, order, missing)
-            self._live.bells.ring(*map(of_node, nodes))
+                notice(tx, *map(of_node, nodes))
 
     def draw(self, order: PhaseOrder, draw: Draw) -> None:
-        """Live phases ask cohorts that were planned."""
-        raise not_live("that draws clients")
+        """Choose among the idle and assign them, unless this draw was made before; an event tells whom."""
+        with self._live.store.reading() as tx:
+            run = self._active(tx)
+            phase, found = self._live.phase(run), sorted(ready(tx, run))
+        assert phase is not None, "only an open phase draws"
+        wanted = drawing.Wanted(order, phase, draw, spec_of(run).seed, self._listen(order).now())
+        with self._writing("draw") as (tx, run):
+            nodes = drawing.draw_clients(tx, run.id, wanted, found)
+            notice(tx, *map(of_node, nodes))
 
     def wake_at(self, order: PhaseOrder, at: float) -> None:
-        """Store the deadline, unless it is the one that the phase was opened with."""
-        with self._live.store.reading() as tx:
-            known = tx.execute(select(phases.c.deadline).where(*matches(phases, self._run, order))).scalar()
-        if known != at:
-            with self._writing("wake_at") as (tx, run):
-                tx.execute(update(phases).where(*matches(phases, run.id, order)).values(deadline=at))
-            if self._hearing is not None:
-                self._hearing.deadline = at
+        """Set the alarm. A driver that begins again hears the same and sets it anew; a tick that came is an event."""
+        self._listen(order).alarm = at
 
     def next_event(self, order: PhaseOrder) -> Event:
-        """What was committed next, or the deadline's tick, which is committed before it is told."""
-        if self._hearing is None or self._hearing.order != order:
-            self._hearing = self._begin_hearing(order)
-        hearing = self._hearing
-        while not hearing.events:
+        """What was committed next, or the alarm's tick, which is committed before it is told."""
+        hearing = self._listen(order)
+        while True:
             self._rung.clear()
             with self._live.store.reading() as tx:
-                self._active(tx)
-                hearing.read(tx, self._run)
-            left = hearing.left()
-            if hearing.events:
-                break
-            if left <= 0:
-                self._tick(order, hearing.deadline or 0.0)
-            else:
-                self._rung.wait(min(left, RECHECK))
-        return hearing.events.popleft()
+                run = self._active(tx)
+                if hearing.read(tx, run.id):
+                    return hearing.tell()
+                asks = drawing.undone_asks(tx, run.id)
+            left = min(self._overdue(hearing, run, asks), hearing.left(), RECHECK)
+            if hearing.left() <= 0:
+                self._tick(order, hearing.alarm or 0.0)
+            elif left > 0:
+                self._rung.wait(left)
 
     def close(self, order: PhaseOrder, phase: Phase, state: State, verdict: Close) -> State:
         """Fold the updates that count from their blobs, and store state, record and client states as one."""
-        return self._end_phase(order, frozenset(verdict.clients))
+        return self._end_phase(Ending(order, phase, verdict, self._listen(order).told))
 
     def untested(self, order: PhaseOrder, phase: Phase, state: State, reason: str) -> State:
         """Record that too few answered; the model stays as it is."""
         with self._live.store.reading() as tx:
-            done = frozenset(row.client for row in assigned(tx, self._run, order) if row.status == "done")
-        return self._end_phase(order, done, untested=True)
+            done = tuple(row.client for row in assigned(tx, self._run, order) if row.status == "done")
+        return self._end_phase(Ending(order, phase, Close(done), self._listen(order).told, untested=True))
 
     def abandon(self, order: PhaseOrder, reason: str) -> tuple[str, ...]:
         """Give the attempt up; who still works for it is told so when it contributes."""
         with self._live.store.reading() as tx:
-            receipts = [Receipt(**row.receipt) for row in assigned(tx, self._run, order) if row.receipt is not None]
+            phase = self._live.phase(self._active(tx))
+            assert phase is not None, "only an open phase is abandoned"
+            receipts = came(tx, self._run, order, phase, frozenset()).receipts
+            said = [receipt for receipt in receipts if receipt.failure and receipt.failure != LATE]
         with self._writing("abandon_phase") as (tx, run):
             tx.execute(update(phases).where(*matches(phases, run.id, order)).values(status="abandoned", reason=reason))
             close_assignments(tx, run.id, order)
             reach(tx, run, order.round, RoundStage.ABANDONED, time.time(), reason=reason, phase=order.phase)
-        return tuple(f"{receipt.client}: {receipt.failure}" for receipt in receipts if receipt.failure)
+        return tuple(f"{receipt.client}: {receipt.failure}" for receipt in said)
 
     def end_round(self, state: State) -> State:
         """Store the round's record; the model's blob stays."""
@@ -212,39 +216,15 @@ class LivePort:
         with self._writing("fail_run") as (tx, run):
             fail_run(tx, run, round_of(State({}, run.data)), time.time(), reason)
 
-    def _end_phase(self, order: PhaseOrder, counted: frozenset[str], *, untested: bool = False) -> State:
-        self._aggregate(order)
-        artifacts = self._live.artifacts
+    def _end_phase(self, ending: Ending) -> State:
+        self._aggregate(ending.order)
         with self._live.store.reading() as tx:
             run = self._active(tx)
-            found = answers(tx, run.id, order, counted)
-            broadcast = tx.execute(select(phases.c.broadcast).where(*matches(phases, run.id, order))).scalar_one()
-        closed = aggregate(self._live, run, order, found, untested=untested)
-        digests = dict(run.parts)
-        for part, file in closed.parts.items():
-            digests[part] = hash_file(file)
-            artifacts.adopt(file, digests[part])
-        down = sum(artifacts.size(digest) for digest in broadcast.values()) * len(order.clients)
-        record = replace(closed.record, bytes_down=down, outcome="untested" if untested else "closed")
-        self._store_phase(order, record, digests, closed.data)
-        return State({}, closed.data)
-
-    def _store_phase(
-        self, order: PhaseOrder, record: PhaseRecord, digests: Mapping[str, str], data: Mapping[str, Json]
-    ) -> None:
-        now, sizes = time.time(), {digest: self._live.artifacts.size(digest) for digest in digests.values()}
-        counted = [receipt for receipt in record.receipts if not receipt.failure]
+        settled = settle(self._live, run, ending)
+        sizes = {digest: self._live.artifacts.size(digest) for digest in settled.digests.values()}
         with self._writing("close_phase") as (tx, run):
-            closed = {"status": "closed", "record": asdict(record)}
-            tx.execute(update(phases).where(*matches(phases, run.id, order)).values(**closed))
-            tx.execute(
-                update(runs).where(runs.c.id == run.id).values(parts=dict(digests), data=dict(data), updated_at=now)
-            )
-            for digest, size in sizes.items():
-                name_blob(tx, digest, size, now)
-            if record.outcome != "untested":
-                make_current(tx, run.id, order, counted)
-            close_assignments(tx, run.id, order)
+            store(tx, run, ending, settled, sizes)
+        return State({}, settled.data)
 
     def _aggregate(self, order: PhaseOrder) -> None:
         """From here on a contribution is told that it is late, and not that it counts."""
@@ -261,11 +241,25 @@ class LivePort:
         with self._writing("tick") as (tx, run):
             tx.execute(insert(phase_events).values(**key_of(run.id, order), kind="tick", client="", at=deadline))
 
-    def _begin_hearing(self, order: PhaseOrder) -> Hearing:
-        with self._live.store.reading() as tx:
-            phase = tx.execute(select(phases).where(*matches(phases, self._run, order))).one()
-        gone = max(0.0, time.time() - phase.opened_at)
-        return Hearing(order, phase.deadline, time.monotonic() - gone)
+    def _listen(self, order: PhaseOrder) -> Hearing:
+        if self._hearing is None or self._hearing.order != order:
+            with self._live.store.reading() as tx:
+                phase = tx.execute(select(phases).where(*matches(phases, self._run, order))).one()
+            gone = max(0.0, time.time() - phase.opened_at)
+            self._hearing = Hearing(order, time.monotonic() - gone)
+        return self._hearing
+
+    def _overdue(self, hearing: Hearing, run: RunRow, asks: Mapping[str, float]) -> float:
+        """Give up asks that are out for too long; seconds until the next one is, none where some were."""
+        phase = self._live.phase(run)
+        if not asks or phase is None or phase.schedule.patience is None:
+            return math.inf
+        late, due = hearing.overdue(asks, phase.schedule.patience)
+        if not late:
+            return due
+        with self._writing("give_up") as (tx, run):
+            drawing.give_up(tx, run.id, hearing.order, late, no_answer(phase.schedule.patience))
+        return 0.0
 
     def _start(self) -> None:
         with self._live.store.reading() as tx:
@@ -277,9 +271,9 @@ class LivePort:
     @contextmanager
     def _writing(self, name: str) -> Iterator[tuple[Connection, RunRow]]:
         """A transaction on the run, if it is still this driver's; who follows the run is told afterwards."""
-        with self._live.store.transaction(name) as tx:
+        with self._live.store.transaction(name, scope=self._run) as tx:
             yield tx, self._active(tx)
-        self._live.bells.ring(of_run(self._run))
+            notice(tx, of_run(self._run))
 
     def _active(self, tx: Connection) -> RunRow:
         run = find_run(tx, self._run)

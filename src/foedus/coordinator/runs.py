@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from foedus.coordinator.checks import check_model
 from foedus.coordinator.folding import MODEL, begin, digest_of_model
-from foedus.coordinator.live import RUN, RunRow, find_run, name_blob, not_live, parse_manifest, spec_of
+from foedus.coordinator.live import RUN, RunRow, find_run, name_blob, parse_manifest, spec_of
 from foedus.coordinator.moves import RUN_TOLD, attempt_of
 from foedus.coordinator.orders import ONGOING
 from foedus.coordinator.readiness import statuses, waiting_for
@@ -58,14 +58,12 @@ def prepare(artifacts: Artifacts, command: SubmitRun) -> Submission:
     """Check all that a run brings, before anything is recorded of it.
 
     Raises:
-        ConfigError: ``config_refused``, ``strategy_unknown``, ``strategy_unsound``, ``schedule_not_live``.
+        ConfigError: ``config_refused``, ``strategy_unknown``, ``strategy_unsound``.
         PlanError: ``plan_malformed``.
         IntegrityError: ``plan_digest``, ``metadata_refused``, or what is wrong with the initial model.
         NotFoundError: ``blob_unknown`` where a blob was not uploaded before.
     """
     spec, manifest = parse_spec(command.spec), parse_manifest(command.manifest.model_dump())
-    if spec.schedule.name != "synchronous":
-        raise not_live(f"`{spec.schedule.name}`")
     strategy = build(RunContext(spec, manifest))
     bundle = artifacts.path(command.plan_blob)
     if bundle.stat().st_size > 2 * BUNDLE_LIMIT or parse_bundle(bundle.read_bytes()).digest != command.plan:

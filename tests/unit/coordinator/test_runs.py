@@ -110,18 +110,6 @@ def test_a_spec_that_is_wrong_is_refused_before_anything_is_recorded(scene: Scen
     assert refusal(lambda: prepared(scene, spec=unknown)).code == "strategy_unknown"
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [{"name": "buffered"}, {"name": "timed", "every": 5.0}, {"name": "cyclic"}],
-    ids=lambda s: str(s["name"]),
-)
-def test_a_schedule_that_only_simulations_can_run_is_refused(schedule: dict[str, object], scene: Scene) -> None:
-    error = refusal(lambda: prepared(scene, spec={**spec(2, 2), "schedule": schedule}))
-    assert error.code == "schedule_not_live"
-    assert f"`{schedule['name']}`" in str(error)
-    assert "foedus simulate" in str(error)
-
-
 def test_a_plan_must_be_the_bytes_of_its_digest(scene: Scene) -> None:
     assert refusal(lambda: prepared(scene, plan="0" * 64)).code == "plan_digest"
     assert refusal(lambda: prepared(scene, plan_blob=blob(scene, b"import os"))).code == "plan_malformed"
