@@ -17,7 +17,7 @@ from foedus.coordinator.oidc import Provider
 from foedus.coordinator.tls import Revoked
 from foedus.domain.errors import AccessError, BusyError
 from foedus.wire.http import is_loopback
-from foedus.wire.signing import Memory
+from foedus.wire.signing import SKEW, Memory
 
 ATTEMPTS, REFILL = 20, 6.0
 """Failed attempts that an address has at once, and seconds until it has one more."""
@@ -68,13 +68,23 @@ class Failures:
 
 @dataclass(frozen=True)
 class Guards:
-    """What every request is judged with. ``since``: when nonces began to be remembered, in seconds since the epoch."""
+    """What every request is judged with. ``remembers_since``: when nonces began to be remembered, by the wall clock."""
 
     nonces: Memory
-    since: float
+    remembers_since: float
     failures: Failures = field(default_factory=Failures)
     revoked: Revoked | None = None
     provider: Provider | None = None
+    made_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def since(self) -> float:
+        """What was signed before this is refused, in seconds since the epoch: an earlier process may have accepted it.
+
+        No such request is in time any more when this process is old enough. Then it counts no longer, because a clock
+        that was ahead when the process began would lock every node out until it comes there again.
+        """
+        return self.remembers_since if time.monotonic() - self.made_at < 2 * SKEW else 0.0
 
     def slowed(self, error: AccessError, address: str) -> AccessError | BusyError:
         """The error to tell: the one given, or for an address that has failed too often, to wait."""
