@@ -75,7 +75,7 @@ class Guards:
     failures: Failures = field(default_factory=Failures)
     revoked: Revoked | None = None
     provider: Provider | None = None
-    made_at: float = field(default_factory=time.monotonic)
+    made_at: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def since(self) -> float:
