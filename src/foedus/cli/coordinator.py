@@ -15,6 +15,7 @@ from foedus.wire.messages import NodeView
 
 LAZY = {
     "migrate": ("foedus.cli.coordinator_migrate", "Bring the database to this release's schema."),
+    "provision": ("foedus.cli.coordinator_provision", "Make a start-up kit for every site."),
     "start": ("foedus.cli.coordinator_start", "Start a coordinator here, until Ctrl-C."),
 }
 

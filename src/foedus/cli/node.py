@@ -15,11 +15,17 @@ from foedus.cli.observed import observed
 from foedus.cli.options import home_option, secret_from_environment
 from foedus.cli.output import emit, json_option, table
 from foedus.domain.errors import UsageError
-from foedus.node import owner
+from foedus.node import kit, owner
 from foedus.node.agent import run_agent
+from foedus.node.keys import rotate_key
 from foedus.node.vault import Identity, PlanEntry
+from foedus.wire.trust import OVERLAP
 
-LAZY = {"data": ("foedus.cli.node_data", "The datasets that this node offers.")}
+LAZY = {
+    "certificate": ("foedus.cli.node_certificate", "The TLS certificate that this node shows."),
+    "data": ("foedus.cli.node_data", "The datasets that this node offers."),
+}
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group("node", cls=LazyGroup, lazy=LAZY)
@@ -31,11 +37,24 @@ def command() -> None:
 
 
 @command.command("init")
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--kit", "kit_file", type=FILE, help="A start-up kit, which names the node and has it join at once.")
+@click.option("--signer", metavar="FINGERPRINT", help="Who must have signed the kit, as its sender told you.")
 @home_option
 @json_option
-def init(name: str, home: Path) -> None:
+def init(name: str | None, kit_file: Path | None, signer: str | None, home: Path) -> None:
     """Make a node called NAME: a home and a key, which never leaves it."""
+    if (name is None) == (kit_file is None):
+        raise UsageError("node_name_missing", "A node needs a name, or a kit that names it.", "", "Give NAME or --kit.")
+    if kit_file is not None:
+        opened = kit.open_kit(kit_file, signer)
+        made = kit.init(home, opened.kit)
+        emit(
+            {**_identity(made, home), "signer": opened.signer},
+            f"node {made.name} in {home} has joined {made.coordinator} as {made.node}\nkit signed by {opened.signer}",
+        )
+        return
+    assert name is not None
     made = owner.init(home, name)
     emit(
         _identity(made, home),
@@ -44,21 +63,38 @@ def init(name: str, home: Path) -> None:
 
 
 @command.command("join")
-@click.option("--coordinator", metavar="URL", envvar="FOEDUS_COORDINATOR", required=True, show_envvar=True)
+@click.option("--coordinator", metavar="URL", envvar="FOEDUS_COORDINATOR", show_envvar=True)
 @click.option("--token", help="The join token; better in FOEDUS_JOIN_TOKEN or FOEDUS_JOIN_TOKEN_FILE.")
+@click.option("--kit", "kit_file", type=FILE, help="A start-up kit, in place of both.")
 @home_option
 @json_option
-def join(coordinator: str, token: str | None, home: Path) -> None:
-    """Join a coordinator with a one-use token from `foedus coordinator invite`."""
-    secret = token or secret_from_environment("FOEDUS_JOIN_TOKEN")
-    if secret is None:
-        raise UsageError("token_missing", "There is no join token.", "", "Give --token, or set FOEDUS_JOIN_TOKEN.")
-    made = owner.join(home, coordinator, secret)
+def join(coordinator: str | None, token: str | None, kit_file: Path | None, home: Path) -> None:
+    """Join a coordinator with a one-use token from `foedus coordinator invite`, or with a kit."""
+    made = kit.join(home, kit.open_kit(kit_file).kit) if kit_file is not None else _join(coordinator, token, home)
     lines = [f"node {made.name} has joined {made.coordinator} as {made.node}"]
     lines.append(
         f"Next: foedus node data add FILE --name NAME --tags TAG --home {home}, then foedus node start --home {home}"
     )
     emit(_identity(made, home), "\n".join(lines))
+
+
+def _join(coordinator: str | None, token: str | None, home: Path) -> Identity:
+    secret = token or secret_from_environment("FOEDUS_JOIN_TOKEN")
+    if secret is None:
+        raise UsageError("token_missing", "There is no join token.", "", "Give --token, or set FOEDUS_JOIN_TOKEN.")
+    if coordinator is None:
+        raise UsageError("coordinator_missing", "There is no coordinator to join.", "", "Give --coordinator or --kit.")
+    return owner.join(home, coordinator, secret)
+
+
+@command.command("rotate-key")
+@click.option("--overlap", type=click.FloatRange(0, 86400), default=OVERLAP, show_default=True, metavar="SECONDS")
+@home_option
+@json_option
+def rotate(overlap: float, home: Path) -> None:
+    """Replace the node's key, also while it works; for --overlap seconds the old one is accepted too."""
+    made = rotate_key(home, overlap)
+    emit(made.model_dump(mode="json"), f"node {made.node} has a new key; the old one holds for {made.overlap:.0f} s")
 
 
 @command.command("start")

@@ -7,11 +7,12 @@ from typing import Literal
 from foedus.client.http import Connection, identified
 from foedus.domain.names import check_name
 from foedus.wire.messages import JoinToken, NewToken, NodeList, NodeView, Token
+from foedus.wire.trust import NewJoinToken
 
 
-def create_join_token(connection: Connection) -> JoinToken:
-    """A token with which one node may join, once, before it expires."""
-    return connection.post("/join-tokens", JoinToken)
+def create_join_token(connection: Connection, wanted: NewJoinToken | None = None) -> JoinToken:
+    """A token with which one node may join, once, before it expires; ``wanted`` binds it."""
+    return connection.post("/join-tokens", JoinToken, wanted)
 
 
 def create_token(connection: Connection, name: str, role: Literal["admin", "researcher"] = "researcher") -> Token:

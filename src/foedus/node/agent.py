@@ -23,18 +23,17 @@ from foedus.domain.errors import (
     ConflictError,
     FoedusError,
     NotFoundError,
-    PlanError,
-    TooLargeError,
     UsageError,
 )
-from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
 from foedus.node.blobs import Cache
+from foedus.node.certificate import trust_of
 from foedus.node.checkpoint import States
 from foedus.node.duty import Held, Tools, perform
-from foedus.node.files import write_durably
+from foedus.node.keys import other_key
+from foedus.node.offers import keep_plan
 from foedus.node.settings import NodeSettings, read_settings
 from foedus.node.transport import Link, passing
-from foedus.node.vault import PlanEntry, Vault
+from foedus.node.vault import Vault
 from foedus.node.workers import Limits, Pool
 from foedus.wire.messages import Assignment, Hello, PlanOffer, Poll, Renew, Renewed, Welcome, Work
 from foedus.wire.signing import Signer
@@ -82,7 +81,8 @@ async def _live(vault: Vault, stop: threading.Event, settings: NodeSettings) -> 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with Link(identity.coordinator, Signer(identity.node, vault.private_key)) as link:
+    signer = Signer(identity.node, vault.private_key)
+    async with Link(identity.coordinator, signer, trust=trust_of(vault.home)) as link:
         agent = Agent(vault, link, settings)
         loops = [agent.converse(), agent.watch(), agent.renew(), agent.labour(), _until(stop)]
         tasks = [asyncio.create_task(loop) for loop in loops]
@@ -93,7 +93,7 @@ async def _live(vault: Vault, stop: threading.Event, settings: NodeSettings) -> 
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await agent.close()
+            await agent.pool.close()
         for task in done:
             task.result()
     _log.info("node %s has stopped", identity.name)
@@ -116,17 +116,14 @@ class Agent:
         self._queue: asyncio.Queue[Held] = asyncio.Queue()
         self._ended: set[str] = set()
         self._moves = 0
+        self._refused: set[bytes] = set()
         shutil.rmtree(vault.home / "work", ignore_errors=True)
-        self._pool = Pool(vault.home, Limits(settings.idle_limit, settings.keep_idle, settings.workers))
+        self.pool = Pool(vault.home, Limits(settings.idle_limit, settings.keep_idle, settings.workers))
         cache = Cache(vault.home / "cache", settings.cache_bytes, settings.blob_bytes)
         cache.clean(())
         states = States(vault.home / "states")
         states.forget(settings.state_days * 86400)
-        self._tools = Tools(vault, link, cache, states, self._pool, self._moved)
-
-    async def close(self) -> None:
-        """End the work processes."""
-        await self._pool.close()
+        self._tools = Tools(vault, link, cache, states, self.pool, self._moved)
 
     async def converse(self) -> None:
         """Greet, then poll, for ever; after a broken poll greet anew.
@@ -147,7 +144,7 @@ class Agent:
                 news = await self._take(await self._link.post("/node/poll", poll, Work, self._wait))
                 failures = 0
             except FoedusError as error:
-                if isinstance(error, AccessError) and not passing(error):
+                if self._refuses(error):
                     raise
                 failures += 1
                 self._welcome = False
@@ -164,14 +161,18 @@ class Agent:
             known = version()
             while True:
                 await asyncio.sleep(TICK)
-                if not self._welcome or (found := version()) == known:
+                if (found := version()) == known:
+                    continue
+                self._refused.clear()
+                self._rekey()
+                if not self._welcome:
                     continue
                 try:
                     if self._vault.told() != self._told:
                         await self._greet()
                     known = found
                 except FoedusError as error:
-                    if isinstance(error, AccessError) and not passing(error):
+                    if self._refuses(error):
                         raise
                     await self._link.pause(error, 1)
 
@@ -191,7 +192,7 @@ class Agent:
                 async with asyncio.timeout(TIDY):
                     held = await self._queue.get()
             except TimeoutError:
-                await self._pool.tidy()
+                await self.pool.tidy()
                 continue
             if self._held.get(held.assignment.id) is not held:
                 continue
@@ -204,6 +205,19 @@ class Agent:
                 self._held.pop(held.assignment.id, None)
             if not held.task.cancelled() and (error := held.task.exception()) is not None:
                 _log.error("%s could not be finished", held, exc_info=error)
+
+    def _refuses(self, error: FoedusError) -> bool:
+        """Whether the coordinator refuses this node for good: every key of its, as there are two in a rotation."""
+        if not isinstance(error, AccessError) or passing(error):
+            return False
+        self._refused.add(self._link.signer.private)
+        return not self._rekey()
+
+    def _rekey(self) -> bool:
+        private = other_key(self._vault.home, self._refused)
+        if private is not None:
+            self._link.signer = Signer(self._link.signer.key_id, private)
+        return private is not None
 
     def _moved(self) -> None:
         self._moves += 1
@@ -223,7 +237,7 @@ class Agent:
         for run in ended:
             for held in [held for held in self._held.values() if held.assignment.run == run]:
                 self._lose(held)
-            await self._pool.drop(run)
+            await self.pool.drop(run)
         self._ended |= ended
         for assignment in work.assignments:
             self._hold(assignment)
@@ -247,29 +261,14 @@ class Agent:
             if self._vault.undecided() >= UNDECIDED:
                 _log.debug("plan %s waits: %d others wait for a decision", offer.digest[:12], UNDECIDED)
                 return False
-            self._pool.warm()
+            self.pool.warm()
             try:
-                await self._keep(offer)
+                await keep_plan(self._tools, offer)
             except (FoedusError, OSError) as error:
                 _log.warning("plan %s could not be fetched: %s", offer.digest[:12], error)
                 return False
         await self._greet()
         return new
-
-    async def _keep(self, offer: PlanOffer) -> None:
-        state, note, content = "pending", "", b""
-        try:
-            path = await self._tools.cache.fetch(self._link, offer.blob, self._moved, limit=2 * BUNDLE_LIMIT)
-            content = path.read_bytes()
-            if parse_bundle(content).digest != offer.digest:
-                state, note = "rejected", "The files offered are not those of this digest."
-        except (PlanError, TooLargeError) as error:
-            state, note = "rejected", error.what
-        if state == "pending":
-            write_durably(self._vault.bundle_path(offer.digest), content, "plan")
-        now = time.time()
-        self._vault.record_plan(PlanEntry(offer.digest, offer.name, offer.author, state, note, now, None))
-        _log.info("run %s wants plan %s: see `foedus node plan show %s`", offer.run, offer.digest, offer.digest[:12])
 
     async def _renew(self, held: Held) -> None:
         ask, seen = held.assignment, self._moves

@@ -12,6 +12,7 @@ from pathlib import Path
 from foedus.domain.errors import ConflictError, NotFoundError, UsageError
 from foedus.domain.names import check_name
 from foedus.domain.plan import PlanBundle, parse_bundle
+from foedus.node.certificate import trust_of
 from foedus.node.transport import Link
 from foedus.node.vault import Dataset, Identity, PlanEntry, Vault, create_home
 from foedus.wire.http import Retry, check_url
@@ -44,8 +45,10 @@ def identity(home: Path) -> Identity:
         return vault.identity()
 
 
-def join(home: Path, coordinator_url: str, token: str) -> Identity:
+def join(home: Path, coordinator_url: str, token: str, organisation: str = "") -> Identity:
     """Enrol with a one-use token: the node's public key and name go to the coordinator, the private key stays.
+
+    ``organisation`` is the one that the owner thinks to join for; a token that was made for another is refused.
 
     Raises:
         ConfigError: ``url_malformed``. AccessError: ``tls_required``, or as the coordinator refuses.
@@ -61,14 +64,15 @@ def join(home: Path, coordinator_url: str, token: str) -> Identity:
         if not 16 <= len(token) <= 200:
             raise UsageError("token_malformed", "This is not a join token.", "", "Give the token as it was shown.")
         private = vault.private_key
-        message = JoinNode(token=token, name=known.name, public_key=public_key(private))
-        joined = asyncio.run(_join(url, Signer(message.public_key, private), message))
+        key = public_key(private)
+        message = JoinNode(token=token, name=known.name, organisation=organisation, public_key=key)
+        joined = asyncio.run(_join(home, url, Signer(key, private), message))
         vault.joined(joined.node, url)
         return vault.identity()
 
 
-async def _join(url: str, signer: Signer, message: JoinNode) -> Joined:
-    async with Link(url, signer, JOIN_RETRY) as link:
+async def _join(home: Path, url: str, signer: Signer, message: JoinNode) -> Joined:
+    async with Link(url, signer, JOIN_RETRY, trust_of(home)) as link:
         return await link.retried(lambda: link.post("/node/join", message, Joined), attempts=JOIN_RETRY.attempts)
 
 

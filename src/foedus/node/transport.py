@@ -79,7 +79,7 @@ class Link:
     def __init__(self, url: str, signer: Signer, retry: Retry = PATIENT, trust: Trust = NO_TRUST) -> None:
         self.url = check_url(url)
         self._trust, self._context = trust, client_context(self.url, trust)
-        self._signer = signer
+        self.signer = signer
         self._retry = retry
         self._answers: bool | None = None
         self._not_before = 0.0
@@ -98,10 +98,6 @@ class Link:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
-
-    def sign_with(self, signer: Signer) -> None:
-        """Sign what follows with another key."""
-        self._signer = signer
 
     async def post(self, path: str, message: BaseModel, reply: type[Reply], wait: float = 0.0) -> Reply:
         """POST a message, one attempt; the coordinator may take ``wait`` seconds longer than usual to answer.
@@ -130,7 +126,7 @@ class Link:
         """One attempt, signed now, whose reply is read by the caller; errors on the way become ours."""
         target, sent = self._base + path, dict(headers or {})
         head = RequestHead(method, target, "", sent)
-        sent |= sign(self._signer, head, hashlib.sha256(content).digest(), time.time())
+        sent |= sign(self.signer, head, hashlib.sha256(content).digest(), time.time())
         timeout = httpx.Timeout(IDLE, connect=CONNECT, read=IDLE + wait)
         try:
             async with self._client.stream(method, target, content=content, headers=sent, timeout=timeout) as response:

@@ -16,11 +16,13 @@ GET /whoami                       people    → Whoami
 
 from __future__ import annotations
 
+import hashlib
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from foedus.wire.messages import Id, Line, Message, Secret
+from foedus.wire.messages import Digest, Id, Line, Message, Name, Secret
 
 PublicKey = Annotated[str, StringConstraints(min_length=44, max_length=44)]
 OVERLAP = 600.0
@@ -53,6 +55,42 @@ class Rotated(Message):
 def rotation(node: str, public_key: str) -> str:
     """What a new key signs: that it is to be this node's."""
     return f"foedus: {public_key} is the next key of {node}"
+
+
+class Kit(Message):
+    """What a site needs to join, and no private key: whom to join, as what, with which one-use token.
+
+    ``authority`` is the PEM of who signed the coordinator's certificate, empty where the system trusts it already;
+    ``fingerprint`` is the SHA-256 of that certificate, to compare with what the coordinator's operator says.
+    """
+
+    format: Literal[1] = 1
+    name: Name
+    organisation: Name | Literal[""] = ""
+    coordinator: Annotated[Line, StringConstraints(max_length=1000)]
+    authority: Annotated[str, StringConstraints(max_length=65536)] = ""
+    fingerprint: Digest | Literal[""] = ""
+    token: Secret
+    expires_at: datetime
+
+
+class SignedKit(Message):
+    """A kit's text exactly as it was signed, by whom (an Ed25519 key), and the signature over :func:`kit_statement`."""
+
+    kit: Annotated[str, StringConstraints(max_length=100_000)]
+    signer: PublicKey
+    signature: Annotated[str, StringConstraints(min_length=88, max_length=88)]
+
+
+def kit_statement(kit: str) -> str:
+    """What the signature of a kit is over."""
+    return f"foedus kit 1\n{kit}"
+
+
+def fingerprint_of(signer: str) -> str:
+    """A public key as people compare it: the first 16 bytes of its SHA-256, in groups of four hex digits."""
+    digits = hashlib.sha256(signer.encode()).hexdigest()[:32]
+    return "-".join(digits[at : at + 4] for at in range(0, 32, 4))
 
 
 class DeviceLogin(Message):
