@@ -340,6 +340,7 @@ OPTIONS = (
         local={"momentum": 0.5, "weight_decay": 0.01},
     ),
     Case("several epochs", mlp, rows, local={"epochs": 3}),
+    Case("a number of updates for all", mlp, rows, local={"num_updates": 7}),
     Case("one batch of everything", mlp, rows, factored=True, local={"batch_size": 1000}),
     Case("batches of one row", mlp, rows, local={"batch_size": 1}),
     *(

@@ -15,6 +15,15 @@ def permutation(seed: int, client: str, epoch: int, n: int) -> Tensor:
     return torch.randperm(n, generator=generator(seed, epoch, client, "batches"))
 
 
+def batch_count(n: int, size: int) -> int:
+    """How many batches an epoch has.
+
+    >>> batch_count(25, 10)
+    3
+    """
+    return -(-n // size)
+
+
 def batches(n: int, size: int, seed: int, client: str, epoch: int) -> Iterator[Tensor]:
     """Index tensors of at most ``size`` examples that cover the epoch.
 

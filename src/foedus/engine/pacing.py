@@ -35,7 +35,7 @@ class Pacing:
             if self.devices.counts_examples:
                 with suppress(ClientWorkError):  # the client will say so when its work is asked for
                     data = self.source(client)
-                    examples = work.phase.epochs * len(part_of(order.phase, data))
+                    examples = work.phase.seen(len(part_of(order.phase, data)))
             return self.devices.pace(place, client, Load(examples, down, up))
 
         return pace

@@ -3,11 +3,13 @@
 Communication-Efficient Learning of Deep Networks from Decentralized Data (AISTATS 2017,
 https://arxiv.org/abs/1602.05629).
 
-Batches are a permutation by (seed, client name, epoch); how many epochs a client has done is its state.
+Batches are a permutation by (seed, client name, epoch); where a client stands among them is its state, so that work
+counted in updates goes on where it ended in the round before.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -15,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from foedus.data.batching import batches
+from foedus.data.batching import batch_count, batches
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast
 from foedus.domain.table import Amount, Rate, Table
@@ -27,6 +29,7 @@ from foedus.optim.optimizer import Decay, Optimizer, adam, clipped, sgd
 class LocalOptions(Table):
     """What a client does between two messages: ``epochs`` over its examples in batches of ``batch_size``.
 
+    ``num_updates`` steps in place of the epochs, where given: the same for every client, however many examples it has.
     ``momentum`` is SGD's; ``beta1``, ``beta2`` and ``epsilon`` are Adam's, whose ``weight_decay`` is decoupled (AdamW).
     ``clip`` bounds the norm of each batch's gradient.
     """
@@ -40,7 +43,26 @@ class LocalOptions(Table):
     epsilon: Rate = 1e-8
     clip: Rate | None = None
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
+    num_updates: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 10
+
+    def updates(self, examples: int) -> int:
+        """The steps that a client with so many examples takes between two messages.
+
+        >>> options = LocalOptions(lr=0.1, epochs=2)
+        >>> options.updates(25), options.model_copy(update={"num_updates": 100}).updates(25)
+        (6, 100)
+        """
+        return self.num_updates or self.epochs * batch_count(examples, self.batch_size)
+
+    def seen(self, examples: int) -> int:
+        """The examples that such a client works on in these steps, each as often as it is seen.
+
+        >>> LocalOptions(lr=0.1, num_updates=4).seen(25)
+        35
+        """
+        epochs, more = divmod(self.updates(examples), batch_count(examples, self.batch_size))
+        return epochs * examples + min(more * self.batch_size, examples)
 
 
 def local_sgd(options: LocalOptions) -> WorkBuilder:
@@ -71,13 +93,16 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
         return LocalWork(order, init, step, finish, account)
 
     def order(examples: int, state: State, rng: Randomness) -> list[Tensor]:
-        epochs = range(_epoch(state), _epoch(state) + options.epochs)
-        return [
-            index for epoch in epochs for index in batches(examples, options.batch_size, rng.seed, rng.client, epoch)
-        ]
+        epoch, first = _position(state)
+        ahead = itertools.chain.from_iterable(
+            batches(examples, options.batch_size, rng.seed, rng.client, number) for number in itertools.count(epoch)
+        )
+        return list(itertools.islice(ahead, first, first + options.updates(examples)))
 
     def account(examples: int, state: State) -> Account:
-        return Account({"examples": float(examples)}, {**state.data, "epoch": _epoch(state) + options.epochs})
+        epoch, first = _position(state)
+        more, batch = divmod(first + options.updates(examples), batch_count(examples, options.batch_size))
+        return Account({"examples": float(examples)}, {**state.data, "epoch": epoch + more, "batch": batch})
 
     return build
 
@@ -88,6 +113,7 @@ def _optimizer(options: LocalOptions) -> Optimizer:
     return adam(options.lr, (options.beta1, options.beta2), options.epsilon, options.weight_decay)
 
 
-def _epoch(state: State) -> int:
-    epoch = state.data.get("epoch", 0)
-    return epoch if isinstance(epoch, int) else 0
+def _position(state: State) -> tuple[int, int]:
+    """The epoch that a client is in, and how many batches of it are done."""
+    epoch, batch = state.data.get("epoch", 0), state.data.get("batch", 0)
+    return (epoch, batch) if isinstance(epoch, int) and isinstance(batch, int) else (0, 0)

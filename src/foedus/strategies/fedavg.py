@@ -70,7 +70,7 @@ def averaging(
     schema = _schema(context, weight)
     kinds = {part: {n: dtypes[t.dtype] for n, t in spec.tensors.items()} for part, spec in schema.parts.items()}
     combine = aggregator_of(aggregator, dict.fromkeys(schema.parts, weight), kinds)
-    return Recipe(name, local_sgd(local), schema, combine, init, step, epochs=local.epochs)
+    return Recipe(name, local_sgd(local), schema, combine, init, step, seen=local.seen)
 
 
 def _check_trim(options: AggregatorOptions, context: RunContext) -> None:

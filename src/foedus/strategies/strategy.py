@@ -27,12 +27,18 @@ from foedus.transforms.transform import IDENTITY, Transform
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
+def once(examples: int) -> int:
+    """Every example is seen once."""
+    return examples
+
+
 @dataclass(frozen=True)
 class Phase:
     """One exchange with clients: what they do, what comes back, how it is combined, whom to ask and when to close.
 
-    ``broadcast`` names the parts of the state that go down; the work goes ``epochs`` times over a client's examples. A
-    phase that does not need an answer to go on (``optional``) is recorded as untested where too few answer.
+    ``broadcast`` names the parts of the state that go down; of ``n`` examples the work sees ``seen(n)``, counting each
+    as often as it is seen. A phase that does not need an answer to go on (``optional``) is recorded as untested where
+    too few answer.
     """
 
     name: str
@@ -44,7 +50,7 @@ class Phase:
     schedule: Schedule
     broadcast: tuple[str, ...] = ("model",)
     optional: bool = False
-    epochs: int = 1
+    seen: Callable[[int], int] = once
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Recipe:
     init: Callable[[Tensors], State]
     step: Callable[[State, Aggregate], State]
     transform: Transform | None = None
-    epochs: int = 1
+    seen: Callable[[int], int] = once
 
 
 def compose(recipe: Recipe, context: RunContext) -> Strategy:
@@ -113,9 +119,7 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
             "Use the schedule `synchronous`, or the aggregator `mean`.",
         )
     transform = recipe.transform or IDENTITY
-    train = Phase(
-        TRAIN, recipe.work, recipe.schema, recipe.aggregator, transform, selector, schedule, epochs=recipe.epochs
-    )
+    train = Phase(TRAIN, recipe.work, recipe.schema, recipe.aggregator, transform, selector, schedule, seen=recipe.seen)
     at_once = schedule_of(SynchronousTable(), spec.cohort) if schedule.draws else schedule
     test_schema = Schema({}, ("examples",), tuple(context.manifest.metrics))
     test = Phase(TEST, evaluation, test_schema, recipe.aggregator, IDENTITY, selector, at_once, optional=True)

@@ -67,7 +67,7 @@ def test_the_state_goes_on_where_it_was(desk: Desk) -> None:
     worked(session, desk, known)
     first = (desk.folder / "update").read_bytes()
     with TensorFile(desk.folder / "state") as file:
-        assert file.state().data == {"epoch": 2}
+        assert file.state().data == {"epoch": 2, "batch": 0}
     later = (desk.folder / "state").rename(desk.folder / "before")
     worked(session, desk, known, state=later)
     assert (desk.folder / "update").read_bytes() != first
