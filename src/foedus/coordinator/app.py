@@ -19,7 +19,17 @@ from fastapi import FastAPI, Request, Response
 from sqlalchemy import select
 
 import foedus
-from foedus.coordinator import assignment_routes, blob_routes, measures, node_routes, recording, run_routes, tls, tokens
+from foedus.coordinator import (
+    assignment_routes,
+    blob_routes,
+    event_routes,
+    measures,
+    node_routes,
+    recording,
+    run_routes,
+    tls,
+    tokens,
+)
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.guards import Guards, StillWelcome
 from foedus.coordinator.http import ReplyCrashPoints, add_error_handlers
@@ -27,6 +37,7 @@ from foedus.coordinator.live import Live
 from foedus.coordinator.metrics import render
 from foedus.coordinator.oidc import Provider
 from foedus.coordinator.openapi import describe
+from foedus.coordinator.outbox import Outbox
 from foedus.coordinator.protocol import BoundedHttp, Room, places
 from foedus.coordinator.requests import Requests
 from foedus.coordinator.settings import Settings
@@ -93,10 +104,13 @@ def create_app(parts: Context) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         supervisor = Supervisor(parts.live)
+        outbox = Outbox(parts.store, parts.live.bells, parts.settings.webhooks)
         with watched_by(measures.watch):
             supervisor.start()
+            outbox.start()
             yield
             parts.live.bells.close()
+            outbox.stop()
             supervisor.stop()
 
     app = FastAPI(
@@ -114,6 +128,7 @@ def create_app(parts: Context) -> FastAPI:
     app.add_middleware(Requests)
     for router in (
         run_routes.router,
+        event_routes.router,
         recording.router,
         assignment_routes.router,
         node_routes.router,

@@ -12,9 +12,10 @@ from anyio import to_thread
 from sqlalchemy import select
 
 from foedus.coordinator.bells import of_run, wait_for
-from foedus.coordinator.live import Live, find_run
+from foedus.coordinator.live import Live, find_run, run_unknown
+from foedus.coordinator.readiness import candidates
 from foedus.domain.lifecycle import ENDED
-from foedus.store.tables import events
+from foedus.store.tables import assignments, events
 from foedus.wire.events import HISTORY, EventList, Follow, RunEvent
 
 HEARTBEAT = 15.0
@@ -33,6 +34,19 @@ def news(live: Live, run: str, after: int) -> EventList:
         rows = tx.execute(query.limit(HISTORY + 1)).scalars().all()
     told = tuple(RunEvent.model_validate(row) for row in rows[:HISTORY])
     return EventList(events=told, last=ended and len(rows) <= HISTORY)
+
+
+def taking_part(live: Live, run: str, node: str) -> None:
+    """Refuse a node that was never asked for a run and could not be.
+
+    Raises:
+        NotFoundError: ``run_unknown``, as for a run that is not there.
+    """
+    with live.store.reading() as tx:
+        row = find_run(tx, run)
+        mine = select(assignments.c.id).where(assignments.c.run_id == run, assignments.c.node_id == node).limit(1)
+        if tx.execute(mine).first() is None and node not in {one.node for one in candidates(tx, row)}:
+            raise run_unknown(run)
 
 
 async def history(live: Live, run: str, follow: Follow, gone: Callable[[], Awaitable[bool]]) -> EventList:

@@ -78,8 +78,13 @@ def find_run(connection: Connection, run: str) -> RunRow:
     """
     row = connection.execute(RUN.where(runs.c.id == run)).one_or_none()
     if row is None:
-        raise NotFoundError("run_unknown", f"There is no run {run}.", "", "`foedus run list` shows every run.")
+        raise run_unknown(run)
     return row
+
+
+def run_unknown(run: str) -> NotFoundError:
+    """The refusal of a run that is not there, or not the caller's."""
+    return NotFoundError("run_unknown", f"There is no run {run}.", "", "`foedus run list` shows every run.")
 
 
 def spec_of(run: RunRow) -> RunSpec:

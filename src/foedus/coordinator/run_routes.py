@@ -6,21 +6,18 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from sqlalchemy import Connection
-from starlette.responses import StreamingResponse
 
 from foedus.coordinator import runs, steering
 from foedus.coordinator.bells import RUNS, of_node, of_run
 from foedus.coordinator.context import context
-from foedus.coordinator.events import history, news, stream
 from foedus.coordinator.http import idempotency_key, once, parse, person, read_body
 from foedus.coordinator.identities import Person
 from foedus.coordinator.live import Live, find_run
 from foedus.coordinator.policy import require
 from foedus.coordinator.readiness import candidates
-from foedus.wire.events import EventList, Follow
 from foedus.wire.messages import ModelList, RoundList, RunList, RunView, SubmitRun
 
 router = APIRouter(prefix="/api/v1/runs", tags=["people"])
@@ -99,32 +96,6 @@ def post_retry(request: Request, run: str, who: Who) -> RunView:
 def post_cancel(request: Request, run: str, who: Who) -> RunView:
     """End a run before its time, for good."""
     return _steer(request, run, who, "cancel_run", steering.cancel)
-
-
-@router.get("/{run}/events")
-async def get_events(request: Request, run: str, who: Who) -> Response:
-    """Server-sent events; ``Last-Event-ID`` goes on after an event that was seen before."""
-    require(who, "researcher")
-    live, last = context(request).live, request.headers.get("last-event-id", "")
-    after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
-    first = await to_thread.run_sync(lambda: news(live, run, after))
-    if first.last and not first.events:
-        return Response(status_code=204)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(stream(live, run, after), media_type="text/event-stream", headers=headers)
-
-
-@router.get("/{run}/history")
-async def get_history(
-    request: Request,
-    run: str,
-    who: Who,
-    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
-    wait: Annotated[float, Query(ge=0, le=30)] = 0.0,
-) -> EventList:
-    """The events after one that was seen, as soon as there are some, or none after ``wait`` seconds."""
-    require(who, "researcher")
-    return await history(context(request).live, run, Follow(after=after, wait=wait), request.is_disconnected)
 
 
 def _read(request: Request, who: Person, look: Callable[[Connection], Reply]) -> Reply:

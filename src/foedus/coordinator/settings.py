@@ -24,6 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from foedus.coordinator.login_settings import Login
 from foedus.coordinator.tls import Files
+from foedus.coordinator.webhooks import WebhookSettings
 from foedus.domain.errors import AccessError, ConfigError
 from foedus.store.engines import CONNECTIONS
 from foedus.wire.http import is_loopback
@@ -58,6 +59,7 @@ class Settings:
     client_ca: Path | None = None
     client_crl: Path | None = None
     login: Login | None = None
+    webhooks: WebhookSettings = WebhookSettings()
     blob_limit: int = 16 << 30
     body_limit: int = 8 << 20
     database: str = Field(default="", repr=False)

@@ -10,12 +10,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from foedus.coordinator.bells import of_run
 from foedus.domain.plain import Json
 from foedus.store.lifecycle import deliveries, webhooks
 from foedus.store.tables import events, runs
+from foedus.store.unit_of_work import notice
 from foedus.wire.events import Kind, RunEvent
 
 MODEL = "model"
+OUTBOX = "outbox"
+"""The bell of what sends to webhooks."""
 
 
 def tell(tx: Connection, run: Row[Any], kind: Kind, now: float, **facts: Json) -> None:
@@ -26,7 +30,9 @@ def tell(tx: Connection, run: Row[Any], kind: Kind, now: float, **facts: Json) -
     event = RunEvent.model_validate({**common, **facts})
     data = event.model_dump(mode="json", exclude_defaults=True)
     tx.execute(insert(events).values(run_id=run.id, number=number, kind=kind, data=data, at=now))
+    notice(tx, of_run(run.id))
     hooks = tx.execute(select(webhooks.c.id).where(webhooks.c.run_id == run.id)).scalars().all()
     rows = [{"webhook_id": h, "number": number, "body": data, "status": "pending", "next_at": now} for h in hooks]
     if rows:
         tx.execute(insert(deliveries), rows)
+        notice(tx, OUTBOX)

@@ -13,6 +13,7 @@ from foedus.domain.stop import StopTable
 from foedus.domain.table import Name, PositiveInt, Share, Table, Text, override, read_toml, validate
 from foedus.domain.timing import ScheduleTable, SynchronousTable, TimeTable
 from foedus.domain.track import TrackTable
+from foedus.domain.trainer import TrainerTable
 
 
 class StrategyTable(BaseModel):
@@ -131,6 +132,7 @@ class RunSpec(Table):
     cohort: CohortTable
     data: DataTable
     test: TestTable = TestTable()
+    trainer: TrainerTable = TrainerTable()
     checkpoint: CheckpointTable = CheckpointTable()
     schedule: ScheduleTable = SynchronousTable()
     time: TimeTable | None = None
@@ -144,6 +146,20 @@ class RunSpec(Table):
         if self.schedule.name != "synchronous" and self.cohort.over_selection > 1:
             raise ValueError(f"`cohort.over_selection` has no meaning under the schedule `{self.schedule.name}`")
         return self
+
+    @model_validator(mode="after")
+    def _last_round_is_known(self) -> Self:
+        if self.stop is not None and not self.trainer.model_test_after_each_round:
+            raise ValueError(
+                "`trainer.model_test_after_each_round = false` tests after the last round, "
+                "and a run with `stop` does not know beforehand which one that is"
+            )
+        return self
+
+    @property
+    def tested_share(self) -> float:
+        """The share of each client's examples that the test phase measures the model on; 0 where there is none."""
+        return 0.0 if self.trainer.skip_model_tests else self.test.ratio
 
 
 def run_file(path: Path) -> Path:

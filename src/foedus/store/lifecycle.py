@@ -28,6 +28,7 @@ webhooks = Table(
     Column("secret", String, nullable=False),
     Column("created_by", String, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("delivered", Integer, nullable=False, server_default="0"),
     Column("claim", String),
     Column("claimed_until", Float),
 )
@@ -45,4 +46,4 @@ deliveries = Table(
     Column("error", String, nullable=False, default=""),
     Index("deliveries_due", "status", "next_at"),
 )
-"""The outbox: an event that a webhook is to be told, by the event's number; ``pending``, ``delivered`` or ``dead``."""
+"""The outbox: an event that a webhook is to be told and was not yet, by the event's number; ``pending`` or ``dead``."""

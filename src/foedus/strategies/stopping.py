@@ -99,6 +99,8 @@ def _direction(spec: RunSpec, stop: StopTable, directions: Mapping[str, str]) ->
         raise _refused(stop.metric, "In training only the loss is measured.", f"Use train/loss, or test/{name}.")
     if place == "validation" and spec.test.validation == 0:
         raise _refused(stop.metric, "`test.validation` is 0, so no client validates.", "Raise `test.validation`.")
+    if place == "test" and spec.trainer.skip_model_tests:
+        raise _refused(stop.metric, "`trainer.skip_model_tests` is set.", "Leave it out, or stop by train/loss.")
     if place == "test" and spec.test.ratio == 0:
         raise _refused(stop.metric, "`test.ratio` is 0, so no client tests.", "Raise `test.ratio`.")
     if place == "central" and not spec.test.central_every:

@@ -123,12 +123,13 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
     at_once = schedule_of(SynchronousTable(), spec.cohort) if schedule.draws else schedule
     test_schema = Schema({}, ("examples",), tuple(context.manifest.metrics))
     test = Phase(TEST, evaluation, test_schema, recipe.aggregator, IDENTITY, selector, at_once, optional=True)
-    shares = ((replace(test, name=VALIDATION), spec.test.validation), (test, spec.test.ratio))
+    shares = ((replace(test, name=VALIDATION), spec.test.validation), (test, spec.tested_share))
     measuring = tuple(phase for phase, share in shares if share > 0)
 
     def phases(round_number: int) -> tuple[Phase, ...]:
-        due = round_number % spec.test.every == 0 or round_number == spec.rounds
-        return (train, *measuring) if due else (train,)
+        last, due = round_number == spec.rounds, round_number % spec.test.every == 0
+        tests = last or (due and spec.trainer.model_test_after_each_round)
+        return (train, *(p for p in measuring if (tests if p.name == TEST else last or due)))
 
     def phase(state: State) -> Phase | Done:
         planned, at = phases(round_of(state)), _integer(state, "phase")

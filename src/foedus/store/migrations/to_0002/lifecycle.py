@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("secret", sa.String(), nullable=False),
         sa.Column("created_by", sa.String(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("delivered", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("claim", sa.String()),
         sa.Column("claimed_until", sa.Float()),
         sa.PrimaryKeyConstraint("id"),

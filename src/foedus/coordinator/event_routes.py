@@ -1,0 +1,100 @@
+"""The door for who follows a run: a stream, a look that waits, for nodes as well, and webhooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel
+from sqlalchemy import Connection
+from starlette.responses import StreamingResponse
+
+from foedus.coordinator import webhooks
+from foedus.coordinator.context import context
+from foedus.coordinator.events import history, news, stream, taking_part
+from foedus.coordinator.http import parse, person, read_body, signed
+from foedus.coordinator.identities import Person
+from foedus.coordinator.policy import require
+from foedus.wire.events import EventList, Follow, NewWebhook, Webhook, WebhookList, WebhookView
+
+router = APIRouter(prefix="/api/v1")
+Reply = TypeVar("Reply", bound=BaseModel)
+Who = Annotated[Person, Depends(person)]
+
+
+@router.get("/runs/{run}/events", tags=["people"])
+async def get_events(request: Request, run: str, who: Who) -> Response:
+    """Server-sent events; ``Last-Event-ID`` goes on after an event that was seen before."""
+    require(who, "researcher")
+    live, last = context(request).live, request.headers.get("last-event-id", "")
+    after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
+    first = await to_thread.run_sync(lambda: news(live, run, after))
+    if first.last and not first.events:
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream(live, run, after), media_type="text/event-stream", headers=headers)
+
+
+@router.get("/runs/{run}/history", tags=["people"])
+async def get_history(
+    request: Request,
+    run: str,
+    who: Who,
+    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    wait: Annotated[float, Query(ge=0, le=30)] = 0.0,
+) -> EventList:
+    """The events after one that was seen, as soon as there are some, or none after ``wait`` seconds."""
+    require(who, "researcher")
+    return await history(context(request).live, run, Follow(after=after, wait=wait), request.is_disconnected)
+
+
+@router.post("/node/runs/{run}/history", tags=["nodes"])
+async def post_history(request: Request, run: str) -> EventList:
+    """As people look, for a node that takes part in the run."""
+    node, body = await signed(request)
+    follow, live = parse(Follow, body), context(request).live
+    await to_thread.run_sync(lambda: taking_part(live, run, node.id))
+    return await history(live, run, follow, request.is_disconnected)
+
+
+@router.post("/runs/{run}/webhooks", tags=["people"])
+async def post_webhook(request: Request, run: str, who: Who) -> Webhook:
+    """Have a run's events, from now on, sent to a URL, signed with a secret that is shown this once."""
+    require(who, "researcher")
+    command, settings = parse(NewWebhook, await read_body(request)), context(request).settings.webhooks
+    await to_thread.run_sync(lambda: webhooks.check_target(command.url, settings))
+    return await _do(request, "create_webhook", lambda tx: webhooks.create(tx, run, command, who.name))
+
+
+@router.get("/runs/{run}/webhooks", tags=["people"])
+def get_webhooks(request: Request, run: str, who: Who) -> WebhookList:
+    """A run's webhooks, with what could not be delivered."""
+    require(who, "researcher")
+    with context(request).store.reading() as tx:
+        return webhooks.listed(tx, run)
+
+
+@router.delete("/runs/{run}/webhooks/{webhook}", tags=["people"])
+async def delete_webhook(request: Request, run: str, webhook: str, who: Who) -> WebhookView:
+    """Send nothing more to a webhook."""
+    require(who, "researcher")
+    return await _do(request, "remove_webhook", lambda tx: webhooks.remove(tx, run, webhook))
+
+
+@router.post("/runs/{run}/webhooks/{webhook}/retry", tags=["people"])
+async def post_retry(request: Request, run: str, webhook: str, who: Who) -> WebhookView:
+    """Send a webhook's dead letters anew."""
+    require(who, "researcher")
+    return await _do(request, "retry_webhook", lambda tx: webhooks.revive(tx, run, webhook))
+
+
+async def _do(request: Request, name: str, effect: Callable[[Connection], Reply]) -> Reply:
+    store = context(request).store
+
+    def work() -> Reply:
+        with store.transaction(name) as tx:
+            return effect(tx)
+
+    return await to_thread.run_sync(work)
