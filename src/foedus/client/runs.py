@@ -16,6 +16,7 @@ from foedus.domain.plain import Json
 from foedus.domain.plan import ModelManifest, PlanBundle
 from foedus.domain.run import RunSpec
 from foedus.wire.http import malformed, transient
+from foedus.wire.lineage import Lineage, UpdateList, UpdateView
 from foedus.wire.messages import Manifest, ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
 
 
@@ -103,19 +104,63 @@ def models(connection: Connection, run: str) -> tuple[ModelView, ...]:
     return connection.get(f"{_path(run)}/models", ModelList).models
 
 
+def model(connection: Connection, run: str, round_number: int | None) -> ModelView:
+    """The run's model after a round; none: the latest.
+
+    Raises:
+        NotFoundError: ``model_missing``.
+    """
+    if round_number is None:
+        return max(models(connection, run), key=lambda view: view.round)
+    return connection.get(f"{_path(run)}/models/{round_number}", ModelView)
+
+
 def download_model(connection: Connection, run: str, round_number: int | None, target: Path) -> ModelView:
     """Bring the model after a round (none: the latest) into the file ``target``, verified by its SHA-256.
 
     Raises:
         NotFoundError: ``model_missing``.
     """
-    views = {view.round: view for view in models(connection, run)}
-    wanted = max(views, default=0) if round_number is None else round_number
-    if wanted not in views:
-        have = f"It has models of the rounds {min(views)} to {max(views)}." if views else "It has none yet."
-        raise NotFoundError("model_missing", f"Run {run} has no model of round {wanted}.", have, "Name another round.")
-    download(connection, views[wanted].blob, target, limit=views[wanted].size)
-    return views[wanted]
+    view = model(connection, run, round_number)
+    download(connection, view.blob, target, limit=view.size)
+    return view
+
+
+def lineage(connection: Connection, run: str, round_number: int) -> Lineage:
+    """Where the model after a round comes from.
+
+    Raises:
+        NotFoundError: ``model_missing``.
+    """
+    return connection.get(f"{_path(run)}/models/{round_number}/lineage", Lineage)
+
+
+def updates(connection: Connection, run: str, round_number: int) -> tuple[UpdateView, ...]:
+    """What each client sent in a round.
+
+    Raises:
+        NotFoundError: ``model_missing``.
+    """
+    return connection.get(f"{_path(run)}/rounds/{round_number}/updates", UpdateList).updates
+
+
+def download_updates(connection: Connection, run: str, round_number: int, folder: Path) -> tuple[Path, ...]:
+    """Bring the updates of a round that are kept into ``folder``, a file for each client, verified by their SHA-256.
+
+    Raises:
+        NotFoundError: ``updates_not_kept`` where none is.
+    """
+    kept = [view for view in updates(connection, run, round_number) if view.kept]
+    if not kept:
+        raise NotFoundError(
+            "updates_not_kept",
+            f"No update of round {round_number} of run {run} is kept.",
+            "Updates are deleted once they are aggregated, unless the run says otherwise.",
+            "Submit with `--set trainer.delete_local_models_after_aggregation=false`.",
+        )
+    return tuple(
+        download(connection, view.digest, folder / f"{view.client}.safetensors", limit=view.size) for view in kept
+    )
 
 
 def events(connection: Connection, run: str, last_event_id: str = "") -> Iterator[Event]:

@@ -76,8 +76,8 @@ def get_webhooks(request: Request, run: str, who: Who) -> WebhookList:
         return webhooks.listed(tx, run)
 
 
-@router.delete("/runs/{run}/webhooks/{webhook}", tags=["people"])
-async def delete_webhook(request: Request, run: str, webhook: str, who: Who) -> WebhookView:
+@router.post("/runs/{run}/webhooks/{webhook}/remove", tags=["people"])
+async def post_remove(request: Request, run: str, webhook: str, who: Who) -> WebhookView:
     """Send nothing more to a webhook."""
     require(who, "researcher")
     return await _do(request, "remove_webhook", lambda tx: webhooks.remove(tx, run, webhook))

@@ -93,23 +93,6 @@ def updates(tx: Connection, artifacts: Artifacts, run: str, number: int) -> Upda
     )
 
 
-def kept_update(tx: Connection, artifacts: Artifacts, run: str, number: int, client: str) -> UpdateView:
-    """A client's update in a round, where it is kept.
-
-    Raises:
-        NotFoundError: ``run_unknown``, ``model_missing``, ``update_not_kept``.
-    """
-    found = [one for one in updates(tx, artifacts, run, number).updates if one.client == client and one.kept]
-    if not found:
-        raise NotFoundError(
-            "update_not_kept",
-            f"There is no update of {client[:80]!a} in round {number} of run {run}.",
-            "The client contributed none, or updates are deleted once they are aggregated.",
-            "A run keeps them with `trainer.delete_local_models_after_aggregation = false`.",
-        )
-    return found[0]
-
-
 def keeps_updates(spec: RunSpec) -> bool:
     """Whether a run's updates outlive their aggregation."""
     return not spec.trainer.delete_local_models_after_aggregation

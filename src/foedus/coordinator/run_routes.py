@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from foedus.coordinator import runs, steering
+from foedus.coordinator import lineage, runs, steering
 from foedus.coordinator.bells import RUNS, of_node, of_run
 from foedus.coordinator.context import context
 from foedus.coordinator.http import idempotency_key, once, parse, person, read_body
@@ -18,11 +18,13 @@ from foedus.coordinator.identities import Person
 from foedus.coordinator.live import Live, find_run
 from foedus.coordinator.policy import require
 from foedus.coordinator.readiness import candidates
-from foedus.wire.messages import ModelList, RoundList, RunList, RunView, SubmitRun
+from foedus.wire.lineage import Lineage, UpdateList
+from foedus.wire.messages import ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
 
 router = APIRouter(prefix="/api/v1/runs", tags=["people"])
 Reply = TypeVar("Reply", bound=BaseModel)
 Who = Annotated[Person, Depends(person)]
+Round = Annotated[int, Path(ge=0, le=2**53)]
 
 
 @router.post("")
@@ -65,6 +67,25 @@ def get_rounds(request: Request, run: str, who: Who) -> RoundList:
 def get_models(request: Request, run: str, who: Who) -> ModelList:
     """Every version of the run's model."""
     return _read(request, who, lambda tx: runs.list_models(tx, run))
+
+
+@router.get("/{run}/models/{number}")
+def get_model(request: Request, run: str, number: Round, who: Who) -> ModelView:
+    """The run's model after a round."""
+    return _read(request, who, lambda tx: lineage.model_of(tx, run, number))
+
+
+@router.get("/{run}/models/{number}/lineage")
+def get_lineage(request: Request, run: str, number: Round, who: Who) -> Lineage:
+    """Where the model after a round comes from."""
+    return _read(request, who, lambda tx: lineage.lineage(tx, run, number))
+
+
+@router.get("/{run}/rounds/{number}/updates")
+def get_updates(request: Request, run: str, number: Round, who: Who) -> UpdateList:
+    """What each client sent in a round, and whether it is kept."""
+    artifacts = context(request).artifacts
+    return _read(request, who, lambda tx: lineage.updates(tx, artifacts, run, number))
 
 
 @router.post("/{run}/start", status_code=202)

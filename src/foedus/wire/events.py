@@ -11,7 +11,7 @@ GET /runs/{id}/history?after=&wait=         people  → EventList, after at most
 POST /node/runs/{id}/history                node    Follow → EventList, of a run that the node was asked for
 POST /runs/{id}/webhooks                    people  NewWebhook → Webhook, with its secret, shown once
 GET /runs/{id}/webhooks                     people  → WebhookList, with what could not be delivered
-DELETE /runs/{id}/webhooks/{webhook}        people  → WebhookView
+POST /runs/{id}/webhooks/{webhook}/remove   people  → WebhookView
 POST /runs/{id}/webhooks/{webhook}/retry    people  → WebhookView: dead letters are sent anew
 ==========================================  ======  =====================================================
 

@@ -1,13 +1,14 @@
 """Where a model comes from, and the updates that it was made of.
 
-=============================================  ======  ==================================================
-path                                           by      what
-=============================================  ======  ==================================================
-GET /runs/{id}/models/{round}                  people  → ModelView
-GET /runs/{id}/models/{round}/lineage          people  → Lineage
-GET /runs/{id}/rounds/{round}/updates          people  → UpdateList: what clients sent, where it is kept
-GET /runs/{id}/rounds/{round}/updates/{name}   people  the update of the client ``name``, as safetensors
-=============================================  ======  ==================================================
+=====================================  ======  ======================================
+path                                   by      what
+=====================================  ======  ======================================
+GET /runs/{id}/models/{round}          people  → ModelView
+GET /runs/{id}/models/{round}/lineage  people  → Lineage
+GET /runs/{id}/rounds/{round}/updates  people  → UpdateList: what each client sent
+=====================================  ======  ======================================
+
+The files themselves are blobs, under their digests.
 """
 
 from __future__ import annotations
