@@ -29,6 +29,7 @@ from foedus.coordinator import (
     run_routes,
     tls,
     tokens,
+    upload_routes,
 )
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.guards import Guards, StillWelcome
@@ -38,13 +39,13 @@ from foedus.coordinator.metrics import render
 from foedus.coordinator.oidc import Provider
 from foedus.coordinator.openapi import describe
 from foedus.coordinator.outbox import Outbox
-from foedus.coordinator.protocol import BoundedHttp, Room, places
+from foedus.coordinator.protocol import BoundedHttp, Pace, Room, places
 from foedus.coordinator.requests import Requests
 from foedus.coordinator.settings import Settings
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.errors import ConflictError, StorageError
 from foedus.domain.spans import watched_by
-from foedus.store.artifacts import Artifacts
+from foedus.store.artifacts import open_artifacts
 from foedus.store.nonces import SharedNonces
 from foedus.store.tables import schema
 from foedus.store.unit_of_work import Store
@@ -74,7 +75,7 @@ def open_coordinator(settings: Settings) -> Opened:
         raise StorageError("folder_unusable", f"{settings.folder} cannot be used.", error.strerror or "") from error
     # Alone in its folder with SQLite; replicas on PostgreSQL may share one, and each run is fenced.
     lock = _lock(settings.folder) if settings.embedded else None
-    artifacts = Artifacts(settings.folder)
+    artifacts = open_artifacts(settings.folder, settings.blobs, settings.blob_cache)
     if settings.embedded:
         artifacts.recover()
     store = Store(settings.database_url, migrate=settings.migrate, connections=settings.connections)
@@ -133,6 +134,7 @@ def create_app(parts: Context) -> FastAPI:
         assignment_routes.router,
         node_routes.router,
         blob_routes.router,
+        upload_routes.router,
     ):
         app.include_router(router)
     for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics), ("/version", version)):
@@ -159,8 +161,7 @@ def readyz(request: Request) -> dict[str, str]:
 def metrics(request: Request) -> Response:
     """What operators ask, in Prometheus' text format."""
     parts = context(request)
-    with parts.store.reading() as tx:
-        return Response(render(tx), media_type="text/plain; version=0.0.4")
+    return Response(render(parts.store, parts.settings.folder), media_type="text/plain; version=0.0.4")
 
 
 def version() -> dict[str, object]:
@@ -206,7 +207,7 @@ def serve(parts: Context, started: Callable[[str], None]) -> None:
     settings = replace(settings, port=listener.getsockname()[1])
     config = uvicorn.Config(
         create_app(replace(parts, settings=settings)),
-        http=partial(BoundedHttp, room=Room(places())),  # type: ignore[arg-type]
+        http=partial(BoundedHttp, room=Room(places(), Pace(body=settings.idle, reply=settings.idle))),  # type: ignore[arg-type]
         ws="none",
         log_config=None,
         access_log=False,

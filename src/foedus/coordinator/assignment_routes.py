@@ -16,6 +16,9 @@ from foedus.coordinator.context import context
 from foedus.coordinator.http import parse, signed
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live
+from foedus.coordinator.measures import contribution_refused
+from foedus.domain.errors import FoedusError
+from foedus.domain.spans import span
 from foedus.wire.messages import Accepted, Contribute, Fail, Poll, Renew, Renewed, Work
 
 router = APIRouter(prefix="/api/v1", tags=["nodes"])
@@ -67,4 +70,10 @@ async def _do(
 ) -> Reply:
     node, body = await signed(request)
     message, live = parse(command, body), context(request).live
-    return await to_thread.run_sync(lambda: use_case(live, node, assignment, message))
+    with span("assignment", node=node.id, assignment=assignment):
+        try:
+            return await to_thread.run_sync(lambda: use_case(live, node, assignment, message))
+        except FoedusError as error:
+            if command is not Renew:
+                contribution_refused(error)
+            raise

@@ -9,14 +9,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from foedus.domain.errors import FoedusError, RoundClosedError
 from foedus.domain.explained import pages
 from foedus.domain.spans import Fields
 
 PROCESS = CollectorRegistry()
-"""The metrics of this process."""
+"""The metrics of this process; its memory, open files and processor time among them."""
+
+ProcessCollector(registry=PROCESS)
 
 REQUESTS = Counter("foedus_requests", "Requests answered.", ["route", "status"], registry=PROCESS)
 REQUEST_SECONDS = Histogram(

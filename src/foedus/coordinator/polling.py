@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, and_, or_, select, update
 from foedus.coordinator.assignments import PHASE_OF
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import RUN, Live, find_run, spec_of
+from foedus.coordinator.measures import ASSIGNMENT_SECONDS
 from foedus.coordinator.nodes import seen
 from foedus.coordinator.orders import TAKES
 from foedus.domain.errors import ConflictError
@@ -96,7 +97,7 @@ def _told(live: Live, row: Row[Any], now: float) -> bool:
 
 
 def _lease(live: Live, node: NodeIdentity, boot: str, now: float) -> tuple[Assignment, ...]:
-    told = []
+    told, waited = [], list[float]()
     with live.store.transaction("lease") as tx:
         _check_boot(tx, node, boot)
         for row in _takeable(tx, live, node.id, boot, now):
@@ -105,7 +106,10 @@ def _lease(live: Live, node: NodeIdentity, boot: str, now: float) -> tuple[Assig
             values = {"status": "leased", "token": token, "boot": boot, "lease_until": now + live.lease}
             tx.execute(update(assignments).where(assignments.c.id == row.id).values(**values))
             told.append(_assignment(tx, live, row, token))
+            waited += [now - row.asked_at] if token == 1 and row.asked_at is not None else []
     live.delivered.update((one.id, one.token) for one in told)
+    for seconds in waited:
+        ASSIGNMENT_SECONDS.observe(seconds)
     return tuple(told)
 
 
