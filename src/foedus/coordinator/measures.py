@@ -69,7 +69,14 @@ for _outcome in OUTCOMES:
 for _direction in ("in", "out"):
     BYTES.labels(_direction)
 
-WAITING = frozenset({"POST /api/v1/node/poll", "GET /api/v1/runs/{run}/events"})
+WAITING = frozenset(
+    {
+        "POST /api/v1/node/poll",
+        "POST /api/v1/node/runs/{run}/history",
+        "GET /api/v1/runs/{run}/events",
+        "GET /api/v1/runs/{run}/history",
+    }
+)
 """Requests whose time is the time until there is something to tell."""
 
 

@@ -1,7 +1,8 @@
 """The outermost layer of the door: every request has an id, is counted and timed, and leaves a line in the log.
 
 The id comes from ``X-Request-Id`` where a proxy has given one, and goes back in the reply; an error that nobody foresaw
-is told with it, so that who meets one can be helped.
+is told with it, so that who meets one can be helped. Where more wait for a worker thread than are served soon, as when
+every node comes back at once after a restart, newcomers are told to come back after a while that is other for everyone.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import logging
 import re
 import secrets
 
+from anyio import to_thread
 from starlette.datastructures import MutableHeaders
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from foedus.coordinator.measures import BYTES, OPEN_REQUESTS, refused
-from foedus.domain.errors import FoedusError
+from foedus.coordinator.http import problem
+from foedus.coordinator.measures import BYTES, OPEN_REQUESTS
+from foedus.domain.errors import FoedusError, UnreachableError
 from foedus.domain.spans import Fields, span
-from foedus.wire.http import PROBLEM_TYPE, to_problem
 
 REQUEST_ID = "x-request-id"
+BACKLOG = 256
+"""Requests that may wait for a worker thread before others are sent away; they are served within a second or two."""
+
+OPERATION = ("/healthz", "/readyz", "/metrics", "/version")
 PLAIN = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 log = logging.getLogger("foedus.requests")
@@ -56,19 +61,33 @@ class Requests:
             await send(message)
 
         try:
-            await self.app(scope, taken, given)
+            if _backlog() >= BACKLOG and scope["path"] not in OPERATION:
+                await problem(_busy())(scope, taken, given)
+            else:
+                await self.app(scope, taken, given)
         except Exception:
             log.exception("unforeseen error in %s", _route(scope))
             if not fields["status"]:
-                await _internal(str(fields["request"]))(scope, taken, given)
+                await problem(_internal(str(fields["request"])))(scope, taken, given)
         finally:
             fields["route"] = _route(scope)
 
 
-def _internal(request: str) -> Response:
-    error = FoedusError("internal", "The coordinator met an error of its own.", "", f"Its log says more of {request}.")
-    refused(error)
-    return Response(to_problem(error).model_dump_json(), status_code=500, media_type=PROBLEM_TYPE)
+def _backlog() -> int:
+    return to_thread.current_default_thread_limiter().statistics().tasks_waiting
+
+
+def _internal(request: str) -> FoedusError:
+    return FoedusError("internal", "The coordinator met an error of its own.", "", f"Its log says more of {request}.")
+
+
+def _busy() -> UnreachableError:
+    return UnreachableError(
+        "coordinator_busy",
+        "The coordinator has more to do than it can.",
+        "",
+        "Try again after the time in Retry-After.",
+    )
 
 
 def _request_id(scope: Scope) -> str:
