@@ -15,10 +15,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 
 Found = TypeVar("Found")
 Listener = Callable[[], object]
+
+LOOKS = 8
+"""Worker threads of all who wait for a bell and look."""
+
+_LOOKS: RunVar[CapacityLimiter] = RunVar("foedus_looks")
 
 RUNS = "runs"
 """A run was submitted or is to go on."""
@@ -82,6 +88,16 @@ class Bells:
                     del self._listeners[name]
 
 
+def _looking() -> CapacityLimiter:
+    """Threads of its own for looks: a ring that wakes thousands must not keep those waiting who bring something."""
+    try:
+        return _LOOKS.get()
+    except LookupError:
+        limiter = CapacityLimiter(LOOKS)
+        _LOOKS.set(limiter)
+        return limiter
+
+
 async def _stays() -> bool:
     return False
 
@@ -103,7 +119,7 @@ async def wait_for(
             rung.clear()
             if await gone():
                 return None
-            found = await to_thread.run_sync(look)
+            found = await to_thread.run_sync(look, limiter=_looking())
             left = until - time.monotonic()
             if found is not None or left <= 0 or bells.closed:
                 return found
