@@ -23,6 +23,7 @@ from foedus.coordinator import (
     assignment_routes,
     blob_routes,
     event_routes,
+    login_routes,
     measures,
     node_routes,
     recording,
@@ -104,7 +105,7 @@ def create_app(parts: Context) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        supervisor = Supervisor(parts.live)
+        supervisor = Supervisor(parts.live, parts.settings.replica, parts.settings.leader_lease)
         outbox = Outbox(parts.store, parts.live.bells, parts.settings.webhooks)
         with watched_by(measures.watch):
             supervisor.start()
@@ -133,6 +134,7 @@ def create_app(parts: Context) -> FastAPI:
         recording.router,
         assignment_routes.router,
         node_routes.router,
+        login_routes.router,
         blob_routes.router,
         upload_routes.router,
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 from anyio import to_thread
@@ -15,9 +15,10 @@ from foedus.coordinator.bells import RUNS, of_node, of_run
 from foedus.coordinator.context import context
 from foedus.coordinator.http import idempotency_key, once, parse, person, read_body
 from foedus.coordinator.identities import Person
-from foedus.coordinator.live import Live, find_run
+from foedus.coordinator.live import find_run
 from foedus.coordinator.policy import require
 from foedus.coordinator.readiness import candidates
+from foedus.store.unit_of_work import notice
 from foedus.wire.lineage import Lineage, UpdateList
 from foedus.wire.messages import ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
 
@@ -38,8 +39,8 @@ async def post_run(request: Request, who: Who) -> RunView:
         submission = runs.prepare(live.artifacts, command)
         with live.store.transaction("submit") as tx:
             reply = once(tx, who.actor, key, body, lambda: runs.submit(tx, submission, who.name))
-        view = RunView.model_validate(reply)
-        _ring(live, view.id)
+            view = RunView.model_validate(reply)
+            _ring(tx, view.id)
         return view
 
     return await to_thread.run_sync(work)
@@ -131,12 +132,11 @@ def _steer(request: Request, run: str, who: Person, name: str, move: Callable[[C
     with live.store.transaction(name) as tx:
         move(tx, run)
         view = runs.show(tx, run)
-    _ring(live, run)
+        _ring(tx, run)
     return view
 
 
-def _ring(live: Live, run: str) -> None:
+def _ring(tx: Connection, run: str) -> None:
     """A run begins, goes on or has ended: its driver, who follows it, and its nodes look."""
-    with live.store.reading() as tx:
-        nodes: Iterable[str] = {one.node for one in candidates(tx, find_run(tx, run))} | set(runs.followers(tx, run))
-    live.bells.ring(RUNS, of_run(run), *map(of_node, nodes))
+    nodes = {one.node for one in candidates(tx, find_run(tx, run))} | set(runs.followers(tx, run))
+    notice(tx, RUNS, of_run(run), *map(of_node, nodes))

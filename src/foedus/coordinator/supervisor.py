@@ -1,4 +1,9 @@
-"""A driver thread for every run that is waiting or running. Start-up is recovery: it begins where the rows say."""
+"""A driver thread for every run that this replica leads. Start-up is recovery: it begins where the rows say.
+
+Replicas lead runs by leases (:mod:`foedus.store.leaders`), which each renews as long as it is well; when one is silent
+for longer than its lease, another takes its runs over, and its own drivers are refused from then on. A driver that
+meets an error of the database or the disk has failed nothing: the run is claimed anew, and goes on when they are back.
+"""
 
 from __future__ import annotations
 
@@ -6,68 +11,103 @@ import logging
 import threading
 
 import torch
-from sqlalchemy import select
 
 from foedus.coordinator.bells import RUNS, of_node
 from foedus.coordinator.live import Live, find_run, spec_of
 from foedus.coordinator.rounds import LivePort, Stopped
 from foedus.coordinator.runs import followers
-from foedus.domain.errors import FoedusError
+from foedus.domain.errors import FoedusError, StorageError, UnreachableError
 from foedus.domain.lifecycle import ACTIVE
 from foedus.engine.driver import drive
-from foedus.store.tables import runs
+from foedus.store import leaders
+from foedus.store.unit_of_work import notice
 
 RESCAN = 30.0
-"""Seconds after which runs without a driver are looked for though no bell rang."""
+"""Seconds after which an embedded coordinator looks for runs without a driver though no bell rang."""
+
+AGAIN = 2.0
+"""Seconds until a driver is started again that has ended before its run."""
+
+BEATS = 4
+"""Renewals within a lease: so many times it may fail, or be late, before others take over."""
 
 JOIN = 30.0
+AWAY = (StorageError, UnreachableError)
+"""Errors of the database or the disk, which are not the run's."""
+
 log = logging.getLogger("foedus.coordinator")
 
 
 class Supervisor:
-    """Starts and stops the drivers."""
+    """Starts and stops the drivers. ``replica`` is this process's own name; ``lease`` is in seconds."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, replica: str = "embedded", lease: float = 6.0) -> None:
         self._live = live
+        self._replica = replica
+        self._lease = lease
+        self._alone = not live.store.shared
         self._rung = threading.Event()
         self._manager = threading.Thread(target=self._manage, name="runs", daemon=True)
-        self._drivers: dict[tuple[str, int], threading.Thread] = {}
+        self._stopping = threading.Event()
+        self._drivers: dict[str, tuple[int, threading.Thread]] = {}
 
     def start(self) -> None:
         """Begin, with what the database says is unfinished."""
         self._manager.start()
 
     def stop(self) -> None:
-        """End every driver at its next look; what they do not finish is taken up at the next start."""
+        """End every driver at its next look; what they do not finish is taken up by others, or at the next start."""
         self._live.bells.close()
+        self._stopping.set()
         self._rung.set()
         self._manager.join(JOIN)
-        for thread in self._drivers.values():
+        for _, thread in list(self._drivers.values()):
             thread.join(JOIN)
+        try:
+            with self._live.store.transaction("leave", scope=self._replica) as tx:
+                leaders.release(tx, self._replica)
+                notice(tx, RUNS)
+        except FoedusError as error:
+            log.warning("runs are left to others when the lease ends: %s", error)
 
     def _manage(self) -> None:
+        beat = RESCAN if self._alone else self._lease / BEATS
         with self._live.bells.listening(RUNS, self._rung.set):
             while not self._live.bells.closed:
                 self._rung.clear()
+                wait = beat
                 try:
                     self._start_drivers()
                 except FoedusError as error:
                     log.error("runs cannot be looked for: %s", error)
+                    wait = min(AGAIN, beat)
+                except Exception:
+                    log.exception("runs cannot be looked for")
+                    wait = min(AGAIN, beat)
                 if not self._live.bells.closed:
-                    self._rung.wait(RESCAN)
+                    self._rung.wait(wait)
 
     def _start_drivers(self) -> None:
-        self._drivers = {key: thread for key, thread in self._drivers.items() if thread.is_alive()}
+        if not self._alone:
+            with self._live.store.transaction("lead", scope=self._replica) as tx:
+                leaders.renew(tx, self._replica, self._lease)
         with self._live.store.reading() as tx:
-            active = tx.execute(select(runs.c.id, runs.c.epoch).where(runs.c.status.in_(sorted(ACTIVE)))).all()
-        for run, epoch in active:
-            if (run, epoch) not in self._drivers:
-                thread = threading.Thread(target=self._drive, args=(run, epoch), name=f"drive {run}", daemon=True)
-                self._drivers[run, epoch] = thread
-                thread.start()
+            found = leaders.claimable(tx, self._replica, sorted(ACTIVE), alone=self._alone)
+        for run, epoch in found:
+            driven = self._drivers.get(run)
+            if driven is None or driven[0] != epoch:
+                self._claim(run)
+
+    def _claim(self, run: str) -> None:
+        with self._live.store.transaction("claim", scope=run) as tx:
+            epoch = leaders.claim(tx, run, self._replica, self._lease, alone=self._alone)
+        if epoch is not None:
+            thread = threading.Thread(target=self._drive, args=(run, epoch), name=f"drive {run}", daemon=True)
+            self._drivers[run] = (epoch, thread)
+            thread.start()
 
     def _drive(self, run: str, epoch: int) -> None:
-        """One run to its end. What was not foreseen fails it in plain sight; if even that fails, it is tried again."""
+        """One run to its end, or to where it is refused. The manager looks whether it wants another driver."""
         torch.set_num_threads(1)
         try:
             with LivePort(self._live, run, epoch) as port:
@@ -75,17 +115,25 @@ class Supervisor:
             self._tell_nodes(run)
         except Stopped:
             pass
+        except AWAY as error:
+            log.warning("run %s waits: %s", run, error)
+            self._stopping.wait(AGAIN)
         except Exception:
             log.exception("run %s has no driver; it is tried again", run)
+            self._stopping.wait(AGAIN)
+        if self._drivers.get(run) == (epoch, threading.current_thread()):
+            del self._drivers[run]
+        self._rung.set()
 
     def _drive_to_the_end(self, port: LivePort, run: str) -> None:
+        """What was not foreseen fails the run in plain sight."""
         try:
             with self._live.store.reading() as tx:
                 row = find_run(tx, run)
             spec = spec_of(row)
             drive(self._live.strategy(row), spec.rounds, spec.seed, port)
             port.finish()
-        except Stopped:
+        except (Stopped, *AWAY):
             raise
         except FoedusError as error:
             log.warning("run %s failed: %s", run, error)
@@ -95,6 +143,5 @@ class Supervisor:
             port.fail(f"internal: the coordinator met an error of its own ({type(error).__name__}); its log says more")
 
     def _tell_nodes(self, run: str) -> None:
-        with self._live.store.reading() as tx:
-            nodes = followers(tx, run)
-        self._live.bells.ring(*map(of_node, nodes))
+        with self._live.store.transaction("told", scope=run) as tx:
+            notice(tx, *map(of_node, followers(tx, run)))

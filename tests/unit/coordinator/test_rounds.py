@@ -47,6 +47,11 @@ def supervised(scene: Scene) -> Iterator[Scene]:
     supervisor.stop()
 
 
+def epoch_of(scene: Scene, run: str) -> int:
+    with scene.live.store.reading() as tx:
+        return int(find_run(tx, run).epoch)
+
+
 def begin(scene: Scene) -> str:
     run = scene.submit()
     scene.live.bells.ring(RUNS)
@@ -265,9 +270,10 @@ def test_a_deadline_that_passed_while_nobody_ran_is_not_waited_for_again(tmp_pat
     scene.reopen()
     with scene.live.store.transaction("test") as tx:
         tx.execute(update(phases).values(opened_at=phases.c.opened_at - 60.0))
-    with LivePort(scene.live, run, 0) as port:
+    with LivePort(scene.live, run, epoch_of(scene, run)) as port:
         order = port.load().order
         assert order is not None
+        port.wake_at(order, 5.0)
         heard = [port.next_event(order) for _ in range(3)]
     assert [type(event).__name__ for event in heard] == ["Reported", "Reported", "Tick"]
 

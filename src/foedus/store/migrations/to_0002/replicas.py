@@ -13,7 +13,6 @@ def upgrade() -> None:
         "leaders",
         sa.Column("run_id", sa.String(), nullable=False),
         sa.Column("replica", sa.String(), nullable=False),
-        sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("until", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("run_id"),
     )
