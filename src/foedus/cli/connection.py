@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from foedus.cli.kept_tokens import kept_token
 from foedus.cli.options import secret_from_environment
 from foedus.client.http import Connection
 from foedus.domain.errors import AccessError
@@ -35,19 +36,19 @@ def connected(function: Callable[Concatenate[Connection, Given], Result]) -> Cal
 
 
 def connect(coordinator: str, token: str | None) -> Connection:
-    """A connection to the coordinator at this URL; the token comes from the environment where none is given.
+    """A connection to the coordinator at this URL; the token is given, or the environment's, or the last login's.
 
     Raises:
         AccessError: ``token_missing``, or as :class:`Connection`.
         ConfigError: ``url_malformed``.
     """
-    secret = token or secret_from_environment("FOEDUS_TOKEN")
+    secret = token or secret_from_environment("FOEDUS_TOKEN") or kept_token(coordinator)
     if secret is None:
         raise AccessError(
             "token_missing",
             "There is no API token.",
             "The coordinator has to know who asks.",
-            "Set FOEDUS_TOKEN or FOEDUS_TOKEN_FILE, or give --token; an admin makes one with "
-            "`foedus coordinator token create NAME`.",
+            "Log in with `foedus login URL`, or set FOEDUS_TOKEN or FOEDUS_TOKEN_FILE, or give --token; an admin makes "
+            "one with `foedus coordinator token create NAME`.",
         )
     return Connection(coordinator, secret)

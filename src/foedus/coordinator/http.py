@@ -23,6 +23,7 @@ from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.coordinator.keys import keys_of
 from foedus.coordinator.measures import refused
 from foedus.coordinator.nodes import identify
+from foedus.coordinator.sessions import bearer
 from foedus.coordinator.tokens import authenticate
 from foedus.domain.errors import AccessError, ConflictError, FoedusError, TooLargeError, UsageError
 from foedus.store import crashpoints
@@ -77,14 +78,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 async def person(request: Request) -> Person:
-    """The person behind a bearer token.
+    """The person behind a bearer token or a session.
 
     Raises:
-        AccessError: ``token_missing``, ``token_refused``.
+        AccessError: ``token_missing``, ``token_refused``. ForbiddenError: ``cross_site``.
     """
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secret:
-        raise AccessError("token_missing", "The request has no API token.", "", "Set FOEDUS_TOKEN, or give --token.")
+    secret = bearer(request)
     if not 16 <= len(secret) <= 200:
         raise AccessError("token_refused", "That is no API token.", "They begin with fdp_.", "Set FOEDUS_TOKEN to one.")
     parts = context(request)

@@ -24,11 +24,15 @@ from foedus.wire.messages import (
     Renew,
     SubmitRun,
 )
+from foedus.wire.trust import NewJoinToken, PollLogin, RotateKey
 
 TAKES: dict[tuple[str, str], type[BaseModel]] = {
     ("post", "/api/v1/runs"): SubmitRun,
     ("post", "/api/v1/tokens"): NewToken,
     ("post", "/api/v1/uploads"): NewUpload,
+    ("post", "/api/v1/join-tokens"): NewJoinToken,
+    ("post", "/api/v1/login/device/poll"): PollLogin,
+    ("post", "/api/v1/node/rotate-key"): RotateKey,
     ("post", "/api/v1/node/join"): JoinNode,
     ("post", "/api/v1/node/hello"): Hello,
     ("post", "/api/v1/node/poll"): Poll,

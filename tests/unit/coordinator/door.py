@@ -97,7 +97,7 @@ def opened(folder: Path, **settings: Any) -> Iterator[Door]:
     """A coordinator that listens, until the block ends."""
     found = open_coordinator(Settings(folder, **settings))
     parts = found.context
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", found.context.settings.port if "port" in settings else 0))
     config = uvicorn.Config(create_app(parts), log_config=None, timeout_graceful_shutdown=3)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -1,4 +1,4 @@
-"""Identity: keys that were replaced, logins under way, nonces that replicas share, join tokens that are bound."""
+"""Identity: keys that were replaced, nonces that replicas share, join tokens that are bound."""
 
 from __future__ import annotations
 
@@ -16,15 +16,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("public_key"),
     )
     op.create_index("ix_retired_keys_node_id", "retired_keys", ["node_id"])
-    op.create_table(
-        "logins",
-        sa.Column("state_hash", sa.String(), nullable=False),
-        sa.Column("nonce", sa.String(), nullable=False),
-        sa.Column("verifier", sa.String(), nullable=False),
-        sa.Column("expires_at", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("state_hash"),
-    )
-    op.create_index("ix_logins_expires_at", "logins", ["expires_at"])
     op.create_table(
         "used_nonces",
         sa.Column("key_id", sa.String(), nullable=False),
