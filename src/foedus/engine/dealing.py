@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from foedus.domain.tree import State
-from foedus.engine.kernels import BlockResult, Kernel, Outcome, PhaseWork, fold_outcomes
+from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork, fold_outcomes
 
 TRIES = 2
 """Work that ends this many workers is given up."""
@@ -46,6 +46,11 @@ def items_of(kernel: Kernel, work: PhaseWork, blocks: Sequence[tuple[str, ...]],
 def parts_of(kernel: Kernel, work: PhaseWork, clients: tuple[str, ...], block: int = 0) -> list[Item]:
     """The smallest pieces that may be run apart, unfolded."""
     return [Item(block, part, some, False) for part, some in enumerate(kernel.parts(work, clients))]
+
+
+def done(kernel: Kernel, work: PhaseWork, clients: tuple[str, ...], source: ClientSource, *, fold: bool) -> Part:
+    """An item's work, done: folded where it is to be."""
+    return kernel.fold(work, clients, source) if fold else list(kernel.run(work, clients, source))
 
 
 def in_order(work: PhaseWork, results: Iterable[Numbered]) -> Iterator[BlockResult]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from foedus.domain.codec import decode, encode
-from foedus.domain.tree import Parts, State
+from foedus.domain.tree import Parts, State, clone
 
 ALIGNMENT = 64
 
@@ -66,6 +66,10 @@ class Arena:
         for placed in packed:
             tree.setdefault(placed.part, {})[placed.name] = self._view(placed)
         return tree
+
+    def copied(self, packed: Packed) -> dict[str, dict[str, Tensor]]:
+        """The tree, in memory of its own."""
+        return {part: clone(tensors) for part, tensors in self.read(packed).items()}
 
     def _view(self, placed: Placed) -> Tensor:
         elements = torch.Size(placed.shape).numel()

@@ -8,32 +8,31 @@ from __future__ import annotations
 
 import os
 import socket
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import torch
 
 from foedus import __version__
-from foedus.aggregation.aggregator import Sums
 from foedus.data.catalogue import federate
 from foedus.data.population import Federation
 from foedus.domain.codec import decode, encode
 from foedus.domain.errors import FoedusError, RunFailedError
 from foedus.domain.plain import Json
 from foedus.domain.plan import PlanBundle
-from foedus.domain.round import Broadcast, Contribution, Metrics, PhaseOrder, Receipt
+from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.run import RunSpec
 from foedus.domain.tree import Parts, State
 from foedus.engine.clients import Clients
+from foedus.engine.dealing import done
 from foedus.engine.graph import GraphKernel
-from foedus.engine.kernels import BlockResult, EagerKernel, Kernel, Outcome, PhaseWork
+from foedus.engine.kernels import EagerKernel, Kernel, PhaseWork
+from foedus.engine.packing import Folded, PackedState, Reply, Row, answer, pack, unpack_state
 from foedus.engine.prepare import prepare_bundle
 from foedus.engine.recipe import Recipe
-from foedus.engine.serving import PackedState, pack_state, unpack_state
 from foedus.strategies.strategy import Done, Phase
 
 
@@ -82,47 +81,19 @@ class Job:
     fold: bool
 
 
-@dataclass(frozen=True)
-class Row:
-    """One client's outcome; ``update`` is none where it failed."""
-
-    client: str
-    update: bytes | None
-    weights: Mapping[str, float]
-    metrics: Metrics
-    seconds: float
-    state: PackedState
-    failure: str
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block's partial sum, receipts and new client states."""
-
-    sums: bytes
-    weights: dict[str, float]
-    count: int
-    receipts: tuple[Receipt, ...]
-    states: Mapping[str, PackedState]
-
-
-Reply = Block | tuple[Row, ...] | FoedusError
-Answer = TypeVar("Answer")
-
-
 class Actor:
     """One process with one thread, for the length of a run."""
 
     def begin(self, setup: Setup) -> Site | FoedusError:
         """Make the run anew; what is wrong with it on this machine is an answer."""
-        made = _answer(lambda: self._begin(setup))
+        made = answer(lambda: self._begin(setup))
         if isinstance(made, FoedusError):
             return type(made)(made.code, made.what, f"On {socket.gethostname()}: {made.why or made.code}.", made.fix)
         return made
 
     def work(self, job: Job) -> Reply:
         """Work for the job's clients."""
-        return _answer(lambda: self._work(job))
+        return answer(lambda: self._work(job))
 
     def _begin(self, setup: Setup) -> Site:
         self._prepared = prepare_bundle(setup.spec, setup.base, setup.bundle)
@@ -133,16 +104,14 @@ class Actor:
         self._broadcast: tuple[int, Parts] = (0, {})
         return site_of_this_process()
 
-    def _work(self, job: Job) -> Block | tuple[Row, ...]:
+    def _work(self, job: Job) -> Folded | tuple[Row, ...]:
         if self._broadcast[0] != job.down.number:
             self._broadcast = (job.down.number, decode(ray.get(job.down.tensors)).tensors)
         broadcast = Broadcast(self._broadcast[1], job.down.options)
         states = {client: unpack_state(state) for client, state in job.states.items()}
         phase = self._phase(job.order)
         work = PhaseWork(job.order, phase, broadcast, states, self._prepared.spec.seed)
-        if job.fold:
-            return pack_block(self._kernel.fold(work, job.clients, self._source))
-        return tuple(pack_outcome(outcome) for outcome in self._kernel.run(work, job.clients, self._source))
+        return pack(done(self._kernel, work, job.clients, self._source, fold=job.fold), _encoded)
 
     def _phase(self, order: PhaseOrder) -> Phase:
         """The phase of that round and name, as this actor's strategy gives it."""
@@ -163,43 +132,10 @@ def site_of_this_process() -> Site:
     return Site(socket.gethostname(), os.getpid(), __version__, str(torch.__version__), processor)
 
 
-def _answer(do: Callable[[], Answer]) -> Answer | FoedusError:
-    """What ``do`` returns, or the error that it raised: Ray would wrap it and lose its code."""
-    try:
-        return do()
-    except FoedusError as error:
-        return error
-    except Exception:
-        return RunFailedError("worker_failed", "A Ray worker failed.", traceback.format_exc(limit=-3))
+def decoded(content: bytes) -> Parts:
+    """A tree that an actor sent."""
+    return decode(content).tensors
 
 
-def pack_block(block: BlockResult) -> Block:
-    """A block as it travels."""
-    states = {client: pack_state(state) for client, state in block.states.items()}
-    return Block(encode(State(block.sums.tensors)), block.sums.weights, block.sums.count, block.receipts, states)
-
-
-def unpack_block(block: Block) -> BlockResult:
-    """The block that :func:`pack_block` packed."""
-    sums = Sums(_parts(block.sums), block.weights, block.count)
-    return BlockResult(sums, block.receipts, {client: unpack_state(state) for client, state in block.states.items()})
-
-
-def pack_outcome(outcome: Outcome) -> Row:
-    """An outcome as it travels."""
-    made, state = outcome.contribution, pack_state(outcome.state)
-    if made is None:
-        return Row(outcome.client, None, {}, {}, 0.0, state, outcome.failure)
-    return Row(outcome.client, encode(State(made.update)), made.weights, made.metrics, made.seconds, state, "")
-
-
-def unpack_outcome(row: Row) -> Outcome:
-    """The outcome that :func:`pack_outcome` packed."""
-    made = None
-    if row.update is not None:
-        made = Contribution(row.client, _parts(row.update), row.weights, row.metrics, row.seconds)
-    return Outcome(row.client, made, unpack_state(row.state), row.failure)
-
-
-def _parts(content: bytes) -> dict[str, dict[str, torch.Tensor]]:
-    return {part: dict(tensors) for part, tensors in decode(content).tensors.items()}
+def _encoded(trees: Sequence[Parts]) -> list[bytes]:
+    return [encode(State(tree)) for tree in trees]

@@ -11,7 +11,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from foedus.domain.errors import ConfigError, FoedusError, RunFailedError
 from foedus.engine.dealing import TRIES, Item
-from foedus.engine.ray_actor import Actor, Job, Reply, Setup, Site, site_of_this_process
+from foedus.engine.packing import Reply
+from foedus.engine.ray_actor import Actor, Job, Setup, Site, site_of_this_process
 
 WAIT_SECONDS = 180.0
 """How long to wait for a first actor to begin, and for another one where none is left."""

@@ -12,17 +12,17 @@ from collections.abc import Iterator, Sequence
 import ray
 
 from foedus.domain.codec import encode
-from foedus.domain.errors import ConfigError, FoedusError
+from foedus.domain.errors import ConfigError
 from foedus.domain.tree import State, size_in_bytes
 from foedus.engine.clients import Clients
 from foedus.engine.dealing import Dealt, Item, Numbered, in_order, items_of, parts_of, unfolded
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork
+from foedus.engine.packing import Reply, pack_state, unpack
 from foedus.engine.prepare import Prepared
-from foedus.engine.ray_actor import Block, Down, Job, Reply, Setup, Site, unpack_block, unpack_outcome
+from foedus.engine.ray_actor import Down, Job, Setup, Site, decoded
 from foedus.engine.ray_actors import Actors
 from foedus.engine.ray_cluster import Cluster, connect
-from foedus.engine.serving import pack_state
 from foedus.engine.workers import cores
 
 
@@ -151,8 +151,4 @@ class _Round:
     def _settle(self, item: Item, reply: Reply | None) -> Iterator[Numbered]:
         if reply is None:
             return self._dealt.lost(item)
-        if isinstance(reply, FoedusError):
-            raise reply
-        if isinstance(reply, Block):
-            return self._dealt.back(item, unpack_block(reply))
-        return self._dealt.back(item, [unpack_outcome(row) for row in reply])
+        return self._dealt.back(item, unpack(reply, decoded))

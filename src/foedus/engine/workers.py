@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 
-from foedus.aggregation.aggregator import Sums
-from foedus.domain.errors import ConfigError, FoedusError
-from foedus.domain.round import Contribution
-from foedus.domain.tree import clone
+from foedus.domain.errors import ConfigError
 from foedus.engine.dealing import Dealt, Item, Numbered, in_order, items_of, parts_of, unfolded
 from foedus.engine.forking import undisturbed
 from foedus.engine.kernels import BlockResult, ClientSource, Kernel, Outcome, PhaseWork
 from foedus.engine.memory import Arena, Packed, room
-from foedus.engine.serving import Folded, Job, Ran, Reply, Setup, pack_state, serve, unpack_state
+from foedus.engine.packing import Reply, pack_state, unpack
+from foedus.engine.serving import Job, Setup, serve
 from foedus.strategies.strategy import Phase
 
 
@@ -172,27 +170,7 @@ class _Round:
             yield from self._dealt.lost(item)
             return
         worker.item = None
-        if isinstance(reply, FoedusError):
-            raise reply
-        if isinstance(reply, Folded):
-            tensors = {part: clone(tensors) for part, tensors in worker.results.read(reply.sums).items()}
-            states = {client: unpack_state(state) for client, state in reply.states.items()}
-            sums = Sums(tensors, reply.weights, reply.count)
-            yield from self._dealt.back(item, BlockResult(sums, reply.receipts, states))
-        else:
-            yield from self._dealt.back(item, _outcomes(reply, worker.results))
-
-
-def _outcomes(ran: Ran, results: Arena) -> list[Outcome]:
-    """What came back for each client, copied out of the arena."""
-    outcomes = []
-    for row in ran.rows:
-        contribution = None
-        if row.update is not None:
-            update = {part: clone(tensors) for part, tensors in results.read(row.update).items()}
-            contribution = Contribution(row.client, update, row.weights, row.metrics, row.seconds)
-        outcomes.append(Outcome(row.client, contribution, unpack_state(row.state), row.failure))
-    return outcomes
+        yield from self._dealt.back(item, unpack(reply, worker.results.copied))
 
 
 def _reap(worker: _Worker) -> None:
