@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from foedus.coordinator import assignments, polling
@@ -27,7 +27,7 @@ Reply = TypeVar("Reply", bound=BaseModel)
 
 
 @router.post("/node/poll")
-async def post_poll(request: Request) -> Work:
+async def post_poll(request: Request, response: Response) -> Work:
     """Work for a node, as soon as there is some, or nothing after ``wait`` seconds."""
     node, body = await signed(request)
     command, live, began = parse(Poll, body), context(request).live, time.time()
@@ -35,12 +35,14 @@ async def post_poll(request: Request) -> Work:
     found = await wait_for(
         live.bells,
         of_node(node.id),
-        lambda: polling.look(live, node, command.boot, began),
+        lambda: polling.look(live, node, command, began),
         command.wait,
         request.is_disconnected,
     )
     if found is None:
-        return await to_thread.run_sync(lambda: polling.nothing(live, node))
+        found = await to_thread.run_sync(lambda: polling.nothing(live, node, command))
+    if found.then == "disconnect":
+        response.headers["Connection"] = "close"
     return found
 
 

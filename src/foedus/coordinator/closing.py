@@ -72,8 +72,11 @@ def settle(live: Live, run: RunRow, ending: Ending) -> Settled:
     return Settled(replace(closed.record, asked=asked, bytes_down=down, outcome=outcome), digests, closed.data)
 
 
-def store(tx: Connection, run: RunRow, ending: Ending, settled: Settled, sizes: Mapping[str, int]) -> None:
-    """The rows of a phase that has ended: its record, the run's state, and the client states that counted."""
+def store(tx: Connection, run: RunRow, ending: Ending, settled: Settled, sizes: Mapping[str, int]) -> set[str]:
+    """The rows of a phase that has ended: its record, the run's state, and the client states that counted.
+
+    Returns the nodes that are still at work for it: they are told to stop.
+    """
     order, record, now = ending.order, settled.record, time.time()
     closed = {"status": "closed", "record": asdict(record)}
     tx.execute(update(phases).where(*matches(phases, run.id, order)).values(**closed))
@@ -83,9 +86,9 @@ def store(tx: Connection, run: RunRow, ending: Ending, settled: Settled, sizes: 
         name_blob(tx, digest, size, now)
     if not ending.untested:
         make_current(tx, run.id, order, [receipt for receipt in record.receipts if not receipt.failure])
-    close_assignments(tx, run.id, order)
     if ending.phase.schedule.carries:
         drawing.unhear(tx, run.id, order, ending.told)
+    return close_assignments(tx, run.id, order)
 
 
 def _closing(live: Live, run: RunRow, ending: Ending, found: Answers) -> Closing:

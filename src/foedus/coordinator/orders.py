@@ -87,11 +87,14 @@ def add_assignments(
     return {row["node_id"] for row in rows if row["node_id"]}
 
 
-def close_assignments(tx: Connection, run: str, order: PhaseOrder) -> None:
-    """Nobody needs to begin or go on with what is still open, but for what outlives its phase."""
+def close_assignments(tx: Connection, run: str, order: PhaseOrder) -> set[str]:
+    """Nobody needs to begin or go on with what is still open, but for what outlives its phase; returns whom it was."""
     here = (*matches(assignments, run, order), assignments.c.carries == 0)
     undone = (*here, assignments.c.status.in_(("open", "leased")))
+    at_work = select(assignments.c.node_id).where(*here, assignments.c.status == "leased")
+    asked = {str(node) for node in tx.execute(at_work).scalars()}
     tx.execute(update(assignments).where(*undone).values(status="closed", lease_until=None))
+    return asked
 
 
 def unanswered(tx: Connection, run: str, order: PhaseOrder) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, or_, select, update
+from sqlalchemy import Connection, Row, and_, func, or_, select, update
 
 from foedus.coordinator.assignments import PHASE_OF
 from foedus.coordinator.identities import NodeIdentity
@@ -13,10 +14,11 @@ from foedus.coordinator.live import RUN, Live, find_run, spec_of
 from foedus.coordinator.measures import ASSIGNMENT_SECONDS
 from foedus.coordinator.nodes import seen
 from foedus.coordinator.orders import TAKES
+from foedus.coordinator.pace import LONGEST, come_back, leave
 from foedus.domain.errors import ConflictError
 from foedus.domain.lifecycle import AT_REST, RunStatus
 from foedus.store.tables import approvals, assignments, client_states, datasets, nodes, phases, runs
-from foedus.wire.messages import Assignment, PlanOffer, Work
+from foedus.wire.messages import Assignment, PlanOffer, Poll, Work
 
 AT_ONCE = 4
 """Assignments that one poll brings at most."""
@@ -45,21 +47,35 @@ def begin(live: Live, node: NodeIdentity, boot: str) -> None:
             seen(tx, node)
 
 
-def look(live: Live, node: NodeIdentity, boot: str, since: float) -> Work | None:
+def look(live: Live, node: NodeIdentity, poll: Poll, since: float) -> Work | None:
     """What there is for a node now; None where it may wait on. ``since`` is when its poll began.
+
+    It is told to stop what it holds and nobody waits for any more.
 
     Raises:
         ConflictError: ``hello_needed`` where the node began anew meanwhile.
     """
-    now = time.time()
+    now, boot = time.time(), poll.boot
     with live.store.reading() as tx:
         _check_boot(tx, node, boot)
+        stop = _unawaited(tx, node.id, poll.held)
         waiting = _takeable(tx, live, node.id, boot, now)
         plans, ended = _offers(tx, node.id), _ended(tx, node.id, now - TOLD)
-    if not waiting and not plans and not any(updated >= since for _, updated in ended):
+    if not waiting and not plans and not stop and not any(updated >= since for _, updated in ended):
         return None
     leased = _lease(live, node, boot, now) if waiting else ()
-    return Work(assignments=leased, plans=plans, ended=tuple(run for run, _ in ended))
+    return Work(assignments=leased, plans=plans, ended=tuple(run for run, _ in ended), stop=stop)
+
+
+def _unawaited(tx: Connection, node: str, held: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of the assignments that a node holds nobody waits for; what was answered is not among them."""
+    if not held:
+        return ()
+    query = select(assignments.c.id).join(phases, PHASE_OF).join(runs, runs.c.id == assignments.c.run_id)
+    awaited = and_(assignments.c.status.in_(("open", "leased")), TAKES, runs.c.status == RunStatus.RUNNING.value)
+    here = (assignments.c.node_id == node, assignments.c.id.in_(held))
+    known = set(tx.execute(query.where(*here, or_(awaited, assignments.c.status.in_(("done", "failed"))))).scalars())
+    return tuple(ask for ask in held if ask not in known)
 
 
 def _check_boot(tx: Connection, node: NodeIdentity, boot: str) -> None:
@@ -68,11 +84,20 @@ def _check_boot(tx: Connection, node: NodeIdentity, boot: str) -> None:
         raise ConflictError("hello_needed", "The node has not said hello since it began.", "", "Say hello first.")
 
 
-def nothing(live: Live, node: NodeIdentity) -> Work:
-    """The reply to a poll that waited in vain."""
+def nothing(live: Live, node: NodeIdentity, poll: Poll) -> Work:
+    """The reply to a poll that waited in vain: when to come back, by the size of the population.
+
+    A coordinator that is about to end has its nodes connect anew, to another one or to the next process.
+    """
+    now, chance = time.time(), random.Random()
     with live.store.reading() as tx:
-        ended = _ended(tx, node.id, time.time() - TOLD)
-    return Work(ended=tuple(run for run, _ in ended))
+        ended = tuple(run for run, _ in _ended(tx, node.id, now - TOLD))
+        there = (nodes.c.status == "active", nodes.c.last_seen > now - LONGEST)
+        count = tx.execute(select(func.count()).select_from(nodes).where(*there)).scalar_one()
+    if live.bells.closed:
+        return Work(ended=ended, then="disconnect", seconds=leave(chance))
+    seconds = come_back(count, poll.wait, chance)
+    return Work(ended=ended, then="come_back" if seconds else "poll", seconds=seconds)
 
 
 def _takeable(tx: Connection, live: Live, node: str, boot: str, now: float) -> list[Row[Any]]:

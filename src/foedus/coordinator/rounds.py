@@ -180,8 +180,9 @@ class LivePort:
             said = [receipt for receipt in receipts if receipt.failure and receipt.failure != LATE]
         with self._writing("abandon_phase") as (tx, run):
             tx.execute(update(phases).where(*matches(phases, run.id, order)).values(status="abandoned", reason=reason))
-            close_assignments(tx, run.id, order)
+            nodes = close_assignments(tx, run.id, order)
             reach(tx, run, order.round, RoundStage.ABANDONED, time.time(), reason=reason, phase=order.phase)
+        self._live.bells.ring(*map(of_node, nodes))
         return tuple(f"{receipt.client}: {receipt.failure}" for receipt in said)
 
     def end_round(self, state: State) -> State:
@@ -223,7 +224,8 @@ class LivePort:
         settled = settle(self._live, run, ending)
         sizes = {digest: self._live.artifacts.size(digest) for digest in settled.digests.values()}
         with self._writing("close_phase") as (tx, run):
-            store(tx, run, ending, settled, sizes)
+            nodes = store(tx, run, ending, settled, sizes)
+        self._live.bells.ring(*map(of_node, nodes))
         return State({}, settled.data)
 
     def _aggregate(self, order: PhaseOrder) -> None:

@@ -140,7 +140,7 @@ class Agent:
             try:
                 if not self._welcome:
                     await self._greet()
-                poll = Poll(boot=self._boot, wait=self._wait)
+                poll = Poll(boot=self._boot, wait=self._wait, held=tuple(self._held))
                 news = await self._take(await self._link.post("/node/poll", poll, Work, self._wait))
                 failures = 0
             except FoedusError as error:
@@ -239,10 +239,14 @@ class Agent:
                 self._lose(held)
             await self.pool.drop(run)
         self._ended |= ended
+        for held in [self._held[ask] for ask in work.stop if ask in self._held]:
+            _log.info("%s is not awaited any more", held)
+            self._lose(held)
         for assignment in work.assignments:
             self._hold(assignment)
         offers = [await self._consider(offer) for offer in work.plans]
-        return bool(ended or work.assignments or any(offers))
+        await asyncio.sleep(0.0 if self._held else work.seconds)
+        return bool(ended or work.stop or work.assignments or any(offers))
 
     def _hold(self, assignment: Assignment) -> None:
         renew_at = time.monotonic() + assignment.lease / 4

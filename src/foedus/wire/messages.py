@@ -147,10 +147,11 @@ class Welcome(Message):
 
 
 class Poll(Message):
-    """Give me work, or answer after ``wait`` seconds that there is none. ``known`` are plans seen before."""
+    """Give me work, or answer after ``wait`` seconds that there is none. ``held``: assignments that I work for."""
 
     boot: Annotated[str, StringConstraints(min_length=8, max_length=64)]
     wait: Annotated[float, Field(ge=0, le=60)] = 25.0
+    held: Annotated[tuple[Id, ...], Field(max_length=100)] = ()
 
 
 class PlanOffer(Message):
@@ -190,11 +191,19 @@ class Assignment(Message):
 
 
 class Work(Message):
-    """What a poll brings: assignments to do, plans to decide on, runs that have ended (their workers may go)."""
+    """What a poll brings, in the order in which it is to be done.
+
+    ``stop`` what nobody waits for any more; runs that have ``ended`` are done, and their workers may go; decide on
+    ``plans``; do the ``assignments``, one after another; ``then`` poll again at once, come back in so many ``seconds``,
+    or disconnect and connect anew in so many seconds.
+    """
 
     assignments: Annotated[tuple[Assignment, ...], Field(max_length=100)] = ()
     plans: Annotated[tuple[PlanOffer, ...], Field(max_length=100)] = ()
     ended: Annotated[tuple[Id, ...], Field(max_length=1000)] = ()
+    stop: Annotated[tuple[Id, ...], Field(max_length=100)] = ()
+    then: Literal["poll", "come_back", "disconnect"] = "poll"
+    seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.0
 
 
 class Renew(Message):

@@ -37,6 +37,7 @@ from foedus.wire.messages import (
     Hello,
     Manifest,
     PlanApproval,
+    Poll,
     RunView,
     SubmitRun,
     TensorView,
@@ -148,8 +149,8 @@ class Scene:
         with self.live.store.reading() as tx:
             return dict(find_run(tx, run).data)
 
-    def poll(self, client: str, boot: str = BOOT) -> Work | None:
-        return polling.look(self.live, self.node_of[client], boot, time.time())
+    def poll(self, client: str, boot: str = BOOT, held: tuple[str, ...] = ()) -> Work | None:
+        return polling.look(self.live, self.node_of[client], Poll(boot=boot, held=held), time.time())
 
     def take(self, client: str, boot: str = BOOT) -> Assignment:
         """The client's next assignment; waits for the driver."""

@@ -20,10 +20,11 @@ from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode
 from foedus.domain.tree import State
 from foedus.store.tables import phases
-from foedus.wire.messages import Contribute, Fail, Renew
+from foedus.wire.messages import Contribute, Fail, Poll, Renew
 from tests.unit.coordinator.scene import BOOT, PLAN, Scene, contribution, refusal, until
 
 CLIENTS = ("alpha", "beta", "gamma")
+POLL = Poll(boot=BOOT)
 
 
 @pytest.fixture
@@ -251,11 +252,11 @@ def test_a_node_hears_once_at_once_and_then_in_passing_that_a_run_has_ended(scen
     before = time.time()
     scene.play(run, CLIENTS)
     node = scene.node_of["alpha"]
-    heard = polling.look(scene.live, node, BOOT, before)
+    heard = polling.look(scene.live, node, POLL, before)
     assert heard is not None
     assert heard.ended == (run,)
-    assert polling.look(scene.live, node, BOOT, time.time() + 1) is None
-    assert polling.nothing(scene.live, node).ended == (run,)
+    assert polling.look(scene.live, node, POLL, time.time() + 1) is None
+    assert polling.nothing(scene.live, node, POLL).ended == (run,)
 
 
 def test_every_client_of_a_running_run_is_shown(scene: Scene, run: str) -> None:

@@ -71,7 +71,7 @@ def test_an_ask_outlives_its_phase_and_counts_later_by_its_staleness(tmp_path: P
         slow = scene.take("alpha")
         assert scene.contribute(scene.take("beta")) == "counted"
         assert scene.contribute(scene.take("delta")) == "counted"
-        until(lambda: scene.show(run).round == 2)
+        scene.take("gamma")
         assert scene.contribute(slow) == "counted"
         until(lambda: scene.show(run).status == "completed")
     phases = [row.phases[0] for row in rounds_of(scene, run)]
