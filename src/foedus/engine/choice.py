@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from foedus.engine.workers import WorkersExecutor, available, cores
 from foedus.local.objective import EagerObjective
 from foedus.local.work import Batch
 from foedus.schedules.named import contributions
-from foedus.strategies.strategy import Done, Phase
+from foedus.strategies.strategy import Done, phases_of
 
 GRAPH_SECONDS = 1.5
 """Less work than this in a whole run, of one core with kernel ``eager``, does not pay for tracing a step."""
@@ -252,17 +252,8 @@ def _started(
     for client in clients if asked >= len(clients) <= INHERITED else ():
         with suppress(ClientWorkError):
             source(client)
-    executor = WorkersExecutor(kernel, source, count, _phases(prepared))
+    strategy = prepared.strategy
+    phases = phases_of(strategy, strategy.init(prepared.model), prepared.spec.rounds)  # the last round has all of them
+    executor = WorkersExecutor(kernel, source, count, phases)
     executor.start(2 * size_in_bytes(prepared.model))
     return executor
-
-
-def _phases(prepared: Prepared) -> list[Phase]:
-    """The phases of the last round, which has all of them."""
-    state, phases = prepared.strategy.init(prepared.model), list[Phase]()
-    while True:
-        place = {"round": prepared.spec.rounds, "phase": len(phases)}
-        phase = prepared.strategy.phase(replace(state, data={**state.data, **place}))
-        if isinstance(phase, Done):
-            return phases
-        phases.append(phase)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from foedus.engine.kernels import EagerKernel, Kernel, PhaseWork
 from foedus.engine.packing import Folded, PackedState, Reply, Row, answer, pack, unpack_state
 from foedus.engine.prepare import prepare_bundle
 from foedus.engine.recipe import Recipe
-from foedus.strategies.strategy import Done, Phase
+from foedus.strategies.strategy import Phase, phases_of
 
 
 @dataclass(frozen=True)
@@ -115,15 +115,11 @@ class Actor:
 
     def _phase(self, order: PhaseOrder) -> Phase:
         """The phase of that round and name, as this actor's strategy gives it."""
-        at = 0
-        while True:
-            place = {"round": order.round, "phase": at}
-            phase = self._prepared.strategy.phase(replace(self._start, data={**self._start.data, **place}))
-            if isinstance(phase, Done):
-                raise RunFailedError("phase_unknown", f"Round {order.round} has no phase `{order.phase}`.")
-            if phase.name == order.phase:
-                return phase
-            at += 1
+        phases = phases_of(self._prepared.strategy, self._start, order.round)
+        found = next((phase for phase in phases if phase.name == order.phase), None)
+        if found is None:
+            raise RunFailedError("phase_unknown", f"Round {order.round} has no phase `{order.phase}`.")
+        return found
 
 
 def site_of_this_process() -> Site:

@@ -29,7 +29,7 @@ from foedus.local.plan import build_model, manifest_of
 from foedus.local.work import Batch, Carry, LocalWork, Objective
 from foedus.node.frames import Done, Order
 from foedus.strategies.catalogue import build
-from foedus.strategies.strategy import Phase, RunContext
+from foedus.strategies.strategy import Phase, RunContext, phases_of
 from foedus.wire.messages import Assignment
 
 
@@ -107,11 +107,9 @@ class Session:
         return self._data[key]
 
     def _phase(self, ask: Assignment) -> Phase:
-        at = 0
-        while isinstance(phase := self._strategy.phase(State({}, {"round": ask.round, "phase": at})), Phase):
-            if phase.name == ask.phase:
-                return phase
-            at += 1
+        phases = phases_of(self._strategy, State(), ask.round)
+        if found := next((phase for phase in phases if phase.name == ask.phase), None):
+            return found
         raise ClientWorkError("phase_unknown", f"The strategy {ask.strategy} has no phase {ask.phase!r:.80}.")
 
 

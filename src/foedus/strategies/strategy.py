@@ -74,6 +74,17 @@ class Strategy:
     sliced: bool
 
 
+def phases_of(strategy: Strategy, state: State, number: int) -> list[Phase]:
+    """The phases of round ``number``, in their order; ``state`` is one of the strategy's."""
+    phases: list[Phase] = []
+    while True:
+        there = replace(state, data={**state.data, "round": number, "phase": len(phases)})
+        phase = strategy.phase(there)
+        if isinstance(phase, Done):
+            return phases
+        phases.append(phase)
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What a strategy is built for: the run as resolved, and the model's manifest."""
