@@ -114,7 +114,7 @@ class Supervisor:
                 self._drive_to_the_end(port, run)
             self._tell_nodes(run)
         except Stopped:
-            pass
+            self._say_who_leads(run)
         except AWAY as error:
             log.warning("run %s waits: %s", run, error)
             self._stopping.wait(AGAIN)
@@ -142,6 +142,16 @@ class Supervisor:
             log.exception("run %s failed", run)
             port.fail(f"internal: the coordinator met an error of its own ({type(error).__name__}); its log says more")
 
+    def _say_who_leads(self, run: str) -> None:
+        try:
+            with self._live.store.reading() as tx:
+                leader = leaders.leader_of(tx, run)
+        except AWAY:
+            return
+        if leader not in (None, self._replica):
+            log.warning("run %s is led by %s now; what this replica had begun for it is refused", run, leader)
+
     def _tell_nodes(self, run: str) -> None:
         with self._live.store.transaction("told", scope=run) as tx:
+            leaders.release(tx, self._replica, run)
             notice(tx, *map(of_node, followers(tx, run)))

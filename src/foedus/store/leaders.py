@@ -58,6 +58,12 @@ def renew(tx: Connection, replica: str, seconds: float) -> None:
     tx.execute(update(leaders).where(leaders.c.replica == replica).values(until=until))
 
 
-def release(tx: Connection, replica: str) -> None:
-    """Leave what this replica leads to others."""
-    tx.execute(delete(leaders).where(leaders.c.replica == replica))
+def release(tx: Connection, replica: str, run: str | None = None) -> None:
+    """Lead this run no more, or none: it has ended, or others may take over at once."""
+    mine = (leaders.c.replica == replica, *(() if run is None else (leaders.c.run_id == run,)))
+    tx.execute(delete(leaders).where(*mine))
+
+
+def leader_of(tx: Connection, run: str) -> str | None:
+    """Who leads a run, or led it last."""
+    return tx.execute(select(leaders.c.replica).where(leaders.c.run_id == run)).scalar()
