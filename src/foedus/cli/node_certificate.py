@@ -17,9 +17,7 @@ def command() -> None:
 
 
 @command.command("request")
-@click.option(
-    "--organisation", default="", help="The node's organisation, as the coordinator has it."
-)
+@click.option("--organisation", default="", help="The node's organisation, as the coordinator has it.")
 @home_option
 @json_option
 def request(organisation: str, home: Path) -> None:

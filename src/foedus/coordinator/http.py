@@ -23,8 +23,10 @@ from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.coordinator.keys import keys_of
 from foedus.coordinator.measures import refused
 from foedus.coordinator.nodes import identify
+from foedus.coordinator.refusals import note
 from foedus.coordinator.sessions import bearer
-from foedus.coordinator.tokens import authenticate
+from foedus.coordinator.tls import CERTIFICATE, judge_certificate
+from foedus.coordinator.tokens import authenticate, note_use, use_is_due
 from foedus.domain.errors import AccessError, ConflictError, FoedusError, TooLargeError, UsageError
 from foedus.store import crashpoints
 from foedus.store.tables import idempotency
@@ -53,6 +55,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, FoedusError)
+        await _note_refusal(request, error)
         if isinstance(error, AccessError):
             address = request.client.host if request.client else ""
             return problem(context(request).guards.slowed(error, address))
@@ -81,8 +84,11 @@ async def person(request: Request) -> Person:
     """The person behind a bearer token or a session.
 
     Raises:
-        AccessError: ``token_missing``, ``token_refused``. ForbiddenError: ``cross_site``.
+        AccessError: ``token_missing``, ``token_refused``, ``token_expired``. ForbiddenError: ``cross_site``.
     """
+    known = getattr(request.state, "caller", None)
+    if isinstance(known, Person):
+        return known
     secret = bearer(request)
     if not 16 <= len(secret) <= 200:
         raise AccessError("token_refused", "That is no API token.", "They begin with fdp_.", "Set FOEDUS_TOKEN to one.")
@@ -90,30 +96,42 @@ async def person(request: Request) -> Person:
 
     def look() -> Person:
         with parts.store.reading() as tx:
-            return authenticate(tx, secret)
+            found = authenticate(tx, secret)
+        if use_is_due(found):
+            with parts.store.transaction("token_used") as tx:
+                note_use(tx, found.token)
+        return found
 
     setattr(request.state, WELCOME, look)
-    return await to_thread.run_sync(look)
+    request.state.caller = found = await to_thread.run_sync(look)
+    return found
 
 
 async def signed_head(request: Request) -> tuple[NodeIdentity, Verified]:
     """The node that signed a request whose body is still to be read (and checked by ``check_body``)."""
+    known = getattr(request.state, "caller", None)
+    if isinstance(known, NodeIdentity):
+        return known, request.state.verified
     parts = context(request)
 
     def keys(node: str) -> tuple[str, ...]:
         with parts.store.reading() as tx:
             return keys_of(tx, node, time.time())
 
-    def who(node: str) -> NodeIdentity:
-        with parts.store.reading() as tx:
-            return identify(tx, node)
-
     def look() -> tuple[NodeIdentity, Verified]:
         verified = verify_head(verifier(parts, keys), head(request), time.time())
         return who(verified.key_id), verified
 
+    def who(node: str) -> NodeIdentity:
+        with parts.store.reading() as tx:
+            found = identify(tx, node)
+        if parts.guards.revoked is not None:
+            judge_certificate(request.scope["state"].get(CERTIFICATE), parts.guards.revoked, found.organisation)
+        return found
+
     found, verified = await to_thread.run_sync(look)
     setattr(request.state, WELCOME, lambda: who(found.id))
+    request.state.caller, request.state.verified = found, verified
     return found, verified
 
 
@@ -207,6 +225,12 @@ def once(tx: Connection, actor: str, key: str, body: bytes, effect: Callable[[],
     kept = {"actor": actor, "key": key, "request_hash": asked, "status": 200, "body": reply, "created_at": time.time()}
     tx.execute(insert(idempotency).values(**kept))
     return reply
+
+
+async def _note_refusal(request: Request, error: FoedusError) -> None:
+    parts, who = context(request), getattr(request.state, "caller", None)
+    route = f"{request.method} {getattr(request.scope.get('route'), 'path', '-')}"
+    await to_thread.run_sync(note, parts.store, parts.refusals, error, who, route)
 
 
 class ReplyCrashPoints:

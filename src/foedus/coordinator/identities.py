@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody with an API token."""
+    """Somebody with an API token: a user of an organisation, and what the token is narrowed to (none: nothing)."""
 
+    id: str
     name: str
-    role: str
+    org: str
+    roles: frozenset[str]
+    actions: frozenset[str] = frozenset()
+    token: str = ""
+    org_name: str = ""
+    used_at: float | None = field(default=None, compare=False)
 
     @property
     def actor(self) -> str:
         """How the person is named in records."""
-        return f"person:{self.name}"
+        return f"person:{self.id}"
 
 
 @dataclass(frozen=True)
 class NodeIdentity:
-    """A node that signed its request."""
+    """A node that signed its request; its organisation is the one that its join token was made for."""
 
     id: str
     name: str
+    organisation: str = ""
+    org: str = ""
 
     @property
     def actor(self) -> str:

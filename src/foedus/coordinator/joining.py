@@ -8,22 +8,24 @@ from datetime import UTC, datetime
 from sqlalchemy import ColumnElement, Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError as SqlIntegrityError
 
-from foedus.coordinator.identities import new_id
+from foedus.coordinator.identities import Person, new_id
 from foedus.domain.errors import AccessError, ConflictError
+from foedus.store.audit import Act, record
 from foedus.store.tables import join_tokens, nodes
 from foedus.wire.messages import Joined, JoinNode, JoinToken
 from foedus.wire.signing import hash_secret, new_secret, parse_public_key
 from foedus.wire.trust import NewJoinToken
 
 
-def create_join_token(tx: Connection, command: NewJoinToken) -> JoinToken:
-    """A token that enrols one node, bound to the organisation and the node's name where they are given.
+def create_join_token(tx: Connection, who: Person, command: NewJoinToken) -> JoinToken:
+    """A token that enrols one node as whoever asks owns it, bound to organisation and name where they are given.
 
     Only its hash is kept.
     """
     secret, expires = new_secret("fdj"), time.time() + command.hours * 3600
-    row = {"hash": hash_secret(secret), "expires_at": expires}
+    row = {"hash": hash_secret(secret), "expires_at": expires, "owner_id": who.id, "org_id": who.org}
     tx.execute(insert(join_tokens).values(**row, organisation=command.organisation, name=command.name))
+    record(tx, Act(who.actor, "nodes.invite", org=who.org, detail={"name": command.name}))
     return JoinToken(token=secret, expires_at=datetime.fromtimestamp(expires, UTC))
 
 
@@ -60,12 +62,15 @@ def join_node(tx: Connection, command: JoinNode) -> Joined:
             "Make a new node, with a key of its own: `foedus node init`.",
         )
     now = time.time()
-    if tx.execute(update(join_tokens).where(*_fresh(command, now)).values(used_at=now)).rowcount != 1:
+    invited = tx.execute(select(join_tokens).where(*_fresh(command, now))).one_or_none()
+    used = update(join_tokens).where(*_fresh(command, now)).values(used_at=now)
+    if invited is None or tx.execute(used).rowcount != 1:
         raise _refused()
     node = new_id("nd")
-    row = {"id": node, "name": command.name, "public_key": command.public_key, "status": "active", "joined_at": now}
+    row = {"id": node, "name": command.name, "organisation": invited.organisation, "public_key": command.public_key}
+    row |= {"owner_id": invited.owner_id, "org_id": invited.org_id}
     try:
-        tx.execute(insert(nodes).values(**row))
+        tx.execute(insert(nodes).values(**row, status="active", joined_at=now))
     except SqlIntegrityError as error:
         raise ConflictError(
             "node_name_taken",
@@ -73,6 +78,7 @@ def join_node(tx: Connection, command: JoinNode) -> Joined:
             "",
             "Choose another name with `foedus node init`.",
         ) from error
+    record(tx, Act(f"node:{node}", "nodes.join", node, invited.org_id, detail={"name": command.name}))
     return Joined(node=node)
 
 

@@ -15,11 +15,12 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from foedus.coordinator import assignments, joining, keys, nodes, tokens
+from foedus.coordinator import assignments, joining, keys, nodes
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import head, parse, person, read_body, signed, signed_head, verifier
 from foedus.coordinator.identities import Person
-from foedus.coordinator.policy import require
+from foedus.coordinator.policy import acts
+from foedus.coordinator.tls import CERTIFICATE, judge_certificate
 from foedus.domain.errors import ConflictError
 from foedus.wire.messages import (
     PROTOCOL,
@@ -27,10 +28,8 @@ from foedus.wire.messages import (
     Joined,
     JoinNode,
     JoinToken,
-    NewToken,
     NodeList,
     NodeView,
-    Token,
     Welcome,
 )
 from foedus.wire.signing import check_body, verify
@@ -41,45 +40,34 @@ Reply = TypeVar("Reply", bound=BaseModel)
 Who = Annotated[Person, Depends(person)]
 
 
-@router.post("/join-tokens", tags=["people"])
+@router.post("/join-tokens", tags=["people"], **acts("nodes.invite"))
 async def post_join_token(request: Request, who: Who) -> JoinToken:
     """A token that enrols one node, once."""
-    require(who, "admin")
     body = await read_body(request)
     command = parse(NewJoinToken, body) if body else NewJoinToken()
-    return await _do(request, "join_token", lambda tx: joining.create_join_token(tx, command))
+    return await _do(request, "join_token", lambda tx: joining.create_join_token(tx, who, command))
 
 
-@router.post("/tokens", tags=["people"])
-async def post_token(request: Request, who: Who) -> Token:
-    """An API token for a person, shown this once."""
-    require(who, "admin")
-    command = parse(NewToken, await read_body(request))
-    return await _do(request, "token", lambda tx: tokens.create_token(tx, command))
-
-
-@router.get("/nodes", tags=["people"])
+@router.get("/nodes", tags=["people"], **acts("nodes.read"))
 def get_nodes(request: Request, who: Who) -> NodeList:
-    """Every node that ever joined."""
-    require(who, "researcher")
+    """Every node that ever joined, of those that whoever asks may see."""
     with context(request).store.reading() as tx:
-        return nodes.list_nodes(tx)
+        return nodes.list_nodes(tx, who)
 
 
-@router.post("/nodes/{node}/revoke", tags=["people"])
+@router.post("/nodes/{node}/revoke", tags=["people"], **acts("nodes.change"))
 async def post_revoke(request: Request, node: str, who: Who) -> NodeView:
     """Refuse a node from now on."""
-    require(who, "admin")
 
     def effect(tx: Connection) -> NodeView:
-        view = nodes.revoke_node(tx, node)
+        view = nodes.revoke_node(tx, who, node)
         assignments.withdraw(tx, node, "node_revoked: its node was revoked")
         return view
 
     return await _do(request, "revoke", effect)
 
 
-@router.post("/node/join", tags=["nodes"])
+@router.post("/node/join", tags=["nodes"], **acts("node.join"))
 async def post_join(request: Request) -> Joined:
     """Enrol with a one-use token. The request is signed with the key that it brings."""
     body = await read_body(request)
@@ -90,13 +78,15 @@ async def post_join(request: Request) -> Joined:
     def check() -> None:
         with parts.store.reading() as tx:
             joining.check_join(tx, command)
+        if parts.guards.revoked is not None:
+            judge_certificate(request.scope["state"].get(CERTIFICATE), parts.guards.revoked, command.organisation)
         verify(known, head(request), hashlib.sha256(body).digest(), time.time())
 
     await to_thread.run_sync(check)
     return await _do(request, "join", lambda tx: joining.join_node(tx, command))
 
 
-@router.post("/node/rotate-key", tags=["nodes"])
+@router.post("/node/rotate-key", tags=["nodes"], **acts("node.work"))
 async def post_rotate_key(request: Request) -> Rotated:
     """Replace the node's key; the old one is accepted a while longer, so that work in hand goes on."""
     _, verified = await signed_head(request)
@@ -106,7 +96,7 @@ async def post_rotate_key(request: Request) -> Rotated:
     return await _do(request, "rotate_key", lambda tx: keys.rotate(tx, verified, command, time.time()))
 
 
-@router.post("/node/hello", tags=["nodes"])
+@router.post("/node/hello", tags=["nodes"], **acts("node.work"))
 async def post_hello(request: Request) -> Welcome:
     """A node is there, with these datasets and these answers of its owner."""
     node, body = await signed(request)

@@ -6,12 +6,18 @@ import time
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from foedus.coordinator.identities import NodeIdentity
+from foedus.coordinator.bells import of_node
+from foedus.coordinator.identities import NodeIdentity, Person
+from foedus.coordinator.policy import within
 from foedus.domain.errors import AccessError, ConflictError, NotFoundError
+from foedus.store.audit import Act, record
 from foedus.store.tables import approvals, assignments, datasets, nodes
+from foedus.store.unit_of_work import notice
 from foedus.wire.messages import DatasetView, Hello, NodeList, NodeView, Welcome
 
 LONGEST_POLL = 30.0
+TOLD_ANSWERS = 20
+"""Answers of an owner that one entry of the audit log names at most."""
 
 
 def identify(tx: Connection, node: str) -> NodeIdentity:
@@ -20,12 +26,11 @@ def identify(tx: Connection, node: str) -> NodeIdentity:
     Raises:
         AccessError: ``key_unknown``.
     """
-    row = tx.execute(
-        select(nodes.c.id, nodes.c.name).where(nodes.c.id == node, nodes.c.status == "active")
-    ).one_or_none()
+    columns = (nodes.c.id, nodes.c.name, nodes.c.organisation, nodes.c.org_id)
+    row = tx.execute(select(*columns).where(nodes.c.id == node, nodes.c.status == "active")).one_or_none()
     if row is None:
         raise AccessError("key_unknown", "The node is not known here, or was revoked.")
-    return NodeIdentity(row.id, row.name)
+    return NodeIdentity(row.id, row.name, row.organisation, row.org_id)
 
 
 def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
@@ -52,6 +57,7 @@ def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
     for dataset in command.datasets:
         row = {"client": dataset.client, "node_id": node.id, "tags": list(dataset.tags), "examples": dataset.examples}
         tx.execute(insert(datasets).values(**row))
+    _record_answers(tx, node, command)
     tx.execute(delete(approvals).where(approvals.c.node_id == node.id))
     for approval in {approval.digest: approval for approval in command.approvals}.values():
         tx.execute(insert(approvals).values(node_id=node.id, **approval.model_dump()))
@@ -65,26 +71,47 @@ def seen(tx: Connection, node: NodeIdentity) -> None:
     tx.execute(update(nodes).where(nodes.c.id == node.id).values(last_seen=time.time()))
 
 
-def revoke_node(tx: Connection, node: str) -> NodeView:
-    """Refuse a node from now on. The names of its datasets are free for another node.
+def revoke_node(tx: Connection, who: Person, node: str) -> NodeView:
+    """Refuse a node from now on, also in the poll that it waits in. The names of its datasets are free for another.
 
     Raises:
         NotFoundError: ``node_unknown``.
     """
-    if tx.execute(update(nodes).where(nodes.c.id == node).values(status="revoked")).rowcount != 1:
-        raise NotFoundError("node_unknown", "There is no such node.", "", "`foedus coordinator nodes` lists them.")
-    tx.execute(delete(datasets).where(datasets.c.node_id == node))
-    return next(view for view in list_nodes(tx).nodes if view.id == node)
+    row = tx.execute(select(nodes).where(nodes.c.id == node)).one_or_none()
+    if row is None:
+        raise node_unknown(node)
+    if row.status != "revoked":
+        tx.execute(update(nodes).where(nodes.c.id == node).values(status="revoked"))
+        tx.execute(delete(datasets).where(datasets.c.node_id == node))
+        record(tx, Act(who.actor, "nodes.revoke", node, row.org_id))
+    notice(tx, of_node(node))
+    return _view(tx.execute(select(nodes).where(nodes.c.id == node)).one(), ())
 
 
-def list_nodes(tx: Connection) -> NodeList:
-    """Every node that ever joined, by name."""
+def node_unknown(_: str) -> NotFoundError:
+    """That there is no such node."""
+    return NotFoundError("node_unknown", "There is no such node.", "", "`foedus coordinator nodes` lists them.")
+
+
+def list_nodes(tx: Connection, who: Person) -> NodeList:
+    """The nodes that ever joined, of those that somebody may see, by name."""
     owned: dict[str, list[DatasetView]] = {}
     for row in tx.execute(select(datasets).order_by(datasets.c.client)):
         view = DatasetView(client=row.client, tags=tuple(row.tags), examples=row.examples)
         owned.setdefault(row.node_id, []).append(view)
-    rows = tx.execute(select(nodes).order_by(nodes.c.name)).all()
+    mine = within(who, "nodes.read", nodes.c.owner_id, nodes.c.org_id)
+    rows = tx.execute(select(nodes).where(mine).order_by(nodes.c.name)).all()
     return NodeList(nodes=tuple(_view(row, tuple(owned.get(row.id, ()))) for row in rows))
+
+
+def _record_answers(tx: Connection, node: NodeIdentity, command: Hello) -> None:
+    """One entry in the audit log for the answers of a node's owner that are not those of before."""
+    before = dict(tx.execute(select(approvals.c.digest, approvals.c.state).where(approvals.c.node_id == node.id)).all())
+    changed = {one.digest: one.state for one in command.approvals if before.get(one.digest) != one.state}
+    if changed:
+        told = dict(sorted(changed.items())[:TOLD_ANSWERS])
+        act = Act(node.actor, "plans.answer", node.id, node.org, detail={**told, "count": len(changed)})
+        record(tx, act)
 
 
 def _view(row: Row[tuple[object, ...]], owned: tuple[DatasetView, ...]) -> NodeView:

@@ -12,7 +12,7 @@ from foedus.coordinator.assignments import PHASE_OF
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import RUN, Live, find_run, spec_of
 from foedus.coordinator.measures import ASSIGNMENT_SECONDS
-from foedus.coordinator.nodes import seen
+from foedus.coordinator.nodes import identify, seen
 from foedus.coordinator.orders import TAKES
 from foedus.coordinator.pace import LONGEST, come_back, leave
 from foedus.domain.errors import ConflictError
@@ -79,7 +79,8 @@ def _unawaited(tx: Connection, node: str, held: tuple[str, ...]) -> tuple[str, .
 
 
 def _check_boot(tx: Connection, node: NodeIdentity, boot: str) -> None:
-    """A poll that outlived its process must take nothing: nobody is there any more to do it."""
+    """A poll that outlived its process must take nothing: nobody is there any more to do it. Nor a revoked node."""
+    identify(tx, node.id)
     if tx.execute(select(nodes.c.boot).where(nodes.c.id == node.id)).scalar_one() != boot:
         raise ConflictError("hello_needed", "The node has not said hello since it began.", "", "Say hello first.")
 

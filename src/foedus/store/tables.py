@@ -29,6 +29,8 @@ runs = Table(
     Column("plan_blob", String, nullable=False),
     Column("manifest", JSON, nullable=False),
     Column("author", String, nullable=False),
+    Column("owner_id", String, nullable=False, default="", server_default=""),
+    Column("org_id", String, nullable=False, default="", server_default=""),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("data", JSON, nullable=False),
@@ -134,6 +136,9 @@ nodes = Table(
     Column("id", String, primary_key=True),
     Column("name", String, nullable=False, unique=True),
     Column("public_key", String, nullable=False),
+    Column("owner_id", String, nullable=False, default="", server_default=""),
+    Column("org_id", String, nullable=False, default="", server_default=""),
+    Column("organisation", String, nullable=False, server_default=""),
     Column("status", String, nullable=False),
     Column("joined_at", Float, nullable=False),
     Column("last_seen", Float),
@@ -163,20 +168,12 @@ join_tokens = Table(
     "join_tokens",
     metadata,
     Column("hash", String, primary_key=True),
+    Column("owner_id", String, nullable=False, default="", server_default=""),
+    Column("org_id", String, nullable=False, default="", server_default=""),
     Column("expires_at", Float, nullable=False),
     Column("used_at", Float),
     Column("organisation", String, nullable=False, server_default=""),
     Column("name", String, nullable=False, server_default=""),
-)
-
-api_tokens = Table(
-    "api_tokens",
-    metadata,
-    Column("hash", String, primary_key=True),
-    Column("name", String, nullable=False),
-    Column("role", String, nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("revoked_at", Float),
 )
 
 blobs = Table(
