@@ -48,7 +48,7 @@ class Bells:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a signal's handler may close the bells while this thread holds it
-        self._listeners: dict[str, set[Listener]] = defaultdict(set)
+        self._listeners: dict[str, dict[Listener, None]] = defaultdict(dict)  # in order, for tests
         self._closed = False
 
     @property
@@ -78,12 +78,12 @@ class Bells:
     def listening(self, name: str, listener: Listener) -> Iterator[None]:
         """Have ``listener()`` called at each ring, in the thread that rings."""
         with self._lock:
-            self._listeners[name].add(listener)
+            self._listeners[name][listener] = None
         try:
             yield
         finally:
             with self._lock:
-                self._listeners[name].discard(listener)
+                self._listeners[name].pop(listener, None)
                 if not self._listeners[name]:
                     del self._listeners[name]
 

@@ -101,7 +101,7 @@ class Store:
         crashpoints.reach("commit", name, "after")
         if notices:
             for listener in self._listeners:
-                listener(notices)
+                listener(sorted(notices))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
