@@ -44,8 +44,9 @@ class Process:
     def __init__(self, room: Room, name: str) -> None:
         self.room, self.name = room, name
         self.alive, self.skew = True, 0.0
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self.strands: set[Strand] = set()
+        # In the order in which they were made: sets of objects would have another order in another process.
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+        self.strands: dict[Strand, None] = {}
         self.context = contextvars.copy_context()
         self.context.run(PROCESS.set, self)
         room.processes.append(self)
@@ -82,7 +83,7 @@ class Strand:
         self._waiting: SimEvent | None = None
         self._greenlet = greenlet.greenlet(self._run, process.room.main)
         self._greenlet.gr_context = process.context.copy()
-        process.strands.add(self)
+        process.strands[self] = None
 
     def start(self) -> None:
         """Begin when the others give way."""
@@ -136,7 +137,7 @@ class Strand:
         else:
             self._settle(lambda: self.done.set_result(result))
         finally:
-            self.process.strands.discard(self)
+            self.process.strands.pop(self, None)
 
     def _settle(self, how: Callable[[], object]) -> None:
         if not self.done.done():
@@ -322,8 +323,8 @@ def _task(loop: asyncio.AbstractEventLoop, work: Any, context: Any = None) -> as
     task = asyncio.Task(work, loop=loop, context=context)
     process = (context or contextvars.copy_context()).get(PROCESS)
     if process is not None:
-        process.tasks.add(task)
-        task.add_done_callback(process.tasks.discard)
+        process.tasks[task] = None
+        task.add_done_callback(lambda done: process.tasks.pop(done, None))
     return task
 
 
