@@ -15,10 +15,12 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, select, update
 
 from foedus.coordinator.bells import of_run
+from foedus.coordinator.blob_rows import size_of_own, use_own
 from foedus.coordinator.checks import check_metrics, check_update, check_weights
 from foedus.coordinator.drawing import hear, listening
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live, find_run
+from foedus.coordinator.measures import CONTRIBUTIONS
 from foedus.coordinator.orders import TAKES
 from foedus.domain.errors import ConflictError, ContributionError, IntegrityError, NotFoundError, RoundClosedError
 from foedus.domain.lifecycle import ACTIVE
@@ -76,8 +78,10 @@ def contribute(live: Live, node: NodeIdentity, assignment: str, command: Contrib
     if isinstance(held, Accepted):
         return held
     phase = _phase_of(live, held)
-    if command.update is not None and not live.artifacts.has(command.update):
-        raise ConflictError("blob_missing", "The update's blob is not here.", "", "Upload it, then contribute again.")
+    size = 0
+    if command.update is not None:
+        with live.store.reading() as tx:
+            size = size_of_own(tx, command.update, node.actor)
     try:
         _check_fresh(held)
         _check(live, command, phase.schema)
@@ -85,7 +89,6 @@ def contribute(live: Live, node: NodeIdentity, assignment: str, command: Contrib
         refused = Receipt(held.row.client, {}, {}, failure=f"{error.code}: {error}")
         _record(live, node, held, refused, command)
         raise
-    size = 0 if command.update is None else live.artifacts.size(command.update)
     receipt = Receipt(
         held.row.client,
         command.weights,
@@ -171,10 +174,14 @@ def _record(live: Live, node: NodeIdentity, before: Held, receipt: Receipt, comm
             "contribution": _comparable(command),
             "receipt": asdict(receipt),
         }
+        if receipt.digest:
+            use_own(tx, receipt.digest, node.actor)
         tx.execute(update(assignments).where(assignments.c.id == assignment).values(**values))
         _tell_phase(tx, held.row, failed=bool(receipt.failure))
         notice(tx, of_run(held.row.run_id))
     live.delivered.discard((assignment, command.token))
+    if not receipt.failure or isinstance(command, Fail):
+        CONTRIBUTIONS.labels("failed" if receipt.failure else "counted").inc()
     return Accepted(assignment=assignment, outcome="failed" if receipt.failure else "counted")
 
 
@@ -198,6 +205,7 @@ def _said_before(row: AssignmentRow, command: Contribute | Fail) -> Accepted | N
     if row.status not in ("done", "failed"):
         return None
     if row.contribution == _comparable(command):
+        CONTRIBUTIONS.labels("duplicate").inc()
         return Accepted(assignment=row.id, outcome="counted" if row.status == "done" else "failed")
     raise ConflictError("already_answered", "This assignment was answered before, and otherwise.", "", "Poll for work.")
 

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import Connection, and_, or_, select
 
-from foedus.coordinator.blob_rows import Caller
+from foedus.coordinator.blob_rows import Caller, owns
 from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.coordinator.orders import TAKES
+from foedus.coordinator.policy import within
 from foedus.domain.errors import NotFoundError
 from foedus.domain.lifecycle import ENDED
-from foedus.store.tables import assignments, datasets, phases, runs
+from foedus.store.tables import assignments, datasets, phases, rounds, runs
 
 
 def check_readable(tx: Connection, caller: Caller, digest: str) -> None:
-    """People may read every blob; a node reads plans of runs that want its datasets, and broadcasts made for it.
+    """People read what they brought and what runs within their reach name; a node plans of runs that want its data.
+
+    It reads broadcasts made for it, too.
 
     A node does not read what it brought itself either: whether a digest is known here is told to nobody.
 
     Raises:
         NotFoundError: ``blob_unknown``, for what is not there and for what is not theirs alike.
     """
-    if isinstance(caller, Person) or _is_plan_for(tx, caller, digest) or _is_broadcast_for(tx, caller, digest):
+    if isinstance(caller, Person):
+        readable = owns(tx, digest, caller.actor) or _is_of_run(tx, caller, digest)
+    else:
+        readable = _is_plan_for(tx, caller, digest) or _is_broadcast_for(tx, caller, digest)
+    if readable:
         return
     raise NotFoundError("blob_unknown", f"There is no blob {digest[:12]}… here.")
+
+
+def _is_of_run(tx: Connection, who: Person, digest: str) -> bool:
+    """Whether a run within somebody's reach names the blob: its plan, a model, or an update that is kept."""
+    of_run = select(runs.c.id).where(within(who, "models.read", runs.c.owner_id, runs.c.org_id))
+    queries = (
+        of_run.where(or_(runs.c.plan_blob == digest, runs.c.initial_model == digest)),
+        of_run.join(rounds, rounds.c.run_id == runs.c.id).where(rounds.c.model_blob == digest),
+        of_run.join(assignments, assignments.c.run_id == runs.c.id).where(assignments.c.update == digest),
+    )
+    return any(tx.execute(query.limit(1)).first() is not None for query in queries)
 
 
 def _is_plan_for(tx: Connection, node: NodeIdentity, digest: str) -> bool:

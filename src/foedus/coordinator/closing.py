@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from sqlalchemy import Connection, select, update
 
 from foedus.coordinator import drawing
+from foedus.coordinator.blob_rows import name_blobs
 from foedus.coordinator.folding import Closing, Given, fold_and_close
-from foedus.coordinator.live import Live, RunRow, name_blob
+from foedus.coordinator.live import Live, RunRow
 from foedus.coordinator.orders import Answers, answers, close_assignments, make_current, matches
 from foedus.domain.errors import FoedusError, RunFailedError
 from foedus.domain.plain import Json
@@ -60,7 +61,8 @@ def settle(live: Live, run: RunRow, ending: Ending) -> Settled:
         asked = drawing.asked_in(tx, run.id, order) if ending.phase.schedule.draws else order.clients
         broadcast = tx.execute(select(phases.c.broadcast).where(*matches(phases, run.id, order))).scalar_one()
     try:
-        closed = fold_and_close(_closing(live, run, ending, found), artifacts.temporary)
+        with artifacts.keeping():
+            closed = fold_and_close(_closing(live, run, ending, found), artifacts.temporary)
     except Exception as error:
         raise _aggregation_failed(order, error) from error
     digests = dict(run.parts)
@@ -72,7 +74,7 @@ def settle(live: Live, run: RunRow, ending: Ending) -> Settled:
     return Settled(replace(closed.record, asked=asked, bytes_down=down, outcome=outcome), digests, closed.data)
 
 
-def store(tx: Connection, run: RunRow, ending: Ending, settled: Settled, sizes: Mapping[str, int]) -> set[str]:
+def store(tx: Connection, run: RunRow, ending: Ending, settled: Settled, artifacts: Artifacts) -> set[str]:
     """The rows of a phase that has ended: its record, the run's state, and the client states that counted.
 
     Returns the nodes that are still at work for it: they are told to stop.
@@ -82,8 +84,7 @@ def store(tx: Connection, run: RunRow, ending: Ending, settled: Settled, sizes: 
     tx.execute(update(phases).where(*matches(phases, run.id, order)).values(**closed))
     state = {"parts": dict(settled.digests), "data": dict(settled.data), "updated_at": now}
     tx.execute(update(runs).where(runs.c.id == run.id).values(**state))
-    for digest, size in sizes.items():
-        name_blob(tx, digest, size, now)
+    name_blobs(tx, artifacts, settled.digests.values())
     if not ending.untested:
         make_current(tx, run.id, order, [receipt for receipt in record.receipts if not receipt.failure])
     if ending.phase.schedule.carries:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, select
 
 from foedus.coordinator.bells import CLIENTS, Bells
 from foedus.domain.errors import ConfigError, NotFoundError
@@ -16,7 +16,7 @@ from foedus.domain.run import RunSpec, parse_spec
 from foedus.domain.tree import State, dtypes
 from foedus.store.artifacts import Artifacts
 from foedus.store.notices import MISSED
-from foedus.store.tables import blobs, runs
+from foedus.store.tables import runs
 from foedus.store.unit_of_work import Store
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import Phase, RunContext, Strategy
@@ -109,9 +109,3 @@ def parse_manifest(table: dict[str, Any]) -> ModelManifest:
 
 def _manifest_refused(why: str) -> ConfigError:
     return ConfigError("manifest_refused", "The model's manifest is refused.", why, "Submit with `foedus run submit`.")
-
-
-def name_blob(connection: Connection, digest: str, size: int, now: float) -> None:
-    """Give a blob its row, unless it has one."""
-    if connection.execute(select(blobs.c.digest).where(blobs.c.digest == digest)).first() is None:
-        connection.execute(insert(blobs).values(digest=digest, size=size, created_at=now))

@@ -222,9 +222,8 @@ class LivePort:
         with self._live.store.reading() as tx:
             run = self._active(tx)
         settled = settle(self._live, run, ending)
-        sizes = {digest: self._live.artifacts.size(digest) for digest in settled.digests.values()}
         with self._writing("close_phase") as (tx, run):
-            nodes = store(tx, run, ending, settled, sizes)
+            nodes = store(tx, run, ending, settled, self._live.artifacts)
         self._live.bells.ring(*map(of_node, nodes))
         return State({}, settled.data)
 

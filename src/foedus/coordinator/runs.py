@@ -11,11 +11,14 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
 
+from foedus.coordinator.blob_rows import name_blobs
 from foedus.coordinator.checks import check_model
 from foedus.coordinator.folding import MODEL, begin, digest_of_model
-from foedus.coordinator.live import RUN, RunRow, find_run, name_blob, parse_manifest, spec_of
+from foedus.coordinator.identities import Person
+from foedus.coordinator.live import RUN, RunRow, find_run, parse_manifest, spec_of
 from foedus.coordinator.moves import RUN_TOLD, attempt_of
 from foedus.coordinator.orders import ONGOING
+from foedus.coordinator.policy import within
 from foedus.coordinator.readiness import statuses, waiting_for
 from foedus.coordinator.telling import tell
 from foedus.domain.errors import IntegrityError, NotFoundError
@@ -50,7 +53,7 @@ class Submission:
     name: str
     data: Mapping[str, Json]
     parts: Mapping[str, str]
-    sizes: Mapping[str, int]
+    artifacts: Artifacts
     model_digest: str
 
 
@@ -81,17 +84,15 @@ def prepare(artifacts: Artifacts, command: SubmitRun) -> Submission:
         if part != MODEL:
             parts[part] = hash_file(file)
             artifacts.adopt(file, parts[part])
-    sizes = {digest: artifacts.size(digest) for digest in {*parts.values(), command.plan_blob}}
     name = spec.name or f"{spec.strategy.name}-{command.plan[:6]}"
-    return Submission(command, name, data, parts, sizes, digest_of_model(model))
+    return Submission(command, name, data, parts, artifacts, digest_of_model(model))
 
 
-def submit(connection: Connection, submission: Submission, author: str) -> RunView:
+def submit(connection: Connection, submission: Submission, author: Person) -> RunView:
     """Record a run that was prepared: as a draft, or waiting for its clients."""
     now, run, command = time.time(), f"run_{secrets.token_hex(6)}", submission.command
     status = RunStatus.DRAFT if command.draft else RunStatus.WAITING
-    for digest, size in submission.sizes.items():
-        name_blob(connection, digest, size, now)
+    name_blobs(connection, submission.artifacts, (*submission.parts.values(), command.plan_blob))
     row = {
         "id": run,
         "name": submission.name,
@@ -100,7 +101,9 @@ def submit(connection: Connection, submission: Submission, author: str) -> RunVi
         "plan": command.plan,
         "plan_blob": command.plan_blob,
         "manifest": command.manifest.model_dump(mode="json"),
-        "author": author,
+        "author": author.name,
+        "owner_id": author.id,
+        "org_id": author.org,
         "created_at": now,
         "updated_at": now,
         "data": dict(submission.data),
@@ -120,9 +123,10 @@ def show(connection: Connection, run: str) -> RunView:
     return view(connection, find_run(connection, run))
 
 
-def list_runs(connection: Connection) -> RunList:
-    """Runs, the newest first, without their clients and specs."""
-    rows = connection.execute(RUN.order_by(runs.c.created_at.desc()).limit(LIST_LIMIT)).all()
+def list_runs(connection: Connection, who: Person) -> RunList:
+    """The runs that somebody may see, the newest first, without their clients and specs."""
+    mine = within(who, "runs.read", runs.c.owner_id, runs.c.org_id)
+    rows = connection.execute(RUN.where(mine).order_by(runs.c.created_at.desc()).limit(LIST_LIMIT)).all()
     return RunList(runs=tuple(_summary(connection, row) for row in rows))
 
 

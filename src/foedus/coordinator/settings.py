@@ -26,6 +26,7 @@ from foedus.coordinator.login_settings import Login
 from foedus.coordinator.tls import Files
 from foedus.coordinator.webhooks import WebhookSettings
 from foedus.domain.errors import AccessError, ConfigError
+from foedus.store.artifacts import CACHE_ROOM
 from foedus.store.engines import CONNECTIONS
 from foedus.wire.http import is_loopback
 
@@ -48,6 +49,11 @@ class Settings:
     the folder is used. ``connections`` bounds those that this process has to PostgreSQL. ``migrate``: bring
     PostgreSQL to the newest schema at the start. ``replica`` names this process among those on one database, which take
     its runs over when it was silent for ``leader_lease`` seconds.
+    ``blobs`` is a bucket, ``s3://BUCKET/PREFIX?endpoint=URL&region=NAME&style=path|virtual&transfer=proxied|presigned``;
+    without it blobs are in the folder. ``blob_cache`` is what of a bucket's blobs is kept on disk, in bytes.
+    ``idle``: seconds after which a body that does not move is cut off. ``quota_uploads`` and ``quota_bytes`` bound what
+    one node or person has on its way and stored. What nothing refers to is removed after ``gc_grace`` seconds; it is
+    looked for every ``gc_every`` seconds (0: only by `foedus coordinator gc`).
     ``client_ca`` is the authority of nodes' certificates, which they then must show; ``client_crl`` is what it revoked.
     """
 
@@ -68,6 +74,13 @@ class Settings:
     replica: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,80}$")] = Field(default_factory=_replica)
 
     leader_lease: Annotated[float, Field(ge=0.5, le=600)] = 6.0
+    blobs: str = Field(default="", repr=False)
+    blob_cache: Annotated[int, Field(ge=0)] = CACHE_ROOM
+    idle: Annotated[float, Field(ge=0.1, le=3600)] = 60.0
+    quota_uploads: Annotated[int, Field(ge=1)] = 64
+    quota_bytes: Annotated[int, Field(ge=0)] = 1 << 40
+    gc_every: Annotated[float, Field(ge=0)] = 600.0
+    gc_grace: Annotated[float, Field(ge=0)] = 86_400.0
 
     @property
     def database_url(self) -> str:

@@ -1,31 +1,39 @@
-"""Blobs as files under their SHA-256. What can be seen is whole: written aside, synced, renamed, directory synced.
+"""Blobs under their SHA-256, on a shelf: a folder, or a bucket of S3-compatible storage. What is read is verified.
 
-A blob is there before a row names it, so a missing blob is impossible and an unnamed one is only rubbish. File names
-are digests and ids that this process checked or made; no received name becomes a path.
+A blob is there before a row names it, so a missing blob is impossible and an unnamed one is only rubbish. A file is
+hashed when it is first read, again where it was written to since, and after an hour: bytes that are not a blob's are
+never given to anybody.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
+import logging
 import re
 import secrets
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import FileIO
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
-from foedus.domain.errors import ConflictError, IntegrityError, NotFoundError, StorageError, UsageError
-from foedus.store import crashpoints
+from foedus.domain.errors import IntegrityError, NotFoundError, StorageError, UsageError
+from foedus.store.s3 import BucketShelf, parse_bucket
+from foedus.store.shelves import TEMPORARY, FolderShelf, Shelf, storage_errors
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-UPLOAD = re.compile(r"up_[0-9a-z]{1,40}")
-UPLOAD_DAYS = 7
-"""Days after which an upload that nobody went on with is removed at start-up."""
+PROVEN_SECONDS = 3600.0
+"""For how long a file whose times did not change is taken for what it was."""
+
+PROVEN_FILES = 10_000
+PIECE = 1 << 20
+CACHE_ROOM = 20 << 30
+"""Bytes of disk for blobs that are kept elsewhere; see :mod:`foedus.store.cache`."""
+
+log = logging.getLogger("foedus.store")
+Times = tuple[int, int, int, int]
 
 
 class BlobWriter:
@@ -36,7 +44,7 @@ class BlobWriter:
         self._digest = hashlib.sha256()
         self.size = 0
 
-    def write(self, chunk: bytes | memoryview) -> None:
+    def write(self, chunk: bytes | memoryview | bytearray) -> None:
         """Append ``chunk``."""
         self._file.write(chunk)
         self._digest.update(chunk)
@@ -48,75 +56,70 @@ class BlobWriter:
         return self._digest.hexdigest()
 
 
-class UploadWriter:
-    """Appends to an upload until another request appends to it, or it is finished: then this one writes nothing more.
-
-    A request whose connection hangs must neither hold up the next nor write to a blob that was checked already.
-    """
-
-    def __init__(self, file: FileIO, lock: threading.Lock, writers: dict[str, UploadWriter], upload: str) -> None:
-        self._file = file
-        self._lock = lock
-        self._writers = writers
-        self._upload = upload
-        self._start = file.tell()
-
-    def write(self, chunk: bytes) -> None:
-        """Append ``chunk``.
-
-        Raises:
-            ConflictError: ``upload_taken_over``.
-        """
-        left = memoryview(chunk)
-        with self._lock:
-            if self._writers.get(self._upload) is not self:
-                raise ConflictError("upload_taken_over", "Another request goes on with this upload.")
-            while left:
-                left = left[self._file.write(left) :]
-
-    def take_back(self) -> None:
-        """Remove what this writer has appended, unless another went on from there."""
-        with self._lock:
-            if self._writers.get(self._upload) is self:
-                self._file.truncate(self._start)
-
-
 class Artifacts:
-    """A folder of blobs, and of uploads on their way."""
+    """Blobs, and parts of uploads on their way. ``folder`` is this process's own; ``shelf`` may be others' as well."""
 
-    def __init__(self, folder: Path) -> None:
-        self._blobs = folder / "blobs"
+    def __init__(self, folder: Path, shelf: Shelf | None = None) -> None:
         self._partial = folder / "partial"
-        self._lock = threading.Lock()
-        self._writers: dict[str, UploadWriter] = {}
-        for made in (self._blobs, self._partial):
+        for made in (folder / "blobs", self._partial):
             made.mkdir(parents=True, exist_ok=True)
+        self._shelf = shelf or FolderShelf(folder)
+        self._proven: OrderedDict[str, tuple[Times, float]] = OrderedDict()
+        self._lock, self._locks = Lock(), tuple(Lock() for _ in range(64))
 
     def recover(self) -> None:
-        """Remove what an earlier process left half-written, but of uploads, which may be resumed, only old ones."""
-        old = time.time() - UPLOAD_DAYS * 86400
-        for left in self._partial.iterdir():
-            if left.name.startswith("tmp_") or left.stat().st_mtime < old:
-                left.unlink(missing_ok=True)
+        """Remove the files that an earlier process left half-written."""
+        for left in self._partial.glob(f"{TEMPORARY}*"):
+            left.unlink(missing_ok=True)
 
     def path(self, digest: str) -> Path:
-        """The file of a blob that is there.
+        """A file with the blob's bytes, verified. It stays within :meth:`keeping`; outside, for a minute.
+
+        Raises:
+            NotFoundError: ``blob_unknown``. StorageError: ``blob_spoiled``, ``disk_full``, ``storage_refused``.
+            UnreachableError: ``storage_unreachable``.
+        """
+        name, spoiled = _name(digest), False
+        with self._locks[int(digest[:4], 16) % len(self._locks)]:
+            for _ in range(2):  # a file of a cache that was spoiled here is fetched once more
+                found = self._shelf.find(name)
+                if found is not None and self._is_itself(digest, found):
+                    return found
+                if found is None and not spoiled:
+                    raise NotFoundError("blob_unknown", f"There is no blob {digest[:12]}… here.")
+                if found is not None:
+                    log.error("the blob %s is spoiled: its bytes are not those that were stored", digest)
+                    self._shelf.spoiled(name, again=spoiled)
+                    spoiled = True
+        raise StorageError(
+            "blob_spoiled",
+            f"The blob {digest[:12]}… is spoiled.",
+            "Its stored bytes changed since they were written; they were set aside, and nobody was given them.",
+            "Check the disk, and bring the blob back from a backup: `foedus coordinator check` lists what is wrong.",
+        )
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is there."""
+        return self._shelf.size(_name(digest)) is not None
+
+    def size(self, digest: str) -> int:
+        """The blob's size in bytes.
 
         Raises:
             NotFoundError: ``blob_unknown``.
         """
-        path = self._place(digest)
-        if not path.is_file():
+        size = self._shelf.size(_name(digest))
+        if size is None:
             raise NotFoundError("blob_unknown", f"There is no blob {digest[:12]}… here.")
-        return path
+        return size
 
-    def has(self, digest: str) -> bool:
-        """Whether the blob is there."""
-        return self._place(digest).is_file()
+    def link(self, digest: str) -> str | None:
+        """Where whoever may read the blob fetches it, if not from this process."""
+        return self._shelf.link(_name(digest))
 
-    def size(self, digest: str) -> int:
-        """The blob's size in bytes."""
-        return self.path(digest).stat().st_size
+    def keeping(self) -> AbstractContextManager[None]:
+        """The files that :meth:`path` gives within the block stay at least until its end."""
+        return self._shelf.keeping()
 
     def put_bytes(self, content: bytes) -> str:
         """Keep ``content``; returns its digest."""
@@ -134,7 +137,7 @@ class Artifacts:
         """
         temporary = self.temporary()
         try:
-            with _storage_errors(), temporary.open("xb") as file:
+            with storage_errors(), temporary.open("xb") as file:
                 writer = BlobWriter(file)
                 yield writer
             if expected is not None and writer.digest != expected:
@@ -145,74 +148,64 @@ class Artifacts:
 
     def temporary(self) -> Path:
         """A name for a file on the blobs' disk; :meth:`recover` removes it if it is left."""
-        return self._partial / f"tmp_{secrets.token_hex(16)}"
+        return self._partial / f"{TEMPORARY}{secrets.token_hex(16)}"
 
     def adopt(self, file: Path, digest: str) -> None:
-        """Make a finished file of this folder the blob ``digest``, whose bytes the caller has hashed."""
-        target = self._place(digest)
-        with _storage_errors():
-            _sync(file)
-            target.parent.mkdir(exist_ok=True)
-            crashpoints.reach("rename", "blob", "before")
-            file.replace(target)
-            crashpoints.reach("rename", "blob", "after")
-            _sync(target.parent)
-            _sync(self._blobs)
+        """Make a finished file of :meth:`temporary` the blob ``digest``, whose bytes the caller has hashed."""
+        name = _name(digest)
+        self._shelf.put(name, file)
+        if (found := self._shelf.find(name)) is not None:
+            self._remember(digest, found)
 
-    def verify(self, digest: str) -> None:
-        """Read the whole blob.
+    def remove(self, digest: str) -> None:
+        """Delete a blob, if it is there; no row may name it."""
+        self._shelf.remove(_name(digest))
+
+    def kept(self) -> Iterator[tuple[str, float]]:
+        """The digest of every blob that is there, named or not, and when it was put there, in Unix seconds.
 
         Raises:
-            IntegrityError: ``digest_mismatch`` where a bit has flipped.
+            StorageError: ``storage_refused`` where listing is not allowed.
         """
-        if hash_file(self.path(digest)) != digest:
-            raise _mismatch(digest)
+        for each in self._shelf.names("blobs/"):
+            digest = each.name.removeprefix("blobs/").replace("/", "")
+            if DIGEST.fullmatch(digest):
+                yield digest, each.put_at
 
-    def offset(self, upload: str) -> int:
-        """How many bytes of an upload are there."""
-        path = self._upload(upload)
-        return path.stat().st_size if path.is_file() else 0
+    def tidy(self, before: float) -> None:
+        """Remove what somebody began to put before a time, in Unix seconds, and did not finish."""
+        self._shelf.tidy(before)
 
-    @contextmanager
-    def appending(self, upload: str, offset: int) -> Iterator[UploadWriter]:
-        """Append to an upload, which has to have ``offset`` bytes now; what was written before an error stays.
+    def keep_part(self, file: Path) -> str:
+        """Take over a file of :meth:`temporary` as part of an upload; returns the part's name, which a row is to hold.
 
         Raises:
-            ConflictError: ``upload_offset``.
             StorageError: ``disk_full``.
         """
-        path = self._upload(upload)
-        with _storage_errors(), path.open("ab", buffering=0) as file:
-            with self._lock:
-                have = file.seek(0, os.SEEK_END)
-                if offset != have:
-                    raise ConflictError(
-                        "upload_offset",
-                        f"The upload has {have} bytes; the request begins at {offset}.",
-                        "",
-                        f"Go on at {have}.",
-                    )
-                writer = self._writers[upload] = UploadWriter(file, self._lock, self._writers, upload)
-            try:
-                yield writer
-            finally:
-                self._forget(upload, writer)
+        part = secrets.token_hex(16)
+        self._shelf.put(f"partial/{part}", file, lasting=False)
+        return part
 
-    def finish(self, upload: str, digest: str) -> None:
-        """Make a complete upload the blob ``digest``; one whose bytes differ is removed.
+    def drop_parts(self, parts: Iterable[str]) -> None:
+        """Remove parts, if they are there; no row names them any more."""
+        for part in parts:
+            self._shelf.remove(f"partial/{part}")
+
+    def join(self, parts: Iterable[str], digest: str) -> int:
+        """Make the blob ``digest`` of an upload's parts; returns its size in bytes.
 
         Raises:
-            IntegrityError: ``digest_mismatch``.
+            IntegrityError: ``digest_mismatch``. StorageError: ``disk_full``.
         """
-        path = self._upload(upload)
-        self._forget(upload)
-        try:
-            if hash_file(path) != digest:
-                path.unlink()
-                raise _mismatch(digest)
-            self.adopt(path, digest)
-        except FileNotFoundError:
-            self.path(digest)
+        with self.writing(digest) as writer:
+            for part in parts:
+                found = self._shelf.find(f"partial/{part}")
+                if found is None:
+                    raise _mismatch(digest)
+                with found.open("rb") as file:
+                    while chunk := file.read(PIECE):
+                        writer.write(chunk)
+        return writer.size
 
     def writable(self) -> bool:
         """Whether a file can be written here now."""
@@ -224,21 +217,32 @@ class Artifacts:
             return False
         return True
 
-    def _forget(self, upload: str, writer: UploadWriter | None = None) -> None:
-        """Let ``writer``, or whoever it is, write no more to an upload."""
+    def _is_itself(self, digest: str, file: Path) -> bool:
+        times = _times(file)
         with self._lock:
-            if writer is None or self._writers.get(upload) is writer:
-                self._writers.pop(upload, None)
+            known = self._proven.get(digest)
+        if known is not None and known[0] == times and time.monotonic() - known[1] < PROVEN_SECONDS:
+            return True
+        if hash_file(file) != digest:
+            return False
+        self._remember(digest, file)
+        return True
 
-    def _place(self, digest: str) -> Path:
-        if not DIGEST.fullmatch(digest):
-            raise UsageError("digest_malformed", "A digest is 64 hexadecimal digits.")
-        return self._blobs / digest[:2] / digest[2:]
+    def _remember(self, digest: str, file: Path) -> None:
+        with self._lock:
+            self._proven[digest] = _times(file), time.monotonic()
+            self._proven.move_to_end(digest)
+            while len(self._proven) > PROVEN_FILES:
+                self._proven.popitem(last=False)
 
-    def _upload(self, upload: str) -> Path:
-        if not UPLOAD.fullmatch(upload):
-            raise NotFoundError("upload_unknown", "There is no such upload.")
-        return self._partial / upload
+
+def open_artifacts(folder: Path, url: str = "", room: int = CACHE_ROOM) -> Artifacts:
+    """The blobs that a setting names: ``folder`` itself, or ``s3://…`` (see :func:`foedus.store.s3.parse_bucket`).
+
+    Raises:
+        ConfigError: ``blobs_url``, ``extra_missing``.
+    """
+    return Artifacts(folder, BucketShelf(parse_bucket(url), folder, room) if url else None)
 
 
 def hash_file(path: Path) -> str:
@@ -247,25 +251,19 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _times(file: Path) -> Times:
+    """What changes when a file is written to; the last of these nobody can set back."""
+    stat = file.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _name(digest: str) -> str:
+    if not DIGEST.fullmatch(digest):
+        raise UsageError("digest_malformed", "A digest is 64 hexadecimal digits.")
+    return f"blobs/{digest[:2]}/{digest[2:]}"
 
 
 def _mismatch(digest: str) -> IntegrityError:
     return IntegrityError(
         "digest_mismatch", f"The bytes are not those of {digest[:12]}….", "Their SHA-256 differs.", "Send them again."
     )
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError("disk_full", "The disk is full.", "", "Make room; nothing confirmed is lost.") from error
-        raise

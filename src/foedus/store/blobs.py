@@ -23,4 +23,4 @@ upload_parts = Table(
     Column("size", Big, nullable=False),
     Column("part", String, nullable=False),
 )
-"""What has arrived of an upload, whichever replica it came to: ``part`` names the bytes (see ``Artifacts.keep_part``)."""
+"""What has arrived of an upload, at whichever replica; ``part`` names the bytes, as ``Artifacts.keep_part`` does."""

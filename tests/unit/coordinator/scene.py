@@ -13,7 +13,8 @@ import torch
 
 from foedus.coordinator import assignments, polling, runs
 from foedus.coordinator import nodes as node_cases
-from foedus.coordinator.identities import NodeIdentity
+from foedus.coordinator.blob_rows import own_blob
+from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.coordinator.live import Live, find_run
 from foedus.domain.codec import encode, encode_tensors
 from foedus.domain.errors import FoedusError
@@ -45,6 +46,7 @@ from foedus.wire.messages import (
 )
 
 BOOT = "boot-0001"
+ADA = Person("us_ada", "ada", "org_ada", frozenset({"researcher"}))
 PLAN = PlanBundle({"plan.py": b"model = loss = None\n"}, "plan.py")
 
 
@@ -139,7 +141,7 @@ class Scene:
     def submit(self) -> str:
         submission = runs.prepare(self.live.artifacts, self.command())
         with self.live.store.transaction("submit") as tx:
-            return runs.submit(tx, submission, "ada").id
+            return runs.submit(tx, submission, ADA).id
 
     def show(self, run: str) -> RunView:
         with self.live.store.reading() as tx:
@@ -174,8 +176,11 @@ class Scene:
         return Contribute(**{**fields, **changes})
 
     def contribute(self, assignment: Assignment, **changes: Any) -> str:
-        node = self.node_of[assignment.client]
-        return assignments.contribute(self.live, node, assignment.id, self.message(assignment, **changes)).outcome
+        node, message = self.node_of[assignment.client], self.message(assignment, **changes)
+        if message.update is not None and self.live.artifacts.has(message.update):
+            with self.live.store.transaction("blob") as tx:
+                own_blob(tx, self.live.artifacts, message.update, node.actor)
+        return assignments.contribute(self.live, node, assignment.id, message).outcome
 
     def fail(self, assignment: Assignment) -> str:
         node = self.node_of[assignment.client]

@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("upload", "start"),
     )
     op.execute(
-        "INSERT INTO blob_owners (digest, actor, at) SELECT DISTINCT digest, actor, 0.0 FROM uploads WHERE completed = 1"
+        "INSERT INTO blob_owners (digest, actor, at) "
+        "SELECT DISTINCT digest, actor, 0.0 FROM uploads WHERE completed = 1"
     )
     op.execute("DELETE FROM uploads WHERE completed = 0")
