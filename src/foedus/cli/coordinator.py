@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import click
 
 from foedus.cli.connection import connected
 from foedus.cli.lazy import LazyGroup
 from foedus.cli.output import emit, json_option, say, table
-from foedus.client.admin import create_join_token, create_token, list_nodes, revoke_node
+from foedus.client.admin import create_join_token, list_nodes, revoke_node
 from foedus.client.http import Connection
 from foedus.wire.messages import NodeView
 
@@ -17,6 +15,9 @@ LAZY = {
     "migrate": ("foedus.cli.coordinator_migrate", "Bring the database to this release's schema."),
     "provision": ("foedus.cli.coordinator_provision", "Make a start-up kit for every site."),
     "start": ("foedus.cli.coordinator_start", "Start a coordinator here, until Ctrl-C."),
+    "org": ("foedus.cli.coordinator_org", "Organisations: whom users, runs and nodes belong to."),
+    "user": ("foedus.cli.coordinator_user", "Users: people with roles in an organisation."),
+    "token": ("foedus.cli.coordinator_token", "API tokens of people."),
 }
 
 
@@ -34,24 +35,6 @@ def invite(connection: Connection) -> None:
     emit({"token": made.token, "expires_at": made.expires_at.isoformat()}, made.token)
     say(f"It admits one node, until {made.expires_at:%Y-%m-%d %H:%M} UTC. On the node:")
     say(f"  foedus node join --coordinator {connection.url} --token {made.token}")
-
-
-@command.group("token")
-def token_group() -> None:
-    """API tokens of people."""
-
-
-@token_group.command("create")
-@click.argument("name")
-@click.option("--role", type=click.Choice(["researcher", "admin"]), default="researcher", show_default=True)
-@json_option
-@connected
-def token_create(connection: Connection, name: str, role: Literal["researcher", "admin"]) -> None:
-    """Make an API token for NAME; it is shown this once."""
-    made = create_token(connection, name, role)
-    emit(made.model_dump(mode="json"), made.token)
-    say(f"For {made.name} ({made.role}); it is not shown again. Use it as:")
-    say(f"  export FOEDUS_COORDINATOR={connection.url} FOEDUS_TOKEN={made.token}")
 
 
 @command.command("nodes")

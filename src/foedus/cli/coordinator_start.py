@@ -14,7 +14,7 @@ from foedus.cli.observed import observed
 from foedus.cli.output import emit, json_option
 from foedus.coordinator.app import open_coordinator, serve
 from foedus.coordinator.settings import read_settings
-from foedus.wire.messages import Token
+from foedus.wire.people import Token
 
 log = logging.getLogger("foedus.coordinator")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +16,7 @@ from types import FrameType
 from typing import BinaryIO
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from sqlalchemy import select
 
 import foedus
@@ -26,6 +27,7 @@ from foedus.coordinator import (
     login_routes,
     measures,
     node_routes,
+    people_routes,
     recording,
     run_routes,
     tls,
@@ -33,6 +35,7 @@ from foedus.coordinator import (
     upload_routes,
 )
 from foedus.coordinator.context import Context, context
+from foedus.coordinator.gate import gate
 from foedus.coordinator.guards import Guards, StillWelcome
 from foedus.coordinator.http import ReplyCrashPoints, add_error_handlers
 from foedus.coordinator.live import Live
@@ -40,6 +43,7 @@ from foedus.coordinator.metrics import render
 from foedus.coordinator.oidc import Provider
 from foedus.coordinator.openapi import describe
 from foedus.coordinator.outbox import Outbox
+from foedus.coordinator.policy import acts
 from foedus.coordinator.protocol import BoundedHttp, Pace, Room, places
 from foedus.coordinator.requests import Requests
 from foedus.coordinator.settings import Settings
@@ -50,8 +54,12 @@ from foedus.store.artifacts import open_artifacts
 from foedus.store.nonces import SharedNonces
 from foedus.store.tables import schema
 from foedus.store.unit_of_work import Store
-from foedus.wire.messages import PROTOCOL, Token
+from foedus.wire.messages import PROTOCOL
 from foedus.wire.nonces import Nonces
+from foedus.wire.people import Token
+
+ADMIN_TOKEN = "admin-token"
+"""The file in the coordinator's folder with the first admin's token; it may be deleted."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,9 @@ def open_coordinator(settings: Settings) -> Opened:
     store = Store(settings.database_url, migrate=settings.migrate, connections=settings.connections)
     with store.transaction("first_admin") as tx:
         admin = tokens.first_admin(tx)
+        if admin is not None:
+            # Before the commit: killed in between, the file has a token that is worth nothing, never the other way.
+            write_secret(settings.folder / ADMIN_TOKEN, admin.token)
     return Opened(Context(settings, Live(store, artifacts), _guards(store, settings)), admin, lock)
 
 
@@ -119,8 +130,10 @@ def create_app(parts: Context) -> FastAPI:
         title="foedus coordinator",
         version=foedus.__version__,
         lifespan=lifespan,
+        dependencies=[Depends(gate)],
         docs_url=None,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
     )
     app.state.context = parts
@@ -134,13 +147,16 @@ def create_app(parts: Context) -> FastAPI:
         recording.router,
         assignment_routes.router,
         node_routes.router,
+        people_routes.router,
         login_routes.router,
         blob_routes.router,
         upload_routes.router,
     ):
         app.include_router(router)
     for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics), ("/version", version)):
-        app.add_api_route(path, endpoint, methods=["GET"], tags=["operation"], response_model=None)
+        app.add_api_route(
+            path, endpoint, methods=["GET"], tags=["operation"], response_model=None, **acts("service.read")
+        )
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
 
@@ -169,6 +185,16 @@ def metrics(request: Request) -> Response:
 def version() -> dict[str, object]:
     """What runs here."""
     return {"foedus": foedus.__version__, "protocol": PROTOCOL}
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """Keep a secret in a file that only this user may read, durably, in place of what was there."""
+    fresh = path.with_name(path.name + ".new")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 class _Server(uvicorn.Server):

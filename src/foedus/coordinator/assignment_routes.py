@@ -17,6 +17,7 @@ from foedus.coordinator.http import parse, signed
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live
 from foedus.coordinator.measures import contribution_refused
+from foedus.coordinator.policy import acts
 from foedus.domain.errors import FoedusError
 from foedus.domain.spans import span
 from foedus.wire.messages import Accepted, Contribute, Fail, Poll, Renew, Renewed, Work
@@ -26,7 +27,7 @@ Command = TypeVar("Command", bound=BaseModel)
 Reply = TypeVar("Reply", bound=BaseModel)
 
 
-@router.post("/node/poll")
+@router.post("/node/poll", **acts("node.work"))
 async def post_poll(request: Request, response: Response) -> Work:
     """Work for a node, as soon as there is some, or nothing after ``wait`` seconds."""
     node, body = await signed(request)
@@ -46,19 +47,19 @@ async def post_poll(request: Request, response: Response) -> Work:
     return found
 
 
-@router.post("/node/assignments/{assignment}/renew")
+@router.post("/node/assignments/{assignment}/renew", **acts("node.work"))
 async def post_renew(request: Request, assignment: str) -> Renewed:
     """The work goes on."""
     return await _do(request, assignment, Renew, assignments.renew)
 
 
-@router.post("/node/assignments/{assignment}/contribute")
+@router.post("/node/assignments/{assignment}/contribute", **acts("node.work"))
 async def post_contribute(request: Request, assignment: str) -> Accepted:
     """The work is done; its update was uploaded before."""
     return await _do(request, assignment, Contribute, assignments.contribute)
 
 
-@router.post("/node/assignments/{assignment}/fail")
+@router.post("/node/assignments/{assignment}/fail", **acts("node.work"))
 async def post_fail(request: Request, assignment: str) -> Accepted:
     """The work failed."""
     return await _do(request, assignment, Fail, assignments.fail)

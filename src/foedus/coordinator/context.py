@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
 from foedus.coordinator.guards import Guards
 from foedus.coordinator.live import Live
+from foedus.coordinator.refusals import Refusals
 from foedus.coordinator.settings import Settings
 from foedus.store.artifacts import Artifacts
 from foedus.store.unit_of_work import Store
@@ -20,6 +21,7 @@ class Context:
     settings: Settings
     live: Live
     guards: Guards
+    refusals: Refusals = field(default_factory=Refusals)
 
     @property
     def store(self) -> Store:

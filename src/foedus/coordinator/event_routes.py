@@ -16,7 +16,7 @@ from foedus.coordinator.context import context
 from foedus.coordinator.events import history, news, stream, taking_part
 from foedus.coordinator.http import parse, person, read_body, signed
 from foedus.coordinator.identities import Person
-from foedus.coordinator.policy import require
+from foedus.coordinator.policy import acts
 from foedus.wire.events import EventList, Follow, NewWebhook, Webhook, WebhookList, WebhookView
 
 router = APIRouter(prefix="/api/v1")
@@ -24,10 +24,9 @@ Reply = TypeVar("Reply", bound=BaseModel)
 Who = Annotated[Person, Depends(person)]
 
 
-@router.get("/runs/{run}/events", tags=["people"])
+@router.get("/runs/{run}/events", tags=["people"], **acts("runs.read"))
 async def get_events(request: Request, run: str, who: Who) -> Response:
     """Server-sent events; ``Last-Event-ID`` goes on after an event that was seen before."""
-    require(who, "researcher")
     live, last = context(request).live, request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
     first = await to_thread.run_sync(lambda: news(live, run, after))
@@ -37,7 +36,7 @@ async def get_events(request: Request, run: str, who: Who) -> Response:
     return StreamingResponse(stream(live, run, after), media_type="text/event-stream", headers=headers)
 
 
-@router.get("/runs/{run}/history", tags=["people"])
+@router.get("/runs/{run}/history", tags=["people"], **acts("runs.read"))
 async def get_history(
     request: Request,
     run: str,
@@ -46,11 +45,10 @@ async def get_history(
     wait: Annotated[float, Query(ge=0, le=30)] = 0.0,
 ) -> EventList:
     """The events after one that was seen, as soon as there are some, or none after ``wait`` seconds."""
-    require(who, "researcher")
     return await history(context(request).live, run, Follow(after=after, wait=wait), request.is_disconnected)
 
 
-@router.post("/node/runs/{run}/history", tags=["nodes"])
+@router.post("/node/runs/{run}/history", tags=["nodes"], **acts("node.work"))
 async def post_history(request: Request, run: str) -> EventList:
     """As people look, for a node that takes part in the run."""
     node, body = await signed(request)
@@ -59,34 +57,30 @@ async def post_history(request: Request, run: str) -> EventList:
     return await history(live, run, follow, request.is_disconnected)
 
 
-@router.post("/runs/{run}/webhooks", tags=["people"])
+@router.post("/runs/{run}/webhooks", tags=["people"], **acts("runs.change"))
 async def post_webhook(request: Request, run: str, who: Who) -> Webhook:
     """Have a run's events, from now on, sent to a URL, signed with a secret that is shown this once."""
-    require(who, "researcher")
     command, settings = parse(NewWebhook, await read_body(request)), context(request).settings.webhooks
     await to_thread.run_sync(lambda: webhooks.check_target(command.url, settings))
     return await _do(request, "create_webhook", lambda tx: webhooks.create(tx, run, command, who.name))
 
 
-@router.get("/runs/{run}/webhooks", tags=["people"])
+@router.get("/runs/{run}/webhooks", tags=["people"], **acts("runs.read"))
 def get_webhooks(request: Request, run: str, who: Who) -> WebhookList:
     """A run's webhooks, with what could not be delivered."""
-    require(who, "researcher")
     with context(request).store.reading() as tx:
         return webhooks.listed(tx, run)
 
 
-@router.post("/runs/{run}/webhooks/{webhook}/remove", tags=["people"])
+@router.post("/runs/{run}/webhooks/{webhook}/remove", tags=["people"], **acts("runs.change"))
 async def post_remove(request: Request, run: str, webhook: str, who: Who) -> WebhookView:
     """Send nothing more to a webhook."""
-    require(who, "researcher")
     return await _do(request, "remove_webhook", lambda tx: webhooks.remove(tx, run, webhook))
 
 
-@router.post("/runs/{run}/webhooks/{webhook}/retry", tags=["people"])
+@router.post("/runs/{run}/webhooks/{webhook}/retry", tags=["people"], **acts("runs.change"))
 async def post_retry(request: Request, run: str, webhook: str, who: Who) -> WebhookView:
     """Send a webhook's dead letters anew."""
-    require(who, "researcher")
     return await _do(request, "retry_webhook", lambda tx: webhooks.revive(tx, run, webhook))
 
 

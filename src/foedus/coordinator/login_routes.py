@@ -15,9 +15,10 @@ from foedus.coordinator.identities import Person
 from foedus.coordinator.login import CALLBACK
 from foedus.coordinator.login_settings import Login
 from foedus.coordinator.oidc import Provider
-from foedus.coordinator.sessions import bearer, end_session, keep_login, keep_session, login_secret
+from foedus.coordinator.policy import acts
+from foedus.coordinator.sessions import end_session, keep_login, keep_session, login_secret
 from foedus.coordinator.signing_in import sign_in, sign_out
-from foedus.wire.messages import Token
+from foedus.wire.people import Token
 from foedus.wire.trust import DeviceLogin, LoggedOut, LoginState, PollLogin, Whoami
 
 router = APIRouter()
@@ -28,7 +29,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>foedus</ti
 PLAIN = {"Content-Security-Policy": "default-src 'none'", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
-@router.get("/login", tags=["login"], response_model=None, status_code=303)
+@router.get("/login", tags=["login"], response_model=None, status_code=303, **acts("session.open"))
 async def get_login(request: Request) -> Response:
     """Send a browser to the login provider."""
     settings, provider = _login(request)
@@ -38,7 +39,7 @@ async def get_login(request: Request) -> Response:
     return reply
 
 
-@router.get(CALLBACK, tags=["login"], response_model=None)
+@router.get(CALLBACK, tags=["login"], response_model=None, **acts("session.open"))
 async def get_callback(request: Request) -> Response:
     """Take a browser back from the login provider; it has a session from now on."""
     settings, provider = _login(request)
@@ -46,12 +47,12 @@ async def get_callback(request: Request) -> Response:
     token = await _do(
         lambda: _sign_in(request, settings, login.finish(provider, _callback(request, settings), secret, query))
     )
-    reply = Response(PAGE.format(name=token.name), media_type="text/html", headers=PLAIN)
+    reply = Response(PAGE.format(name=token.user), media_type="text/html", headers=PLAIN)
     keep_session(request, reply, token.token, int(settings.hours * 3600))
     return reply
 
 
-@router.post("/api/v1/login/device", tags=["login"])
+@router.post("/api/v1/login/device", tags=["login"], **acts("session.open"))
 async def post_device(request: Request) -> DeviceLogin:
     """Begin a login at a terminal: its person opens a page elsewhere, and agrees there."""
     _, provider = _login(request)
@@ -65,7 +66,7 @@ async def post_device(request: Request) -> DeviceLogin:
     )
 
 
-@router.post("/api/v1/login/device/poll", tags=["login"])
+@router.post("/api/v1/login/device/poll", tags=["login"], **acts("session.open"))
 async def post_poll(request: Request) -> LoginState:
     """The token of a login at a terminal, once its person has agreed."""
     settings, provider = _login(request)
@@ -76,29 +77,29 @@ async def post_poll(request: Request) -> LoginState:
         if found == "authorization_pending" or found == "slow_down":
             return LoginState(state="slow_down" if found == "slow_down" else "pending")
         token = _sign_in(request, settings, provider.verify(found, None))
-        return LoginState(state="done", token=token.token, name=token.name)
+        return LoginState(state="done", token=token.token, name=token.user)
 
     return await _do(look)
 
 
-@router.post("/api/v1/logout", tags=["login"])
+@router.post("/api/v1/logout", tags=["login"], **acts("self.leave"))
 async def post_logout(request: Request, response: Response, who: Who) -> LoggedOut:
     """End the token or session that the request comes with."""
-    secret = bearer(request)
 
     def effect() -> None:
         with context(request).store.transaction("logout") as tx:
-            sign_out(tx, secret)
+            sign_out(tx, who)
 
     await _do(effect)
     end_session(request, response)
     return LoggedOut(name=who.name)
 
 
-@router.get("/api/v1/whoami", tags=["login"])
+@router.get("/api/v1/whoami", tags=["login"], **acts("self.read"))
 def get_whoami(who: Who) -> Whoami:
     """Who the caller is here."""
-    return Whoami(name=who.name, role=who.role)
+    roles = ", ".join(sorted(who.roles - {"operator"}))
+    return Whoami(name=who.name, role=roles, organisation=who.org_name)
 
 
 def _sign_in(request: Request, settings: Login, claims: dict[str, Any]) -> Token:

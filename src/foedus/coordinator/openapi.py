@@ -17,18 +17,22 @@ from foedus.wire.messages import (
     Fail,
     Hello,
     JoinNode,
-    NewToken,
     NewUpload,
     Poll,
     Problem,
     Renew,
     SubmitRun,
 )
+from foedus.wire.people import ChangeUser, NewOrg, NewToken, NewUser, RotateToken
 from foedus.wire.trust import NewJoinToken, PollLogin, RotateKey
 
 TAKES: dict[tuple[str, str], type[BaseModel]] = {
     ("post", "/api/v1/runs"): SubmitRun,
+    ("post", "/api/v1/orgs"): NewOrg,
+    ("post", "/api/v1/users"): NewUser,
+    ("patch", "/api/v1/users/{user}"): ChangeUser,
     ("post", "/api/v1/tokens"): NewToken,
+    ("post", "/api/v1/tokens/{token}/rotate"): RotateToken,
     ("post", "/api/v1/uploads"): NewUpload,
     ("post", "/api/v1/join-tokens"): NewJoinToken,
     ("post", "/api/v1/login/device/poll"): PollLogin,

@@ -12,11 +12,12 @@ from sqlalchemy import Connection
 
 from foedus.coordinator import lineage, runs, steering
 from foedus.coordinator.bells import RUNS, of_node, of_run
+from foedus.coordinator.blob_access import check_readable
 from foedus.coordinator.context import context
 from foedus.coordinator.http import idempotency_key, once, parse, person, read_body
 from foedus.coordinator.identities import Person
 from foedus.coordinator.live import find_run
-from foedus.coordinator.policy import require
+from foedus.coordinator.policy import acts
 from foedus.coordinator.readiness import candidates
 from foedus.store.unit_of_work import notice
 from foedus.wire.lineage import Lineage, UpdateList
@@ -28,17 +29,19 @@ Who = Annotated[Person, Depends(person)]
 Round = Annotated[int, Path(ge=0, le=2**53)]
 
 
-@router.post("")
+@router.post("", **acts("runs.submit"))
 async def post_run(request: Request, who: Who) -> RunView:
     """Submit a run. The same Idempotency-Key submits it once."""
-    require(who, "researcher")
     key, body, live = idempotency_key(request), await read_body(request), context(request).live
     command = parse(SubmitRun, body)
 
     def work() -> RunView:
+        with live.store.reading() as tx:
+            for digest in (command.plan_blob, command.parameters):
+                check_readable(tx, who, digest)
         submission = runs.prepare(live.artifacts, command)
         with live.store.transaction("submit") as tx:
-            reply = once(tx, who.actor, key, body, lambda: runs.submit(tx, submission, who.name))
+            reply = once(tx, who.actor, key, body, lambda: runs.submit(tx, submission, who))
             view = RunView.model_validate(reply)
             _ring(tx, view.id)
         return view
@@ -46,88 +49,86 @@ async def post_run(request: Request, who: Who) -> RunView:
     return await to_thread.run_sync(work)
 
 
-@router.get("")
+@router.get("", **acts("runs.read"))
 def get_runs(request: Request, who: Who) -> RunList:
     """Runs, the newest first."""
-    return _read(request, who, runs.list_runs)
+    return _read(request, lambda tx: runs.list_runs(tx, who))
 
 
-@router.get("/{run}")
+@router.get("/{run}", **acts("runs.read"))
 def get_run(request: Request, run: str, who: Who) -> RunView:
     """One run, with its clients and who is waiting for whom."""
-    return _read(request, who, lambda tx: runs.show(tx, run))
+    return _read(request, lambda tx: runs.show(tx, run))
 
 
-@router.get("/{run}/rounds")
+@router.get("/{run}/rounds", **acts("runs.read"))
 def get_rounds(request: Request, run: str, who: Who) -> RoundList:
     """The rounds so far, with what each client sent."""
-    return _read(request, who, lambda tx: runs.list_rounds(tx, run))
+    return _read(request, lambda tx: runs.list_rounds(tx, run))
 
 
-@router.get("/{run}/models")
+@router.get("/{run}/models", **acts("runs.read"))
 def get_models(request: Request, run: str, who: Who) -> ModelList:
     """Every version of the run's model."""
-    return _read(request, who, lambda tx: runs.list_models(tx, run))
+    return _read(request, lambda tx: runs.list_models(tx, run))
 
 
-@router.get("/{run}/models/{number}")
+@router.get("/{run}/models/{number}", **acts("runs.read"))
 def get_model(request: Request, run: str, number: Round, who: Who) -> ModelView:
     """The run's model after a round."""
-    return _read(request, who, lambda tx: lineage.model_of(tx, run, number))
+    return _read(request, lambda tx: lineage.model_of(tx, run, number))
 
 
-@router.get("/{run}/models/{number}/lineage")
+@router.get("/{run}/models/{number}/lineage", **acts("runs.read"))
 def get_lineage(request: Request, run: str, number: Round, who: Who) -> Lineage:
     """Where the model after a round comes from."""
-    return _read(request, who, lambda tx: lineage.lineage(tx, run, number))
+    return _read(request, lambda tx: lineage.lineage(tx, run, number))
 
 
-@router.get("/{run}/rounds/{number}/updates")
+@router.get("/{run}/rounds/{number}/updates", **acts("runs.read"))
 def get_updates(request: Request, run: str, number: Round, who: Who) -> UpdateList:
     """What each client sent in a round, and whether it is kept."""
     artifacts = context(request).artifacts
-    return _read(request, who, lambda tx: lineage.updates(tx, artifacts, run, number))
+    return _read(request, lambda tx: lineage.updates(tx, artifacts, run, number))
 
 
-@router.post("/{run}/start", status_code=202)
+@router.post("/{run}/start", status_code=202, **acts("runs.change"))
 def post_start(request: Request, run: str, who: Who) -> RunView:
     """Let a draft begin."""
     return _steer(request, run, who, "start_draft", steering.start)
 
 
-@router.post("/{run}/pause")
+@router.post("/{run}/pause", **acts("runs.change"))
 def post_pause(request: Request, run: str, who: Who) -> RunView:
     """Let a run rest; nodes stop working for it."""
     return _steer(request, run, who, "pause_run", steering.pause)
 
 
-@router.post("/{run}/resume")
+@router.post("/{run}/resume", **acts("runs.change"))
 def post_resume(request: Request, run: str, who: Who) -> RunView:
     """Let a paused run go on."""
     return _steer(request, run, who, "resume_run", steering.resume)
 
 
-@router.post("/{run}/retry")
+@router.post("/{run}/retry", **acts("runs.change"))
 def post_retry(request: Request, run: str, who: Who) -> RunView:
     """Let a run that failed go on from where it was."""
     artifacts = context(request).artifacts
     return _steer(request, run, who, "retry_run", lambda tx, run: steering.retry(tx, artifacts, run))
 
 
-@router.post("/{run}/cancel")
+@router.post("/{run}/cancel", **acts("runs.change"))
 def post_cancel(request: Request, run: str, who: Who) -> RunView:
     """End a run before its time, for good."""
     return _steer(request, run, who, "cancel_run", steering.cancel)
 
 
-def _read(request: Request, who: Person, look: Callable[[Connection], Reply]) -> Reply:
-    require(who, "researcher")
+def _read(request: Request, look: Callable[[Connection], Reply]) -> Reply:
     with context(request).store.reading() as tx:
         return look(tx)
 
 
 def _steer(request: Request, run: str, who: Person, name: str, move: Callable[[Connection, str], None]) -> RunView:
-    require(who, "researcher")
     live = context(request).live
     with live.store.transaction(name) as tx:
         move(tx, run)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import time
+from sqlalchemy import Connection
 
-from sqlalchemy import Connection, update
-
-from foedus.coordinator.login import RANK, Known
-from foedus.coordinator.tokens import create_token
-from foedus.store.tables import api_tokens
-from foedus.wire.messages import NewToken, Token
-from foedus.wire.signing import hash_secret
+from foedus.coordinator.identities import Person
+from foedus.coordinator.login import Known
+from foedus.coordinator.people import Entrant, enter
+from foedus.coordinator.tokens import Grant, end_token, issue
+from foedus.wire.people import Token
 
 
 def sign_in(tx: Connection, known: Known, hours: float) -> Token:
-    """A new token for who logged in."""
-    roles = {role for _, role in known.grants}
-    role = next((role for role in RANK if role in roles), RANK[-1])
-    return create_token(tx, NewToken.model_validate({"name": known.name, "role": role}))
+    """A new token for who logged in. The operator's grants say their organisation, and their roles in it.
+
+    Raises:
+        AccessError: ``login_refused`` for a user who is disabled here.
+    """
+    org = known.grants[0][0] if known.grants else ""
+    roles = tuple(sorted({role for where, role in known.grants if where == org}))
+    user = enter(tx, Entrant(known.issuer, known.subject, known.name, org, roles))
+    return issue(tx, f"person:{user}", Grant(user, "login", hours * 3600, kind="session"))
 
 
-def sign_out(tx: Connection, secret: str) -> None:
-    """End a token: it is refused from now on."""
-    tx.execute(update(api_tokens).where(api_tokens.c.hash == hash_secret(secret)).values(revoked_at=time.time()))
+def sign_out(tx: Connection, who: Person) -> None:
+    """End the token that somebody came with: it is refused from now on."""
+    end_token(tx, who)

@@ -7,7 +7,6 @@ Paths below are under ``/api/v1``. People send ``Authorization: Bearer``; nodes 
 path                              by      message → reply          what
 ================================  ======  =======================  ==========================================
 POST /join-tokens                 admin   → JoinToken              a one-use token for one node
-POST /tokens                      admin   NewToken → Token         an API token for a person, shown once
 GET /nodes                        people  → NodeList
 POST /nodes/{id}/revoke           admin   → NodeView
 POST /runs                        people  SubmitRun → RunView      needs an Idempotency-Key
@@ -77,21 +76,6 @@ class JoinToken(Message):
 
     token: Secret
     expires_at: datetime
-
-
-class NewToken(Message):
-    """Ask for a person's API token."""
-
-    name: Name
-    role: Literal["admin", "researcher"] = "researcher"
-
-
-class Token(Message):
-    """An API token; it is shown this once and stored hashed."""
-
-    name: Name
-    role: str
-    token: Secret
 
 
 class DatasetView(Message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import socket
 import threading
 import time
@@ -44,6 +45,18 @@ class Door:
         """A person's request."""
         headers = {"Authorization": f"Bearer {token or self.token}", **request.pop("headers", {})}
         return self.client.request(method, self.url + API + path, headers=headers, **request)
+
+    def write(self, path: str, body: Any, token: str | None = None) -> Any:
+        """A person's POST that succeeds, with a key of its own; the reply."""
+        headers = {"Idempotency-Key": secrets.token_hex(8)}
+        reply = self.ask("POST", path, token=token, json=body, headers=headers)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    def user(self, name: str, *roles: str, org: str | None = None, actions: tuple[str, ...] = ()) -> str:
+        """The token of a new user with these roles."""
+        made = self.write("/users", {"name": name, "roles": roles, "org": org})
+        return str(self.write("/tokens", {"name": "test", "user": made["id"], "actions": actions})["token"])
 
     def signed(
         self, signer: Signer, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None

@@ -17,7 +17,8 @@ from sqlalchemy import func, select
 
 from foedus.domain.codec import encode, encode_tensors
 from foedus.domain.tree import State, names_of_dtypes
-from foedus.store.tables import api_tokens, assignments, join_tokens, nodes, runs
+from foedus.store.people import api_tokens
+from foedus.store.tables import assignments, join_tokens, nodes, runs
 from foedus.wire.signing import Signer
 from tests.unit.coordinator.door import BOOT, Door, code, opened
 from tests.unit.coordinator.scene import PLAN, contribution, initial_model, spec, until
@@ -51,6 +52,11 @@ class Place:
         assert self.door.signed(self.nodes[-1], "PUT", f"/blobs/{digest}", content).status_code == 201
         return digest
 
+    def own_blob(self, content: bytes) -> str:
+        digest = hashlib.sha256(content).hexdigest()
+        assert self.door.ask("PUT", f"/blobs/{digest}", content=content).status_code == 201
+        return digest
+
     def submission(self, size: int, **changes: Any) -> dict[str, Any]:
         rows = [
             {"name": n, "shape": list(t.shape), "dtype": names_of_dtypes[t.dtype], "kind": kind, "module": "Linear"}
@@ -59,8 +65,8 @@ class Place:
         return {
             "spec": {**spec(size, 1, test={"ratio": 0.0}), "cohort": {"size": size, "minimum": 1}, **changes},
             "plan": PLAN.digest,
-            "plan_blob": self.blob(PLAN.to_bytes()),
-            "parameters": self.blob(self.model),
+            "plan_blob": self.own_blob(PLAN.to_bytes()),
+            "parameters": self.own_blob(self.model),
             "manifest": {"tensors": rows, "metrics": {"loss": "min"}},
         }
 

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from foedus.coordinator.http import once
 from foedus.domain.errors import ConflictError
-from foedus.store.tables import api_tokens
+from foedus.store.people import api_tokens
 from foedus.store.unit_of_work import Store
 from foedus.wire.signing import Signer, generate_key
 from tests.unit.coordinator.door import API, BOOT, Door, code, opened
@@ -179,7 +179,7 @@ def test_a_body_shorter_than_its_length_does_nothing_and_is_no_error_of_ours(
 def test_what_was_not_foreseen_is_told_without_details(
     door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(tx: object) -> None:
+    def broken(tx: object, who: object) -> None:
         raise ZeroDivisionError("a secret path /home/ana")
 
     monkeypatch.setattr("foedus.coordinator.nodes.list_nodes", broken)

@@ -75,9 +75,9 @@ def test_a_client_name_of_another_node_is_a_conflict(door: Door) -> None:
 
 
 def test_a_researcher_does_not_do_what_admins_do(door: Door) -> None:
-    token = door.ask("POST", "/tokens", json={"name": "ana"}).json()["token"]
+    token = door.user("ana", "researcher")
     assert door.ask("GET", "/nodes", token=token).status_code == 200
-    for path in ("/join-tokens", "/tokens", "/nodes/nd_1/revoke"):
+    for path in ("/join-tokens", "/users", "/nodes/nd_1/revoke"):
         reply = door.ask("POST", path, token=token, json={"name": "bob"})
         assert (reply.status_code, code(reply)) == (403, "role_needed")
 

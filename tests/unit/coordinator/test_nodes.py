@@ -1,4 +1,4 @@
-"""Who may come in: tokens are hashed and used once, names are unique, revocation bites at once."""
+"""Which nodes may come in: join tokens are used once, names are unique, revocation bites at once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from foedus.coordinator.nodes import (
     list_nodes,
     revoke_node,
 )
-from foedus.coordinator.policy import require
-from foedus.coordinator.tokens import authenticate, create_token, first_admin
-from foedus.domain.errors import AccessError, ConflictError, FoedusError, ForbiddenError, NotFoundError
-from foedus.store.tables import api_tokens, approvals, assignments, join_tokens
+from foedus.domain.errors import AccessError, ConflictError, FoedusError, NotFoundError
+from foedus.store.tables import approvals, assignments, join_tokens
 from foedus.store.unit_of_work import Store
-from foedus.wire.messages import DatasetView, Hello, JoinNode, NewToken, PlanApproval
+from foedus.wire.messages import DatasetView, Hello, JoinNode, PlanApproval
 from foedus.wire.signing import generate_key, public_key
 from foedus.wire.trust import NewJoinToken
+
+ADMIN = Person("us_1", "admin", "org_1", frozenset({"admin", "operator"}))
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 
 def _join(store: Store, name: str, key: str | None = None, token: str | None = None) -> str:
     with store.transaction("join") as tx:
-        token = token or create_join_token(tx, NewJoinToken()).token
+        token = token or create_join_token(tx, ADMIN, NewJoinToken()).token
         return join_node(tx, JoinNode(token=token, name=name, public_key=key or public_key(generate_key()))).node
 
 
@@ -45,41 +45,9 @@ def _hello(store: Store, node: str, *clients: str, boot: str = "boot-0001") -> N
         hello(tx, identify(tx, node), Hello(boot=boot, version="0", datasets=datasets))
 
 
-def test_the_first_start_makes_one_admin_and_keeps_only_a_hash(store: Store) -> None:
-    with store.transaction("first") as tx:
-        token = first_admin(tx)
-        assert token is not None
-        assert first_admin(tx) is None
-        kept = tx.execute(select(api_tokens)).one()
-        assert authenticate(tx, token.token) == Person("admin", "admin")
-    assert token.token not in str(tuple(kept))
-
-
-def test_an_unknown_or_revoked_token_is_refused(store: Store) -> None:
-    with store.transaction("t") as tx:
-        token = create_token(tx, NewToken(name="ana")).token
-        for secret in ("fdp_" + "0" * 48, token + "0", token[:-1]):
-            with pytest.raises(AccessError):
-                authenticate(tx, secret)
-        tx.execute(update(api_tokens).values(revoked_at=1.0))
-        with pytest.raises(AccessError) as refusal:
-            authenticate(tx, token)
-    assert refusal.value.code == "token_refused"
-
-
-def test_roles_are_denied_by_default() -> None:
-    require(Person("a", "admin"), "admin")
-    require(Person("a", "admin"), "researcher")
-    require(Person("r", "researcher"), "researcher")
-    for person in (Person("r", "researcher"), Person("x", ""), Person("x", "root")):
-        with pytest.raises(ForbiddenError) as refusal:
-            require(person, "admin")
-        assert refusal.value.code == "role_needed"
-
-
 def test_a_join_token_works_once(store: Store) -> None:
     with store.transaction("t") as tx:
-        token = create_join_token(tx, NewJoinToken()).token
+        token = create_join_token(tx, ADMIN, NewJoinToken()).token
         assert token not in str(tx.execute(select(join_tokens)).all())
     _join(store, "clinic-a", token=token)
     with pytest.raises(AccessError) as refusal:
@@ -89,7 +57,7 @@ def test_a_join_token_works_once(store: Store) -> None:
 
 def test_an_expired_or_unknown_join_token_is_refused(store: Store) -> None:
     with store.transaction("t") as tx:
-        token = create_join_token(tx, NewJoinToken()).token
+        token = create_join_token(tx, ADMIN, NewJoinToken()).token
         tx.execute(update(join_tokens).values(expires_at=1.0))
     for secret in (token, "fdj_" + "0" * 48):
         with pytest.raises(AccessError):
@@ -98,7 +66,7 @@ def test_an_expired_or_unknown_join_token_is_refused(store: Store) -> None:
 
 def test_of_eight_that_race_for_a_join_token_one_wins(store: Store) -> None:
     with store.transaction("t") as tx:
-        token = create_join_token(tx, NewJoinToken()).token
+        token = create_join_token(tx, ADMIN, NewJoinToken()).token
     outcomes: list[str] = []
 
     def race(number: int) -> None:
@@ -114,20 +82,20 @@ def test_of_eight_that_race_for_a_join_token_one_wins(store: Store) -> None:
         thread.join()
     assert sorted(outcomes)[:7] == ["join_token_refused"] * 7
     with store.reading() as tx:
-        assert len(list_nodes(tx).nodes) == 1
+        assert len(list_nodes(tx, ADMIN).nodes) == 1
 
 
 def test_a_lost_reply_to_join_may_be_asked_for_again(store: Store) -> None:
     key = public_key(generate_key())
     with store.transaction("t") as tx:
-        token = create_join_token(tx, NewJoinToken()).token
+        token = create_join_token(tx, ADMIN, NewJoinToken()).token
     assert _join(store, "clinic-a", key, token) == _join(store, "clinic-a", key, token)
 
 
 def test_a_taken_name_is_refused_and_the_token_is_not_used_up(store: Store) -> None:
     _join(store, "clinic-a")
     with store.transaction("t") as tx:
-        token = create_join_token(tx, NewJoinToken()).token
+        token = create_join_token(tx, ADMIN, NewJoinToken()).token
     with pytest.raises(ConflictError) as refusal:
         _join(store, "clinic-a", token=token)
     assert refusal.value.code == "node_name_taken"
@@ -158,7 +126,7 @@ def test_hello_replaces_what_was_known(store: Store) -> None:
         approved = (PlanApproval(digest=digest, state="approved"),)
         hello(tx, identify(tx, node), Hello(boot="boot-0001", version="1", approvals=approved))
         hello(tx, identify(tx, node), Hello(boot="boot-0001", version="2"))
-        (view,) = list_nodes(tx).nodes
+        (view,) = list_nodes(tx, ADMIN).nodes
     assert (view.version, view.datasets) == ("2", ())
 
 
@@ -187,12 +155,12 @@ def test_a_revoked_node_is_unknown_at_once_and_the_names_of_its_datasets_are_fre
     node, other = _join(store, "a"), _join(store, "b")
     _hello(store, node, "c0000")
     with store.transaction("revoke") as tx:
-        assert revoke_node(tx, node).status == "revoked"
+        assert revoke_node(tx, ADMIN, node).status == "revoked"
         assert keys_of(tx, node, 0.0) == ()
         with pytest.raises(AccessError) as refusal:
             identify(tx, node)
         with pytest.raises(NotFoundError):
-            revoke_node(tx, "nd_unknown")
+            revoke_node(tx, ADMIN, "nd_unknown")
     assert refusal.value.code == "key_unknown"
     _hello(store, other, "c0000")
 
@@ -203,7 +171,7 @@ def test_a_key_joins_once_and_never_after_it_was_revoked(store: Store) -> None:
     for name in ("b", "a"):
         with store.transaction("t") as tx:
             if name == "a":
-                revoke_node(tx, node)
+                revoke_node(tx, ADMIN, node)
         with pytest.raises(ConflictError) as refusal:
             _join(store, name, key)
         assert refusal.value.code == "key_taken"

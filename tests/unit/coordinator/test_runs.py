@@ -18,7 +18,7 @@ from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode_tensors
 from foedus.store.tables import nodes
 from foedus.wire.messages import TensorView
-from tests.unit.coordinator.scene import PLAN, Scene, initial_model, refusal, spec, until
+from tests.unit.coordinator.scene import ADA, PLAN, Scene, initial_model, refusal, spec, until
 
 Move = Callable[[Connection, str], None]
 
@@ -101,7 +101,7 @@ def test_the_initial_model_is_the_model_of_round_0(scene: Scene) -> None:
 def test_runs_are_listed_newest_first(scene: Scene) -> None:
     first, second = scene.submit(), scene.submit()
     with scene.live.store.reading() as tx:
-        assert [view.id for view in runs.list_runs(tx).runs] == [second, first]
+        assert [view.id for view in runs.list_runs(tx, ADA).runs] == [second, first]
 
 
 def test_a_spec_that_is_wrong_is_refused_before_anything_is_recorded(scene: Scene) -> None:

@@ -85,7 +85,7 @@ def test_a_database_of_the_release_goes_forward_without_loss(database_url: str, 
         assert not migrations.pending(tx)
         assert differences(tx) == ""
         for name, rows in before.items():
-            if name != schema.name:
+            if name not in (schema.name, "api_tokens"):  # the tokens have become users: see test_migrated_people.py
                 columns = ", ".join(f'"{column}"' for column in rows[0])
                 found = tx.execute(select(text(columns)).select_from(text(f'"{name}"'))).mappings().one()
                 kept = {key: value for key, value in found.items() if not isinstance(rows[0][key], dict)}

@@ -14,7 +14,7 @@ from alembic import op
 
 import foedus
 from foedus.store.migrations.forward import note_release
-from foedus.store.migrations.to_0002 import drawing, lifecycle, replicas, storage, trust
+from foedus.store.migrations.to_0002 import drawing, lifecycle, people, replicas, storage, trust
 
 revision = "0002"
 down_revision = "0001"
@@ -27,4 +27,5 @@ def upgrade() -> None:
     lifecycle.upgrade()
     storage.upgrade()
     trust.upgrade()
+    people.upgrade()
     note_release(op.get_bind(), int(revision), foedus.__version__)
