@@ -1,84 +1,141 @@
-"""Many nodes in one process: each with its key and its signed long poll, on a connection of its own."""
+"""Many nodes in one process: each with its key, and its signed requests one after another on a connection of its own.
+
+A node here does what a node does on the wire and nothing else: it joins, says hello, polls, uploads an update that was
+made beforehand, and contributes. HTTP is spoken by hand, so that the crowd takes as little of the processor as it can.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import struct
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TypeVar
+from urllib.parse import urlsplit
 
-import httpx
 from pydantic import BaseModel
 
+from benchmarks.payload import model
 from benchmarks.peer import BOOT, hello
+from foedus.domain.codec import encode
+from foedus.domain.tree import State
 from foedus.wire.http import API
-from foedus.wire.messages import Joined, JoinNode, Poll, Welcome, Work
+from foedus.wire.messages import Accepted, Assignment, Contribute, Joined, JoinNode, Poll, Welcome, Work
 from foedus.wire.signing import RequestHead, Signer, generate_key, public_key, sign
 
 Reply = TypeVar("Reply", bound=BaseModel)
 AT_ONCE = 20
 """Nodes that join at a time."""
 
+JSON, BYTES = "application/json", "application/octet-stream"
 
-class Crowd:
-    """Nodes that have joined and said hello."""
 
-    def __init__(self, client: httpx.AsyncClient, signers: list[Signer]) -> None:
-        self._client, self._signers = client, signers
-        self._polls: list[asyncio.Task[float]] = []
+@dataclass
+class Line:
+    """One connection, opened when it is needed. ``away`` counts how often the coordinator was too busy or gone."""
 
-    async def poll(self) -> None:
-        """Open every node's long poll, and wait until all are open."""
-        self._polls = [asyncio.create_task(self._until_work(signer)) for signer in self._signers]
-        await asyncio.sleep(5)
+    host: str
+    port: int
+    away: int = 0
+    streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def assignments(self, count: int) -> list[float]:
-        """When the first ``count`` assignments came, on the performance counter."""
-        found = []
-        for done in asyncio.as_completed(self._polls):
-            found.append(await done)
-            if len(found) == count:
-                break
-        for poll in self._polls:
-            poll.cancel()
-        await asyncio.gather(*self._polls, return_exceptions=True)
-        return sorted(found)
-
-    async def _until_work(self, signer: Signer) -> float:
+    async def ask(self, signer: Signer, method: str, path: str, content: bytes, kind: str = JSON) -> bytes:
+        """A signed request and its reply; tried again while the coordinator is away or sends us away."""
         while True:
-            work = await post(self._client, signer, "/node/poll", Poll(boot=BOOT, wait=60), Work)
-            if work.assignments:
-                return time.perf_counter()
+            with suppress(OSError, asyncio.IncompleteReadError):
+                status, headers, body = await self._once(signer, method, path, content, kind)
+                if status == 503:
+                    self.away += 1
+                    await asyncio.sleep(float(headers.get(b"retry-after", b"1")))
+                    continue
+                if b"signature_expired" not in body:
+                    if status >= 400:
+                        raise SystemExit(f"{method} {path}: {status} {body[:300]!r}")
+                    return body
+            self.close()
+            self.away += 1
+            await asyncio.sleep(0.5)
+
+    async def _once(
+        self, signer: Signer, method: str, path: str, content: bytes, kind: str
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
+        headers = {"Content-Type": kind}
+        head = RequestHead(method, API + path, "", headers)
+        headers |= sign(signer, head, hashlib.sha256(content).digest(), time.time())
+        headers |= {"Host": f"{self.host}:{self.port}", "Content-Length": str(len(content))}
+        if self.streams is None:
+            self.streams = await asyncio.open_connection(self.host, self.port)
+        reader, writer = self.streams
+        lines = [f"{method} {API}{path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        writer.write("\r\n".join(lines).encode() + content)
+        first, *rest = (await reader.readuntil(b"\r\n\r\n"))[:-4].split(b"\r\n")
+        found = {name.lower(): value for name, _, value in (line.partition(b": ") for line in rest)}
+        return int(first.split()[1]), found, await reader.readexactly(int(found.get(b"content-length", b"0")))
+
+    def close(self) -> None:
+        """Hang up."""
+        if self.streams is not None:
+            self.streams[1].close()
+        self.streams = None
 
 
-@asynccontextmanager
-async def gather(url: str, tokens: list[str]) -> AsyncIterator[Crowd]:
-    """A node for each join token."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120, trust_env=False) as client:
-        gate = asyncio.Semaphore(AT_ONCE)
-        joining = (_join(client, gate, f"n{at:04d}", token) for at, token in enumerate(tokens))
-        yield Crowd(client, list(await asyncio.gather(*joining)))
+@dataclass
+class Node:
+    """A node that has joined; ``told`` are its assignments: (run, round, when it was told, when it had contributed)."""
+
+    name: str
+    signer: Signer
+    line: Line
+    update: bytes = b""
+    told: list[tuple[str, int, float, float]] = field(default_factory=list)
+
+    async def post(self, path: str, message: BaseModel, reply: type[Reply]) -> Reply:
+        """One message."""
+        return reply.model_validate_json(
+            await self.line.ask(self.signer, "POST", path, message.model_dump_json().encode())
+        )
+
+    async def poll(self, wait: float) -> Work:
+        """One poll; afterwards it stays away for as long as it is told."""
+        work = await self.post("/node/poll", Poll(boot=BOOT, wait=wait), Work)
+        if work.then != "poll":
+            await asyncio.sleep(work.seconds)
+        return work
+
+    async def serve(self) -> None:
+        """Poll and contribute until this is cancelled."""
+        while True:
+            for ask in (await self.poll(50)).assignments:
+                at = time.time()
+                await self._contribute(ask)
+                self.told.append((ask.run, ask.round, at, time.time()))
+
+    async def _contribute(self, ask: Assignment) -> None:
+        digest = hashlib.sha256(self.update).hexdigest()
+        await self.line.ask(self.signer, "PUT", f"/blobs/{digest}", self.update, BYTES)
+        weights, metrics = {"examples": 10.0}, {"loss": 1.0}
+        said = Contribute(token=ask.token, update=digest, weights=weights, metrics=metrics, state=None, seconds=0.1)
+        await self.post(f"/node/assignments/{ask.id}/contribute", said, Accepted)
 
 
-async def _join(client: httpx.AsyncClient, gate: asyncio.Semaphore, name: str, token: str) -> Signer:
-    private = generate_key()
-    public = public_key(private)
-    async with gate:
-        message = JoinNode(token=token, name=name, public_key=public)
-        joined = await post(client, Signer(public, private), "/node/join", message, Joined)
-        signer = Signer(joined.node, private)
-        await post(client, signer, "/node/hello", hello(name), Welcome)
-    return signer
+async def gather(url: str, tokens: Sequence[str], elements: int) -> list[Node]:
+    """A node for each join token, with an update of its own for a model of so many elements."""
+    gate, address = asyncio.Semaphore(AT_ONCE), urlsplit(url)
+    like = encode(State({"parameters": model(1, elements, 1)}))
 
+    async def join(at: int, token: str) -> Node:
+        name, private = f"n{at:05d}", generate_key()
+        public = public_key(private)
+        # The last number of an update is its node's, so that no two are the same blob.
+        node = Node(name, Signer(public, private), Line(address.hostname or "", address.port or 0))
+        node.update = like[:-4] + struct.pack("<f", at / 1e6)
+        async with gate:
+            joined = await node.post("/node/join", JoinNode(token=token, name=name, public_key=public), Joined)
+            node.signer = Signer(joined.node, private)
+            await node.post("/node/hello", hello(name), Welcome)
+        return node
 
-async def post(client: httpx.AsyncClient, signer: Signer, path: str, message: BaseModel, reply: type[Reply]) -> Reply:
-    """One signed request."""
-    content, headers = message.model_dump_json().encode(), {"Content-Type": "application/json"}
-    head = RequestHead("POST", API + path, "", headers)
-    headers |= sign(signer, head, hashlib.sha256(content).digest(), time.time())
-    answer = await client.post(API + path, content=content, headers=headers)
-    answer.raise_for_status()
-    return reply.model_validate_json(answer.content)
+    return list(await asyncio.gather(*(join(at, token) for at, token in enumerate(tokens))))

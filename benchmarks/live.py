@@ -1,12 +1,7 @@
-"""The live path: a 200 MB model to four nodes and back, and a thousand nodes that wait.
-
-``blobs`` sets the coordinator beside a plain HTTP file server with the same clients; ``nodes`` keeps 1,000 signed long
-polls open from one process, and then asks a hundred of them at once.
-"""
+"""The live path: a 200 MB model to four nodes and back, beside a plain HTTP file server with the same clients."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
@@ -18,7 +13,6 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks import crowd
 from benchmarks.payload import ELEMENTS, TENSORS, model, submission
 from benchmarks.rounds import Options
 from foedus.cli.local_federation import LocalFederation, local_federation
@@ -27,7 +21,6 @@ from foedus.client.admin import create_join_token
 from foedus.domain.codec import encode_tensors
 
 PEERS = 4
-NODES, ASKED = 1000, 100
 SIZE = TENSORS * ELEMENTS * 4
 
 Result = dict[str, float]
@@ -68,46 +61,6 @@ def blobs() -> Result:
     ):
         result |= _rates(peers, "plain_")
     return result
-
-
-def nodes() -> Result:
-    """Memory per waiting node, and how long the first assignment takes."""
-    with (
-        tempfile.TemporaryDirectory() as name,
-        coordinator(Path(name) / "federation") as (federation, process),
-        federation.connection() as connection,
-    ):
-        before = process.memory_info().rss
-        tokens = [create_join_token(connection).token for _ in range(NODES)]
-        return asyncio.run(_crowd(federation, process, tokens, before))
-
-
-async def _crowd(federation: LocalFederation, process: psutil.Process, tokens: list[str], before: int) -> Result:
-    async with crowd.gather(federation.url, tokens) as waiting:
-        joined = process.memory_info().rss
-        await waiting.poll()
-        cpu, began = process.cpu_times().user, time.perf_counter()
-        await asyncio.sleep(10)
-        idle_cpu = (process.cpu_times().user - cpu) / (time.perf_counter() - began)
-        polling = process.memory_info().rss
-        began = time.perf_counter()
-        await asyncio.to_thread(_submit, federation)
-        submitted = time.perf_counter()
-        at = await waiting.assignments(ASKED)
-    return {
-        "nodes": float(NODES),
-        "kb_per_node": (polling - before) / NODES / 1e3,
-        "kb_per_poll": (polling - joined) / NODES / 1e3,
-        "idle_cpu": idle_cpu,
-        "submit_s": submitted - began,
-        "first_s": at[0] - began,
-        "last_s": at[-1] - began,
-    }
-
-
-def _submit(federation: LocalFederation) -> None:
-    with federation.connection() as connection:
-        runs.submit(connection, submission(1, 1000, ASKED, NODES))
 
 
 @contextmanager
@@ -173,9 +126,6 @@ def _file_server(folder: Path) -> Iterator[str]:
         process.kill()
 
 
-LIVE = {"blobs": blobs, "nodes": nodes}
-
-
-def run(name: str, options: Options) -> Result:
-    """One of the two; it is measured once."""
-    return LIVE[name]()
+def run(options: Options) -> dict[str, object]:
+    """It is measured once."""
+    return dict(blobs())

@@ -35,10 +35,10 @@ def write_update(path: Path, name: str) -> None:
     path.write_bytes(encode(State({"parameters": model(TENSORS, ELEMENTS, seed)})))
 
 
-def submission(tensors: int, elements: int, cohort: int, population: int) -> Submission:
-    """One round of FedAvg, without a test phase."""
+def submission(tensors: int, elements: int, cohort: int, population: int, rounds: int = 1) -> Submission:
+    """FedAvg, without a test phase."""
     start = model(tensors, elements, 0)
-    return Submission(_spec(cohort, population), BUNDLE, encode_tensors(start), _manifest(tensors, elements))
+    return Submission(_spec(cohort, population, rounds), BUNDLE, encode_tensors(start), _manifest(tensors, elements))
 
 
 def one_round(tensors: int, elements: int, cohort: int) -> Strategy:
@@ -46,11 +46,11 @@ def one_round(tensors: int, elements: int, cohort: int) -> Strategy:
     return build(RunContext(_spec(cohort, cohort), _manifest(tensors, elements)))
 
 
-def _spec(cohort: int, population: int) -> RunSpec:
+def _spec(cohort: int, population: int, rounds: int = 1) -> RunSpec:
     return parse_spec(
         {
             "plan": "plan.py",
-            "rounds": 1,
+            "rounds": rounds,
             "strategy": {"name": "fedavg", "local": {"lr": 0.1}},
             "cohort": {"size": cohort, "population": population},
             "data": {"name": "none", "tags": (TAG,), "partition": {"name": "given", "clients": population}},

@@ -40,9 +40,13 @@ def kept() -> dict[str, Any]:
             "j1": section(rounds_of("j1", rows)),
             "flute": section({**rounds_of("flute", []), "skipped": "no data"}),
             "averaging": section({"n": 3, "models": 20, "model_mib": 190.5, "rows": ways, "failures": {"x": "y"}}),
-            "nodes": section({"nodes": 1000.0}),
+            "nodes": section(nodes(1000.0)),
         },
     }
+
+
+def nodes(count: float) -> dict[str, Any]:
+    return {"rows": [{"database": "sqlite", "nodes": count}, {"database": "postgresql", "failure": "no server"}]}
 
 
 def rounds_of(name: str, rows: list[Row]) -> dict[str, Any]:
@@ -60,6 +64,7 @@ def test_the_page_tells_the_machine_and_every_section_in_a_fixed_order() -> None
     assert f"| {BARE} | 4.50 | 1.00 |" in page
     assert "Not measured: no data" in page
     assert "| plain `add_` | 16.6 | 2.00 | 381 | 1e-06 |" in page
+    assert "| nodes | 1,000 |" in page and "postgresql: failed: no server" in page
     assert "| cohort | 10,000 | 1,000 | 5 | 500.0 | 1.00 | 9 | 100: 7 |" in page
 
 
@@ -80,9 +85,9 @@ def test_a_section_replaces_its_former_self_and_another_machine_begins_anew(tmp_
         lines = (tmp_path / results.PAGE).read_text("utf-8").splitlines()
         return [line for line in lines if line.startswith("## ") or "| nodes |" in line]
 
-    results.write({"nodes": section({"nodes": 1000.0})}, tmp_path)
+    results.write({"nodes": section(nodes(1000.0))}, tmp_path)
     results.write({"blobs": section({"mb": 1.0})}, tmp_path)
-    results.write({"nodes": section({"nodes": 2000.0})}, tmp_path)
+    results.write({"nodes": section(nodes(2000.0))}, tmp_path)
     assert titles() == [f"## {results.SHOWN['blobs'][0]}", f"## {results.SHOWN['nodes'][0]}", "| nodes | 2,000 |"]
     data = tmp_path / results.DATA
     data.write_text(data.read_text("utf-8").replace(results.machine()["processor"], "another"), "utf-8")
