@@ -1,0 +1,198 @@
+"""Loading plans: how a site's own file becomes the columns that a training plan expects. They belong to the owner.
+
+Sites name columns, write units, classes and missing values each in their own way. A loading plan is a table (TOML) that
+says it for one file: which cells are missing, and for each column of the result where it comes from and what is done to
+it, in this order: classes become numbers, units are converted, values out of range count as missing, missing ones are
+refused, filled, or their rows dropped, and what is left may be normalised by stated statistics. Nothing in it is code.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from foedus.data.dataset import Columns
+from foedus.data.files import check_column
+from foedus.domain.errors import DataError
+from foedus.domain.table import Name, Rate, Table, Text, read_toml, validate
+
+MISSING = ("", "?", "na", "nan", "null", "none")
+"""Cells that are missing where a plan does not say which, in lower case."""
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Values = NDArray[np.float64]
+
+
+class FileTable(Table):
+    """How the file is read: its delimiter, the names of its columns where it has no header, and what a missing cell is.
+
+    Without a header and without ``names`` the columns are called ``1``, ``2`` … in their order.
+    """
+
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    header: bool = True
+    names: Annotated[tuple[Text, ...], Field(max_length=10_000)] = ()
+    missing: Annotated[tuple[Text, ...], Field(max_length=100)] = MISSING
+
+
+class ColumnTable(Table):
+    """One column of the result; :class:`LoadingPlan` says in which order these are done.
+
+    ``from``: the file's name for it, where it is another one. ``classes``: text → number; any other text is refused.
+    ``scale`` and ``offset``: ``value · scale + offset``. ``low``, ``high``: values below or above are missing.
+    ``missing``: what becomes of missing values. ``mean``, ``deviation``: ``(value - mean) / deviation``.
+    """
+
+    source: Annotated[Text | None, Field(alias="from")] = None
+    classes: Annotated[dict[Text, Number], Field(default_factory=dict, max_length=10_000)]
+    scale: Number = 1.0
+    offset: Number = 0.0
+    low: Number | None = None
+    high: Number | None = None
+    missing: Literal["refuse", "drop", "mean", "median", "mode"] | Number = "refuse"
+    mean: Number = 0.0
+    deviation: Rate = 1.0
+    type: Literal["float32", "int64"] = "float32"
+
+
+class LoadingPlan(Table):
+    """A loading plan as it is written, kept and named in a round's record by :func:`digest`."""
+
+    name: Name
+    file: FileTable = FileTable()
+    columns: Annotated[dict[Text, ColumnTable], Field(min_length=1, max_length=10_000)]
+
+
+def read_loading_plan(path: Path) -> LoadingPlan:
+    """The loading plan in a TOML file.
+
+    Raises:
+        ConfigError: ``config_missing``, ``config_malformed``, ``config_refused``.
+    """
+    return validate(LoadingPlan, read_toml(path), f"The loading plan {path.name}")
+
+
+def digest(plan: LoadingPlan) -> str:
+    """SHA-256 over all that a plan says, its defaults too."""
+    text = json.dumps(plan.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load(plan: LoadingPlan, path: Path) -> Columns:
+    """The columns that the plan makes of a CSV file; rows that it drops are missing in all of them.
+
+    Raises:
+        DataError: ``dataset_unreadable``, ``dataset_not_numeric``, ``column_missing``, ``values_missing``,
+            ``class_unknown``. No value and no path is in them.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            read = _numbers(plan, csv.reader(file, delimiter=plan.file.delimiter))
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise DataError("dataset_unreadable", "The dataset's file cannot be read.", type(error).__name__) from error
+    return made(plan, read)
+
+
+def made(plan: LoadingPlan, read: Mapping[str, Values]) -> Columns:
+    """The plan's columns of what was read: a float64 array per column, ``[rows]``, NaN where a value is missing."""
+    converted = {name: _converted(column, read[name]) for name, column in plan.columns.items()}
+    rows = len(next(iter(converted.values())))
+    kept = np.ones(rows, dtype=bool)
+    for name, column in plan.columns.items():
+        if column.missing == "drop":
+            kept &= ~np.isnan(converted[name])
+    return {name: _finished(name, column, converted[name][kept]) for name, column in plan.columns.items()}
+
+
+def _numbers(plan: LoadingPlan, rows: Iterator[list[str]]) -> dict[str, Values]:
+    """The cells of the columns that the plan wants, as numbers; read row by row."""
+    names = next(rows, []) if plan.file.header else list(plan.file.names)
+    places: list[tuple[str, ColumnTable, int]] | None = None
+    found = {name: array("d") for name in plan.columns}
+    missing = {text.casefold() for text in plan.file.missing}
+    for number, row in enumerate(rows, start=2 if plan.file.header else 1):
+        if not row:
+            continue
+        if places is None:
+            places = _places(plan, names or [str(at) for at in range(1, len(row) + 1)])
+        for name, column, at in places:
+            cell = row[at].strip() if at < len(row) else ""
+            found[name].append(math.nan if cell.casefold() in missing else _number(column, cell, name, number))
+    return {name: np.frombuffer(values, dtype=np.float64) for name, values in found.items()}
+
+
+def _places(plan: LoadingPlan, names: Sequence[str]) -> list[tuple[str, ColumnTable, int]]:
+    found = [name.strip() for name in names]
+    for name, column in plan.columns.items():
+        check_column(found, column.source or name, "The dataset")
+    return [(name, column, found.index(column.source or name)) for name, column in plan.columns.items()]
+
+
+def _number(column: ColumnTable, cell: str, name: str, row: int) -> float:
+    if column.classes:
+        if cell not in column.classes:
+            raise DataError(
+                "class_unknown",
+                f"The column `{name}` has a class in row {row} that the loading plan does not know.",
+                f"It knows {len(column.classes)}.",
+                "Add it to the column's `classes`, or to the file's `missing`.",
+            )
+        return column.classes[cell]
+    try:
+        return float(cell)
+    except ValueError:
+        raise DataError(
+            "dataset_not_numeric",
+            f"The column `{name}` has a cell in row {row} that is not a number.",
+            "",
+            "Give the column its `classes`, or add the cell to the file's `missing`.",
+        ) from None
+
+
+def _converted(column: ColumnTable, values: Values) -> Values:
+    values = values * column.scale + column.offset
+    low, high = (-math.inf if column.low is None else column.low), (math.inf if column.high is None else column.high)
+    return np.where((values < low) | (values > high) | ~np.isfinite(values), math.nan, values)
+
+
+def _finished(name: str, column: ColumnTable, values: Values) -> torch.Tensor:
+    gone = np.isnan(values)
+    if gone.any():
+        values = np.where(gone, _filling(name, column, values[~gone], int(gone.sum())), values)
+    normal = (values - column.mean) / column.deviation
+    if column.type == "int64" and not np.array_equal(normal, np.rint(normal)):
+        raise DataError(
+            "dataset_not_numeric",
+            f"The column `{name}` is to be whole numbers, and has others.",
+            "",
+            'Say type = "float32", or mend its `classes`, `scale` or `missing`.',
+        )
+    return torch.from_numpy(normal).to(getattr(torch, column.type))
+
+
+def _filling(name: str, column: ColumnTable, there: Values, count: int) -> float:
+    """What stands in for missing values: a number of the plan's, or one of the values that are there."""
+    if isinstance(column.missing, float):
+        return column.missing
+    if column.missing == "refuse" or not len(there):
+        raise DataError(
+            "values_missing",
+            f"The column `{name}` has no value in {count} rows.",
+            "",
+            'Say what is done: missing = "drop", "mean", "median", "mode" or a number.',
+        )
+    if column.missing == "mode":
+        numbers, times = np.unique(there, return_counts=True)
+        return float(numbers[times.argmax()])
+    return float(np.mean(there) if column.missing == "mean" else np.median(there))
