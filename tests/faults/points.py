@@ -8,18 +8,20 @@ def _both(*places: str) -> tuple[str, ...]:
 
 
 COORDINATOR = _both(
-    "commit:migrate",
     "commit:first_admin",
     "commit:hello",
     "commit:blob",
     "commit:submit",
+    "commit:claim",
     "commit:start_run",
     "commit:open_phase",
     "commit:lease",
     "commit:contribute",
+    "commit:closing",
     "commit:close_phase",
     "commit:commit_round",
     "commit:complete_run",
+    "commit:told",
     "rename:blob",
     "reply:HEAD /api/v1/blobs/{digest}",
     "reply:GET /api/v1/blobs/{digest}",
@@ -30,7 +32,20 @@ COORDINATOR = _both(
     "reply:POST /api/v1/node/assignments/{assignment}/contribute",
 )
 NODE = _both("commit:node_audit", "rename:node_state", "rename:node_blob")
+FIRST_CONTACT = _both(
+    "commit:node_init",
+    "commit:node_join",
+    "commit:node_dataset",
+    "commit:node_plan",
+    "rename:node_blob",
+    "rename:node_plan",
+)
+"""What a node passes before it works for the first time."""
+
 SOMETIMES = _both(
+    "commit:migrate",
+    "commit:lead",
+    "commit:leave",
     "commit:seen",
     "commit:renew",
     "reply:POST /api/v1/node/assignments/{assignment}/renew",

@@ -63,6 +63,10 @@ class Supervisor:
         self._manager.join(JOIN)
         for _, thread in list(self._drivers.values()):
             thread.join(JOIN)
+        if not self._alone:
+            self._leave()
+
+    def _leave(self) -> None:
         try:
             with self._live.store.transaction("leave", scope=self._replica) as tx:
                 leaders.release(tx, self._replica)

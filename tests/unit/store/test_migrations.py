@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -10,7 +14,7 @@ from importlib import import_module
 import pytest
 from alembic.autogenerate import produce_migrations, render_python_code
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import JSON, Connection, MetaData, insert, select, text
+from sqlalchemy import JSON, Connection, MetaData, insert, inspect, select, text
 
 import foedus
 from foedus import store as package
@@ -111,6 +115,32 @@ def test_the_release_refuses_what_this_one_has_migrated(database_url: str) -> No
     with connected(database_url) as connection:
         migrations.migrate(connection)
         assert connection.execute(text("SELECT version FROM foedus_schema")).scalar_one() > 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_case_10_a_migration_that_is_killed_has_done_all_or_nothing_and_is_finished_by_the_next(
+    database_url: str, when: str
+) -> None:
+    """A real process dies when every operation was done and the commit was not, or just was; an older one refuses."""
+    with connected(database_url) as connection:
+        released.metadata.create_all(connection)
+        before = _fill(connection, released.metadata)
+    command = [sys.executable, "-m", "foedus", "coordinator", "migrate"]
+    environment = {**os.environ, "PYTHONPATH": "src", "FOEDUS_COORDINATOR_DATABASE": database_url}
+    crash = {"FOEDUS_CRASH": f"commit:migrate:{when}:1"}
+    assert subprocess.run(command, env=environment | crash, check=False).returncode == -signal.SIGKILL
+    with connected(database_url) as connection:
+        if when == "before":
+            assert sorted(inspect(connection).get_table_names()) == sorted(released.metadata.tables)
+            assert connection.execute(select(released.schema.c.version)).scalars().all() == [1]
+        else:
+            assert differences(connection) == ""
+    assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == 0
+    with connected(database_url) as connection:
+        assert differences(connection) == ""
+        kept = connection.execute(select(released.runs.c.id, released.runs.c.spec)).one()
+        assert dict(kept._mapping) == {name: before["runs"][0][name] for name in ("id", "spec")}
+        assert connection.execute(select(schema.c.version)).scalar_one() > 1, "which the release refuses"
 
 
 def test_postgresql_is_migrated_when_it_is_asked_for_and_not_by_a_start(postgres_url: str) -> None:
