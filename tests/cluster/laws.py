@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,29 +10,34 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from foedus.store.artifacts import Artifacts, hash_file
+from foedus.store.audit import entries, head
 from foedus.store.tables import assignments, blobs, phase_events, phases, rounds, runs
 from foedus.store.unit_of_work import Store
+from foedus.wire.audit import GENESIS, AuditHead, verify
 
 _KEY = [phase_events.c[name] for name in ("run_id", "round", "phase", "attempt", "client")]
 SAID = select(*_KEY).where(phase_events.c.kind.in_(("reported", "failed")))
 CLOSED = select(phases).where(phases.c.status == "closed")
 DONE = select(assignments).where(assignments.c.status == "done")
-ROUNDS = select(rounds.c.round, rounds.c.model_digest, rounds.c.model_blob)
+ROUNDS = select(rounds.c.run_id, rounds.c.round, rounds.c.model_digest, rounds.c.model_blob)
 RUNS = select(runs.c.plan_blob, runs.c.parts)
 BLOBS = select(blobs.c.digest)
+
+NOTHING = AuditHead(seq=0, hash=GENESIS)
 
 
 @dataclass
 class Laws:
-    """What was seen of one run so far.
+    """What was seen so far.
 
     ``models`` are the digests of the undisturbed run, by round; without them what a model has to be is not known.
     """
 
     models: Mapping[int, str] = field(default_factory=dict)
-    rounds: dict[int, str] = field(default_factory=dict)
+    rounds: dict[str, dict[int, str]] = field(default_factory=dict)
     counted: dict[tuple[Any, ...], str] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
+    audited: AuditHead = NOTHING
 
     def check(self, store: Store, artifacts: Artifacts) -> None:
         """Hold the database and the blobs against the laws."""
@@ -41,6 +46,7 @@ class Laws:
             self._nothing_counted_is_lost(tx)
             self._rounds_are_the_undisturbed_ones(tx)
             self._no_blob_is_missing(tx, artifacts)
+            self._the_audit_log_is_a_chain(tx)
 
     def _each_contributes_once(self, tx: Connection) -> None:
         """I1: one answer of a client for each phase that was tried, and one attempt of a phase that was closed."""
@@ -65,13 +71,15 @@ class Laws:
 
     def _rounds_are_the_undisturbed_ones(self, tx: Connection) -> None:
         """I2 and I8: rounds without gaps, never changed, and each model that of its redo."""
-        found = {row.round: row.model_digest for row in tx.execute(ROUNDS)}
-        assert sorted(found) == list(range(len(found))), f"I8: rounds {sorted(found)}"
-        assert found.items() >= self.rounds.items(), "I8: a committed round was changed"
-        for number in found.keys() - self.rounds.keys():
-            assert found[number] == self.models.get(number, found[number]), (
-                f"I2: the model after round {number} differs"
-            )
+        found: dict[str, dict[int, str]] = defaultdict(dict)
+        for row in tx.execute(ROUNDS):
+            found[row.run_id][row.round] = row.model_digest
+        for run, before in self.rounds.items():
+            assert found[run].items() >= before.items(), "I8: a committed round was changed"
+        for run, models in found.items():
+            assert sorted(models) == list(range(len(models))), f"I8: rounds {sorted(models)}"
+            for number in models.keys() - self.rounds.get(run, {}).keys():
+                assert models[number] == self.models.get(number, models[number]), f"I2: round {number} is another"
         self.rounds = found
 
     def _no_blob_is_missing(self, tx: Connection, artifacts: Artifacts) -> None:
@@ -86,6 +94,14 @@ class Laws:
             else:
                 assert hash_file(artifacts.path(digest)) == digest, f"I7: the blob {digest} has other bytes"
         self.whole |= named
+
+    def _the_audit_log_is_a_chain(self, tx: Connection) -> None:
+        """I6: it only grows, and every entry follows the one before."""
+        while found := entries(tx, self.audited.seq, 1000, None):
+            verdict = verify(found, start=self.audited)
+            assert verdict.broken is None, f"I6: entry {verdict.broken} of the audit log: {verdict.why}"
+            self.audited = verdict.head
+        assert self.audited == head(tx), "I6: the audit log does not end with its head"
 
 
 def _key(row: Row[Any]) -> tuple[Any, ...]:

@@ -98,7 +98,7 @@ def build_scenery(folder: Path) -> Scenery:
         world.room.run(_enrol_all(world))
     empty = Scenery(template, prepared, nodes, world.token, {})
     told = tell(empty, 0, calm=True)
-    undisturbed = told.laws.rounds
+    (undisturbed,) = told.laws.rounds.values()
     assert undisturbed[prepared.spec.rounds] == simulate(prepared, Engine("eager", "inline")).model_digest
     return replace(empty, models=undisturbed)
 
