@@ -121,7 +121,7 @@ def test_whom_no_grant_covers_is_refused(site: Site) -> None:
 def test_grants_decide_the_role(site: Site) -> None:
     browser = site.browser("grace")
     site.log_in(browser)
-    assert browser.client.get(f"{site.door.url}/api/v1/whoami").json()["role"] == "admin"
+    assert browser.client.get(f"{site.door.url}/api/v1/whoami").json()["role"] == "admin, researcher"
 
 
 def test_a_terminal_logs_in_says_who_it_is_and_logs_out(site: Site, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from foedus.engine.choice import Engine
 from foedus.engine.simulate import simulate
 from foedus.node.keys import rotate_key
 from foedus.wire.http import Retry
+from foedus.wire.people import NewOrg, OrgView
 from foedus.wire.signing import Signer, generate_key, public_key
 from foedus.wire.trust import NewJoinToken
 from tests.certificates import SERVER, Authority, Pair
@@ -110,6 +111,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
             private = generate_key()
             found = Guarded(federation, clients, servers, good, Signer("", private), crl)
             with federation.connection() as connection:
+                connection.post("/orgs", OrgView, NewOrg(name="clinic"))
                 wanted = NewJoinToken(organisation="clinic", name="clinic-a")
                 token = admin.create_join_token(connection, wanted).token
             door = found.door(good)

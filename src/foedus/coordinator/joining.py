@@ -9,8 +9,10 @@ from sqlalchemy import ColumnElement, Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError as SqlIntegrityError
 
 from foedus.coordinator.identities import Person, new_id
-from foedus.domain.errors import AccessError, ConflictError
+from foedus.coordinator.policy import covers
+from foedus.domain.errors import AccessError, ConflictError, NotFoundError
 from foedus.store.audit import Act, record
+from foedus.store.people import organisations
 from foedus.store.tables import join_tokens, nodes
 from foedus.wire.messages import Joined, JoinNode, JoinToken
 from foedus.wire.signing import hash_secret, new_secret, parse_public_key
@@ -20,13 +22,26 @@ from foedus.wire.trust import NewJoinToken
 def create_join_token(tx: Connection, who: Person, command: NewJoinToken) -> JoinToken:
     """A token that enrols one node as whoever asks owns it, bound to organisation and name where they are given.
 
-    Only its hash is kept.
+    The node is of that organisation, and of the one of whoever asks where none is named. Only the hash is kept.
+
+    Raises:
+        NotFoundError: ``org_unknown`` for one that is not there, or that whoever asks may invite nobody for.
     """
     secret, expires = new_secret("fdj"), time.time() + command.hours * 3600
-    row = {"hash": hash_secret(secret), "expires_at": expires, "owner_id": who.id, "org_id": who.org}
+    org = _org_of(tx, who, command.organisation)
+    row = {"hash": hash_secret(secret), "expires_at": expires, "owner_id": who.id, "org_id": org}
     tx.execute(insert(join_tokens).values(**row, organisation=command.organisation, name=command.name))
-    record(tx, Act(who.actor, "nodes.invite", org=who.org, detail={"name": command.name}))
+    record(tx, Act(who.actor, "nodes.invite", org=org, detail={"name": command.name}))
     return JoinToken(token=secret, expires_at=datetime.fromtimestamp(expires, UTC))
+
+
+def _org_of(tx: Connection, who: Person, name: str) -> str:
+    if not name or name == who.org_name:
+        return who.org
+    org = tx.execute(select(organisations.c.id).where(organisations.c.name == name)).scalar()
+    if org is None or not covers(who, "nodes.invite", "", org):
+        raise NotFoundError("org_unknown", "There is no such organisation.", "", "`foedus coordinator org list`.")
+    return str(org)
 
 
 def check_join(tx: Connection, command: JoinNode) -> None:
@@ -48,9 +63,10 @@ def join_node(tx: Connection, command: JoinNode) -> Joined:
     The same key with the same name is the same node, so a reply that was lost may be asked for again.
 
     Raises:
-        AccessError: ``join_token_refused``.
+        AccessError: ``join_token_refused``, ``key_malformed``.
         ConflictError: ``node_name_taken``, ``key_taken``.
     """
+    parse_public_key(command.public_key)
     known = tx.execute(select(nodes).where(nodes.c.public_key == command.public_key)).one_or_none()
     if known is not None:
         if known.name == command.name and known.status == "active":
@@ -67,7 +83,7 @@ def join_node(tx: Connection, command: JoinNode) -> Joined:
     if invited is None or tx.execute(used).rowcount != 1:
         raise _refused()
     node = new_id("nd")
-    row = {"id": node, "name": command.name, "organisation": invited.organisation, "public_key": command.public_key}
+    row = {"id": node, "name": command.name, "public_key": command.public_key}
     row |= {"owner_id": invited.owner_id, "org_id": invited.org_id}
     try:
         tx.execute(insert(nodes).values(**row, status="active", joined_at=now))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, insert, select, update
 
 from foedus.domain.errors import AccessError, ConflictError
+from foedus.store.audit import Act, record
 from foedus.store.tables import nodes
 from foedus.store.trust import retired_keys
 from foedus.wire.signing import Verified, check_proof
@@ -31,7 +32,8 @@ def rotate(tx: Connection, signed: Verified, command: RotateKey, now: float) -> 
     """
     node, new = signed.key_id, command.public_key
     check_proof(new, rotation(node, new), command.proof)
-    current = tx.execute(select(nodes.c.public_key).where(nodes.c.id == node, nodes.c.status == "active")).scalar()
+    active = select(nodes.c.public_key, nodes.c.org_id).where(nodes.c.id == node, nodes.c.status == "active")
+    current, org = tx.execute(active).one()
     if current == new:
         left = [row.until - now for row in tx.execute(select(retired_keys).where(retired_keys.c.node_id == node))]
         return Rotated(node=node, overlap=max([0.0, *left]))
@@ -50,4 +52,5 @@ def rotate(tx: Connection, signed: Verified, command: RotateKey, now: float) -> 
         raise ConflictError("key_taken", "That key is or was a node's.", "", "Rotate with a new key.")
     tx.execute(insert(retired_keys).values(public_key=current, node_id=node, until=now + command.overlap))
     tx.execute(update(nodes).where(nodes.c.id == node).values(public_key=new))
+    record(tx, Act(f"node:{node}", "nodes.rotate", node, org, detail={"overlap": command.overlap}))
     return Rotated(node=node, overlap=command.overlap)

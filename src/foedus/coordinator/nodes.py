@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
@@ -11,6 +12,7 @@ from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.coordinator.policy import within
 from foedus.domain.errors import AccessError, ConflictError, NotFoundError
 from foedus.store.audit import Act, record
+from foedus.store.people import organisations
 from foedus.store.tables import approvals, assignments, datasets, nodes
 from foedus.store.unit_of_work import notice
 from foedus.wire.messages import DatasetView, Hello, NodeList, NodeView, Welcome
@@ -26,11 +28,13 @@ def identify(tx: Connection, node: str) -> NodeIdentity:
     Raises:
         AccessError: ``key_unknown``.
     """
-    columns = (nodes.c.id, nodes.c.name, nodes.c.organisation, nodes.c.org_id)
-    row = tx.execute(select(*columns).where(nodes.c.id == node, nodes.c.status == "active")).one_or_none()
+    columns = (nodes.c.id, nodes.c.name, nodes.c.org_id, organisations.c.name.label("organisation"))
+    belongs = nodes.outerjoin(organisations, organisations.c.id == nodes.c.org_id)
+    active = (nodes.c.id == node, nodes.c.status == "active")
+    row = tx.execute(select(*columns).select_from(belongs).where(*active)).one_or_none()
     if row is None:
         raise AccessError("key_unknown", "The node is not known here, or was revoked.")
-    return NodeIdentity(row.id, row.name, row.organisation, row.org_id)
+    return NodeIdentity(row.id, row.name, row.organisation or "", row.org_id)
 
 
 def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
@@ -57,12 +61,15 @@ def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
     for dataset in command.datasets:
         row = {"client": dataset.client, "node_id": node.id, "tags": list(dataset.tags), "examples": dataset.examples}
         tx.execute(insert(datasets).values(**row))
-    _record_answers(tx, node, command)
+    changed = _changed_answers(tx, node, command)
     tx.execute(delete(approvals).where(approvals.c.node_id == node.id))
     for approval in {approval.digest: approval for approval in command.approvals}.values():
         tx.execute(insert(approvals).values(node_id=node.id, **approval.model_dump()))
     stale = (assignments.c.node_id == node.id, assignments.c.status == "leased", assignments.c.boot != command.boot)
     tx.execute(update(assignments).where(*stale).values(status="open", lease_until=None))
+    if changed:
+        told = dict(sorted(changed.items())[:TOLD_ANSWERS])
+        record(tx, Act(node.actor, "plans.answer", node.id, node.org, detail={**told, "count": len(changed)}))
     return Welcome(node=node.id, wait=LONGEST_POLL)
 
 
@@ -104,14 +111,10 @@ def list_nodes(tx: Connection, who: Person) -> NodeList:
     return NodeList(nodes=tuple(_view(row, tuple(owned.get(row.id, ()))) for row in rows))
 
 
-def _record_answers(tx: Connection, node: NodeIdentity, command: Hello) -> None:
-    """One entry in the audit log for the answers of a node's owner that are not those of before."""
+def _changed_answers(tx: Connection, node: NodeIdentity, command: Hello) -> Mapping[str, str]:
+    """The answers of a node's owner that are not those of before: plan → state."""
     before = dict(tx.execute(select(approvals.c.digest, approvals.c.state).where(approvals.c.node_id == node.id)).all())
-    changed = {one.digest: one.state for one in command.approvals if before.get(one.digest) != one.state}
-    if changed:
-        told = dict(sorted(changed.items())[:TOLD_ANSWERS])
-        act = Act(node.actor, "plans.answer", node.id, node.org, detail={**told, "count": len(changed)})
-        record(tx, act)
+    return {one.digest: one.state for one in command.approvals if before.get(one.digest) != one.state}
 
 
 def _view(row: Row[tuple[object, ...]], owned: tuple[DatasetView, ...]) -> NodeView:

@@ -158,17 +158,19 @@ def judge_certificate(der: bytes | None, revoked: Revoked, organisation: str) ->
     """Refuse a node's request whose connection has no certificate of the node's organisation that holds now.
 
     Raises:
-        AccessError: ``certificate_refused``, which tells the caller nothing more; the log has the reason.
+        AccessError: ``certificate_refused``, which tells the caller nothing more; its note goes into the audit log.
     """
     why = _fault(der, revoked, organisation)
     if why:
         log.warning("a node's certificate is refused: %s", why)
-        raise AccessError(
+        error = AccessError(
             "certificate_refused",
             "The request needs a client certificate of the node's organisation.",
             "",
             "Start the node with its certificate: `foedus node certificate`; the coordinator's log has the reason.",
         )
+        error.add_note(why)
+        raise error
 
 
 def _fault(der: bytes | None, revoked: Revoked, organisation: str) -> str:

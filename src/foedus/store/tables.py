@@ -138,7 +138,6 @@ nodes = Table(
     Column("public_key", String, nullable=False),
     Column("owner_id", String, nullable=False, default="", server_default=""),
     Column("org_id", String, nullable=False, default="", server_default=""),
-    Column("organisation", String, nullable=False, server_default=""),
     Column("status", String, nullable=False),
     Column("joined_at", Float, nullable=False),
     Column("last_seen", Float),

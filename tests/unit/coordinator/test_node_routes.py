@@ -52,7 +52,7 @@ def test_joining_is_signed_with_the_key_that_it_brings(door: Door) -> None:
     [
         ({"name": "../clinic"}, "message_malformed"),
         ({"name": "n" * 10_000}, "message_malformed"),
-        ({"public_key": "A" * 44}, "key_unknown"),
+        ({"public_key": "A" * 44}, "key_malformed"),
         ({"public_key": "x"}, "message_malformed"),
         ({"token": "fdj_" + "0" * 48}, "join_token_refused"),
         ({"protocol": PROTOCOL + 1}, "protocol_unknown"),

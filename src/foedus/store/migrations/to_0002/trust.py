@@ -7,7 +7,7 @@ from alembic import op
 
 
 def upgrade() -> None:
-    """Add the tables of identity, and to whom join tokens and nodes belong."""
+    """Add the tables of identity, and what a join token is bound to."""
     op.create_table(
         "retired_keys",
         sa.Column("public_key", sa.String(), nullable=False),
@@ -24,5 +24,5 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key_id", "nonce"),
     )
     op.create_index("ix_used_nonces_expires_at", "used_nonces", ["expires_at"])
-    for table, name in (("join_tokens", "organisation"), ("join_tokens", "name"), ("nodes", "organisation")):
-        op.add_column(table, sa.Column(name, sa.String(), nullable=False, server_default=""))
+    for name in ("organisation", "name"):
+        op.add_column("join_tokens", sa.Column(name, sa.String(), nullable=False, server_default=""))
