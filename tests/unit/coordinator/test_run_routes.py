@@ -133,9 +133,12 @@ def test_a_waiting_poll_is_answered_when_there_is_work_and_the_work_ends_the_run
     waiting.join(15)
     (found,) = replies[0]["assignments"]
     made = contribution("alpha", 1)
+    update = encode(State(made.update))
+    digest = hashlib.sha256(update).hexdigest()
+    assert doors.node("alpha", f"/blobs/{digest}", update, "PUT").status_code < 300
     message = {
         "token": found["token"],
-        "update": doors.blob(encode(State(made.update))),
+        "update": digest,
         "weights": made.weights,
         "metrics": made.metrics,
         "state": None,
@@ -216,7 +219,23 @@ def test_d1_a_draft_is_started_once_and_only_with_participants(doors: Doors) -> 
 
 def test_a_poll_without_work_ends_in_time(doors: Doors) -> None:
     doors.enrol("alpha")
-    assert doors.poll("alpha", 0.1) == {"assignments": [], "plans": [], "ended": []}
+    found = doors.poll("alpha", 0.1)
+    assert (found["assignments"], found["plans"], found["ended"]) == ([], [], [])
+
+
+def test_a_node_follows_the_runs_that_it_takes_part_in_and_no_other(doors: Doors) -> None:
+    doors.enrol("alpha")
+    run = doors.submit().json()["id"]
+    path = f"/node/runs/{run}/history"
+    told = doors.node("alpha", path, b'{"after":0}').json()["events"]
+    assert told[0]["kind"] == "run_waiting" and {event["run"] for event in told} == {run}
+    assert doors.node("alpha", path, b'{"after":1,"wait":20}').json()["events"][0]["id"] == 2
+    other = {**doors.submission()["spec"], "data": {"name": "digits", "tags": ["faces"]}}
+    foreign = doors.submit(spec=other, key="key-00000002").json()["id"]
+    for unknown in (foreign, "run_000000000000"):
+        refused = doors.node("alpha", f"/node/runs/{unknown}/history", b"{}")
+        assert (refused.status_code, refused.json()["code"]) == (404, "run_unknown")
+    assert doors.person("POST", path, {"after": 0}).status_code == 401
 
 
 def test_work_is_for_nodes_that_sign(doors: Doors) -> None:

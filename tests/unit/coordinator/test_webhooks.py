@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -16,54 +13,17 @@ import pytest
 from foedus.coordinator import steering, webhooks
 from foedus.coordinator.outbox import Outbox
 from foedus.coordinator.webhooks import WebhookSettings, signature
-from foedus.wire.events import NewWebhook, RunEvent, Webhook, WebhookView
+from foedus.wire.events import NewWebhook, Webhook, WebhookView
+from tests.receiver import Receiver, receiving
 from tests.unit.coordinator.scene import Scene, refusal, until
 
 LOCAL = WebhookSettings(hosts=("127.0.0.1",), attempts=3, backoff=0.05)
 
 
-@dataclass
-class Receiver:
-    """Somebody's HTTP server: what came, and the statuses that it answers with, the last one for ever."""
-
-    url: str = ""
-    answers: list[int] = field(default_factory=lambda: [200])
-    came: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-
-    @property
-    def kinds(self) -> list[str]:
-        return [RunEvent.model_validate_json(body).kind for _, body in self.came]
-
-    @property
-    def ids(self) -> list[str]:
-        return [headers["webhook-id"] for headers, _ in self.came]
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            made.came.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            status = made.answers.pop(0) if len(made.answers) > 1 else made.answers[0]
-            self.send_response(status)
-            self.send_header("Location", f"{made.url}/elsewhere")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *given: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=lambda: server.serve_forever(0.02))
-    thread.start()
-    yield made
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with receiving() as made:
+        yield made
 
 
 @pytest.fixture
@@ -142,7 +102,6 @@ def test_case_30_what_nobody_takes_becomes_a_dead_letter_and_can_be_sent_anew(sc
         assert (letter.event, letter.kind, letter.attempts) == (2, "run_paused", 3)
         assert letter.error == "refused: it answered 400"
         assert receiver.kinds == ["run_paused"] * 3 + ["run_resumed"]
-        assert all("/elsewhere" not in headers.get("host", "") for headers, _ in receiver.came)
         with scene.live.store.transaction("retry_webhook") as tx:
             assert webhooks.revive(tx, run, made.id).pending == 1
         until(lambda: look(scene, run).delivered == 2)

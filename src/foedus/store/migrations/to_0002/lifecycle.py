@@ -26,6 +26,17 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("run_id", "round", "attempt"),
     )
+    _add_webhooks()
+    op.add_column("runs", sa.Column("started_at", sa.Float()))
+    op.add_column("runs", sa.Column("told", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("events", sa.Column("number", sa.Integer(), nullable=False, server_default="0"))
+    _number_events(op.get_bind())
+    with op.batch_alter_table("events") as events:
+        events.alter_column("number", server_default=None)
+        events.create_unique_constraint("events_number", ["run_id", "number"])
+
+
+def _add_webhooks() -> None:
     op.create_table(
         "webhooks",
         sa.Column("id", sa.String(), nullable=False),
@@ -52,13 +63,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("webhook_id", "number"),
     )
     op.create_index("deliveries_due", "deliveries", ["status", "next_at"])
-    op.add_column("runs", sa.Column("started_at", sa.Float()))
-    op.add_column("runs", sa.Column("told", sa.Integer(), nullable=False, server_default="0"))
-    op.add_column("events", sa.Column("number", sa.Integer(), nullable=False, server_default="0"))
-    _number_events(op.get_bind())
-    with op.batch_alter_table("events") as events:
-        events.alter_column("number", server_default=None)
-        events.create_unique_constraint("events_number", ["run_id", "number"])
 
 
 def _number_events(connection: sa.Connection) -> None:
