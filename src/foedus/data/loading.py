@@ -42,8 +42,8 @@ class FileTable(Table):
 
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     header: bool = True
-    names: Annotated[tuple[Text, ...], Field(max_length=10_000)] = ()
-    missing: Annotated[tuple[Text, ...], Field(max_length=100)] = MISSING
+    names: list[Text] = Field(default_factory=list, max_length=10_000)
+    missing: list[Text] = Field(default_factory=lambda: [*MISSING], max_length=100)
 
 
 class ColumnTable(Table):

@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from foedus.domain.errors import ConflictError, FoedusError, NotFoundError
@@ -18,11 +19,15 @@ from foedus.node.blobs import Cache, upload
 from foedus.node.checkpoint import States
 from foedus.node.frames import Done, Failed, Order
 from foedus.node.owner import read_plan
+from foedus.node.policy import Request, check, read_policy
 from foedus.node.reasons import failure, failure_of
 from foedus.node.transport import Link
 from foedus.node.vault import Dataset, Vault
 from foedus.node.workers import Pool
 from foedus.wire.messages import Accepted, Assignment, Contribute, Fail
+
+REFUSALS = ("plan_not_approved", "policy_refused")
+"""Codes of what the owner does not want."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +52,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Tools:
-    """What a duty is done with. ``moved`` is called when bytes moved or steps were taken."""
+    """What a duty is done with. ``moved`` is called when bytes moved or steps were taken.
+
+    ``speeds``: examples per second of each client's last training.
+    """
 
     vault: Vault
     link: Link
@@ -55,6 +63,7 @@ class Tools:
     states: States
     pool: Pool
     moved: Callable[[], None]
+    speeds: dict[str, float] = field(default_factory=dict)
 
 
 async def perform(tools: Tools, held: Held) -> None:
@@ -84,6 +93,8 @@ async def _work(tools: Tools, ask: Assignment, folder: Path) -> Contribute | Fai
         return failure("plan_not_approved")
     if dataset is None:
         return failure("dataset_missing")
+    asked = Request(ask.strategy, ask.options, ask.round, dataset.examples)
+    check(read_policy(tools.vault.home), asked, datetime.now().astimezone())
     if not dataset.path.is_file():
         return failure("dataset_unreadable", str(dataset.path))
     state = tools.states.current(ask.run, ask.client, ask.state) if ask.state else None
@@ -115,6 +126,8 @@ async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | 
 async def _store(tools: Tools, ask: Assignment, order: Order, done: Done) -> Contribute:
     """Bring the update up and keep the new state, both before the contribution is sent."""
     update = await upload(tools.link, Path(order.update_out), tools.moved) if done.update else None
+    if done.update and done.seconds > 0 and (examples := done.weights.get("examples", 0.0)) > 0:
+        tools.speeds[ask.client] = examples / done.seconds
     state = tools.states.keep(ask.run, ask.client, Path(order.state_out))
     return Contribute(
         token=ask.token,
@@ -138,7 +151,7 @@ async def _fail(tools: Tools, held: Held, said: Failed) -> None:
     path = f"/node/assignments/{held.assignment.id}/fail"
     message = Fail(token=held.assignment.token, code=said.code, reason=said.reason)
     await tools.link.retried(lambda: tools.link.post(path, _newest(held, message), Accepted))
-    event = "refused" if said.code == "plan_not_approved" else "work_failed"
+    event = "refused" if said.code in REFUSALS else "work_failed"
     tools.vault.record(event, held.assignment.run, f"{held}: {said.code}")
 
 

@@ -59,6 +59,8 @@ def failure_of(error: BaseException) -> Failed:
         return failure("disk_full" if error.errno in {28, 122} else "work_failed", detail)
     if not isinstance(error, FoedusError):
         return failure("work_failed", detail)
+    if error.code == "policy_refused":  # our own words, which name the owner's rule
+        return Failed(code=error.code, reason=f"{error.what} {error.why}", detail="")
     said = failure(error.code, detail)
     return said.model_copy(update={"reason": f"{said.reason}{_where(error.__cause__)}"})
 

@@ -57,13 +57,13 @@ def test_missing_values_are_filled_by_the_rule(tmp_path: Path, rule: str | float
 
 
 def test_the_commonest_value_and_the_smallest_of_those(tmp_path: Path) -> None:
-    assert loaded(tmp_path, "a\n3\n1\n3\n1\n-\n", {"a": {"missing": "mode"}}, missing=("-",))["a"][-1] == 1
+    assert loaded(tmp_path, "a\n3\n1\n3\n1\n-\n", {"a": {"missing": "mode"}}, missing=["-"])["a"][-1] == 1
 
 
 def test_a_file_without_a_header_is_named_or_numbered(tmp_path: Path) -> None:
     text = "1,2\n3,4\n"
     assert loaded(tmp_path, text, {"x": {"from": "2"}}, header=False) == {"x": [2, 4]}
-    assert loaded(tmp_path, text, {"x": {"from": "q"}}, header=False, names=("p", "q")) == {"x": [2, 4]}
+    assert loaded(tmp_path, text, {"x": {"from": "q"}}, header=False, names=["p", "q"]) == {"x": [2, 4]}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,15 @@ def test_a_plan_that_is_none_is_refused_with_its_key(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('name = "x"\n[columns.a]\nmising = "drop"\n')
     with pytest.raises(ConfigError, match="mising"):
         read_loading_plan(tmp_path / "plan.toml")
+
+
+def test_a_plan_is_read_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(
+        'name = "x"\nfile = { header = false, names = ["a", "b"], missing = ["-9"] }\n'
+        '[columns]\nsex = { from = "b", classes = { f = 0, m = 1 }, type = "int64" }\na = { missing = "drop" }\n'
+    )
+    made = load(read_loading_plan(tmp_path / "plan.toml"), written(tmp_path, "1,f\n-9,m\n3,m\n"))
+    assert {name: column.tolist() for name, column in made.items()} == {"sex": [0, 1], "a": [1.0, 3.0]}
 
 
 def test_the_digest_is_of_all_that_is_said() -> None:

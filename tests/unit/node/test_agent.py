@@ -201,6 +201,20 @@ def test_what_may_not_or_cannot_be_done_is_refused_before_anything_runs(
     assert node.peer.asked("GET") == []
 
 
+def test_what_the_policy_does_not_allow_is_refused_with_its_rule_and_nothing_runs(node: Node) -> None:
+    (node.home / "policy.toml").write_text("[allow]\noptions = { 'local.epochs' = { high = 1 } }\n")
+    node.know(bundle_of())
+    node.give(assignment(bundle_of()))
+    answer = node.answer()
+    assert (answer["verb"], answer["code"]) == ("fail", "policy_refused")
+    assert "allow.options.local.epochs" in answer["reason"]
+    assert str(node.home) not in str(answer)
+    assert psutil.Process().children() == []
+    assert node.peer.asked("GET") == []
+    with Vault(node.home) as vault:
+        until(lambda: [line.event for line in vault.audit()].count("refused") == 1)
+
+
 def test_a_dataset_that_is_gone_is_said_without_its_path(node: Node, tmp_path: Path) -> None:
     (tmp_path / "data.npz").unlink()
     node.know(bundle_of())

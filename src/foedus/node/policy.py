@@ -1,0 +1,163 @@
+"""A node's policy: what its owner lets approved plans do. One file, read before every assignment; free of torch.
+
+Without a file everything that an approved plan may be asked for is allowed. A refusal names the rule, and neither a
+path nor a value of the data.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, time
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from foedus.domain.errors import ForbiddenError
+from foedus.domain.table import Name, PositiveInt, Table, Text, read_toml, validate
+
+FILE = "policy.toml"
+
+Hours = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$")]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Bound(Table):
+    """What an option of the strategy may be: at least ``low``, at most ``high``, or one of ``values``."""
+
+    low: Number | None = None
+    high: Number | None = None
+    values: list[str | bool | Number] = Field(default_factory=list, max_length=1000)
+
+
+class Allow(Table):
+    """What may be asked for.
+
+    ``strategies`` are names or patterns (``fed*``). ``options``: bounds, by keys as ``local.epochs``. ``rounds``: the
+    last round that is worked for. ``examples``: the smallest dataset that is worked on. ``cohort``: the fewest clients
+    of a round, because an aggregate of few tells much of each. ``hours``: local time, ``20:00-06:00``.
+    """
+
+    strategies: list[Text] = Field(default_factory=lambda: ["*"], min_length=1, max_length=1000)
+    options: dict[Text, Bound] = Field(default_factory=dict, max_length=1000)
+    rounds: PositiveInt | None = None
+    examples: PositiveInt = 1
+    cohort: PositiveInt = 1
+    hours: Hours | None = None
+
+
+class Policy(Table):
+    """The owner's rules."""
+
+    allow: Allow = Allow()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an assignment asks for, as far as a policy judges it. ``cohort``: clients asked, none where nobody says."""
+
+    strategy: Name
+    options: Mapping[str, Any]
+    round: int
+    examples: int
+    cohort: int | None = None
+
+
+def read_policy(home: Path) -> Policy:
+    """The policy in a node's home; the default where there is none.
+
+    Raises:
+        ConfigError: ``config_malformed``, ``config_refused``.
+    """
+    path = home / FILE
+    return validate(Policy, read_toml(path), f"The node's {FILE}") if path.is_file() else Policy()
+
+
+def check(policy: Policy, request: Request, now: datetime) -> None:
+    """Refuse what the policy does not allow.
+
+    Raises:
+        ForbiddenError: ``policy_refused``, which names the rule.
+    """
+    for rule, why in broken(policy, request, now):
+        raise ForbiddenError("policy_refused", f"The node's policy refuses this: `{rule}`.", why, "Ask its owner.")
+
+
+def broken(policy: Policy, request: Request, now: datetime) -> Iterator[tuple[str, str]]:
+    """Every rule that a request breaks, and in words why."""
+    allow = policy.allow
+    if not matches(request.strategy, allow.strategies):
+        yield "allow.strategies", f"The strategy {request.strategy} is not allowed."
+    for key, bound in allow.options.items():
+        value = _option(request.options, key)
+        if value is None:
+            yield f"allow.options.{key}", "The option has bounds here, so the run has to say it."
+        elif not _within(value, bound):
+            yield f"allow.options.{key}", "The option is outside of its bounds."
+    if allow.rounds is not None and request.round > allow.rounds:
+        yield "allow.rounds", f"It works for {allow.rounds} rounds of a run."
+    if request.examples < allow.examples:
+        yield "allow.examples", "The dataset is too small to be worked on."
+    if request.cohort is None and allow.cohort > 1:
+        yield "allow.cohort", "It is not said how many clients a round asks."
+    if request.cohort is not None and request.cohort < allow.cohort:
+        yield "allow.cohort", f"A round has to ask {allow.cohort} clients at least."
+    if allow.hours is not None and not _is_within(now.time(), allow.hours):
+        yield "allow.hours", f"It works from {allow.hours.replace('-', ' to ')}, its own time."
+
+
+def explained(policy: Policy) -> list[str]:
+    """Every rule in words.
+
+    >>> explained(Policy())[-2:]
+    ['a dataset of 1 example or more', 'rounds that ask 1 client or more']
+    """
+    allow = policy.allow
+    lines = [f"the strategies {', '.join(allow.strategies)}" if allow.strategies != ["*"] else "every strategy"]
+    lines += [f"its option {key}: {_bounds(bound)}" for key, bound in sorted(allow.options.items())]
+    lines += [f"the first {allow.rounds} rounds of a run"] if allow.rounds else []
+    lines += [f"from {allow.hours.replace('-', ' to ')}, this machine's time"] if allow.hours else []
+    lines.append(f"a dataset of {allow.examples} example{'s' if allow.examples > 1 else ''} or more")
+    lines.append(f"rounds that ask {allow.cohort} client{'s' if allow.cohort > 1 else ''} or more")
+    return lines
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is one of the names or patterns.
+
+    >>> matches("fedavg", ("fed*",)), matches("fedavg", ("fedprox",))
+    (True, False)
+    """
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _option(options: Mapping[str, Any], key: str) -> Any:
+    """The option at a key as ``local.epochs``; none where it is not said, and so has its default."""
+    found: Any = options
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _within(value: Any, bound: Bound) -> bool:
+    if bound.values and value not in bound.values:
+        return False
+    if bound.low is None and bound.high is None:
+        return True
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return (bound.low is None or value >= bound.low) and (bound.high is None or value <= bound.high)
+
+
+def _is_within(now: time, hours: str) -> bool:
+    """Whether it is between the two, which may be over midnight."""
+    begin, end = (time.fromisoformat(text) for text in hours.split("-"))
+    return begin <= now < end if begin <= end else now >= begin or now < end
+
+
+def _bounds(bound: Bound) -> str:
+    low = [f"{bound.low:g} or more"] if bound.low is not None else []
+    high = [f"{bound.high:g} or less"] if bound.high is not None else []
+    return ", ".join([*low, *high, *(["one of " + ", ".join(map(str, bound.values))] if bound.values else [])])

@@ -1,0 +1,84 @@
+"""What a node's policy refuses, rule by rule, and that a rule holds where the owner wrote none of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foedus.domain.errors import ConfigError, ForbiddenError
+from foedus.domain.table import validate
+from foedus.node.policy import FILE, Policy, Request, broken, check, explained, read_policy
+
+NOON = datetime(2026, 5, 4, 12, 0)
+LOCAL = {"lr": 0.1, "epochs": 2, "optimizer": "sgd"}
+
+
+def request(**changed: Any) -> Request:
+    return Request(**{"strategy": "fedavg", "options": {"local": LOCAL}, "round": 5, "examples": 100, **changed})
+
+
+def policy(**allow: Any) -> Policy:
+    return validate(Policy, {"allow": allow}, "policy")
+
+
+@pytest.mark.parametrize(
+    ("allow", "changed", "rule"),
+    [
+        ({"strategies": ["fedprox", "scaf*"]}, {}, "allow.strategies"),
+        ({"options": {"local.epochs": {"high": 1.0}}}, {}, "allow.options.local.epochs"),
+        ({"options": {"local.lr": {"low": 0.2}}}, {}, "allow.options.local.lr"),
+        ({"options": {"local.optimizer": {"values": ["adam"]}}}, {}, "allow.options.local.optimizer"),
+        ({"options": {"local.optimizer": {"high": 1.0}}}, {}, "allow.options.local.optimizer"),
+        ({"options": {"local.clip": {"high": 1.0}}}, {}, "allow.options.local.clip"),
+        ({"options": {"local.lr.x": {"high": 1.0}}}, {}, "allow.options.local.lr.x"),
+        ({"rounds": 4}, {}, "allow.rounds"),
+        ({"examples": 101}, {}, "allow.examples"),
+        ({"cohort": 3}, {"cohort": 2}, "allow.cohort"),
+        ({"cohort": 3}, {}, "allow.cohort"),
+        ({"hours": "20:00-06:00"}, {}, "allow.hours"),
+        ({"hours": "08:00-12:00"}, {}, "allow.hours"),
+    ],
+)
+def test_what_is_not_allowed_is_refused_with_the_rule(
+    allow: dict[str, Any], changed: dict[str, Any], rule: str
+) -> None:
+    assert [found for found, _ in broken(policy(**allow), request(**changed), NOON)] == [rule]
+    with pytest.raises(ForbiddenError) as refused:
+        check(policy(**allow), request(**changed), NOON)
+    assert refused.value.code == "policy_refused"
+    assert rule in refused.value.what
+
+
+@pytest.mark.parametrize(
+    "allow",
+    [
+        {},
+        {"strategies": ["fed*"]},
+        {"options": {"local.epochs": {"low": 1.0, "high": 2.0}, "local.optimizer": {"values": ["sgd", "adam"]}}},
+        {"rounds": 5, "examples": 100},
+        {"hours": "12:00-12:01"},
+        {"hours": "22:00-13:00"},
+    ],
+)
+def test_what_is_allowed_passes(allow: dict[str, Any]) -> None:
+    check(policy(**allow), request(), NOON)
+
+
+@pytest.mark.parametrize("now", ["20:00", "23:59", "00:00", "05:59"])
+def test_hours_may_be_over_midnight(now: str) -> None:
+    check(policy(hours="20:00-06:00"), request(), datetime.fromisoformat(f"2026-05-04T{now}"))
+
+
+def test_the_file_is_read_strictly_and_without_it_everything_is_allowed(tmp_path: Path) -> None:
+    assert read_policy(tmp_path) == Policy()
+    (tmp_path / FILE).write_text("[allow]\nstrategys = ['fedavg']\n")
+    with pytest.raises(ConfigError, match="strategys"):
+        read_policy(tmp_path)
+    (tmp_path / FILE).write_text("[allow]\nhours = '25:00-06:00'\n")
+    with pytest.raises(ConfigError):
+        read_policy(tmp_path)
+    (tmp_path / FILE).write_text("[allow]\nstrategies = ['fedavg']\noptions = { 'local.epochs' = { high = 3 } }\n")
+    assert explained(read_policy(tmp_path))[:2] == ["the strategies fedavg", "its option local.epochs: 3 or less"]
