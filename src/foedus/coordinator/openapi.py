@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from foedus.wire.audit import ReadAudit
 from foedus.wire.messages import (
     Contribute,
     Fail,
@@ -29,6 +30,7 @@ from foedus.wire.trust import NewJoinToken, PollLogin, RotateKey
 TAKES: dict[tuple[str, str], type[BaseModel]] = {
     ("post", "/api/v1/runs"): SubmitRun,
     ("post", "/api/v1/orgs"): NewOrg,
+    ("post", "/api/v1/node/audit"): ReadAudit,
     ("post", "/api/v1/users"): NewUser,
     ("patch", "/api/v1/users/{user}"): ChangeUser,
     ("post", "/api/v1/tokens"): NewToken,

@@ -9,7 +9,6 @@ from collections import deque
 from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.domain.errors import AccessError, FoedusError
 from foedus.domain.plain import Json
-from foedus.domain.plain import Json
 from foedus.store.audit import Act, record
 from foedus.store.unit_of_work import Store
 

@@ -19,6 +19,7 @@ from foedus.coordinator.identities import Person
 from foedus.coordinator.live import find_run
 from foedus.coordinator.policy import acts
 from foedus.coordinator.readiness import candidates
+from foedus.store.audit import Act, record
 from foedus.store.unit_of_work import notice
 from foedus.wire.lineage import Lineage, UpdateList
 from foedus.wire.messages import ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
@@ -134,6 +135,7 @@ def _steer(request: Request, run: str, who: Person, name: str, move: Callable[[C
         move(tx, run)
         view = runs.show(tx, run)
         _ring(tx, run)
+        record(tx, Act(who.actor, f"runs.{name.partition('_')[0]}", run, who.org))
     return view
 
 

@@ -27,6 +27,7 @@ from foedus.domain.plain import Json
 from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
 from foedus.domain.run import parse_spec
 from foedus.store.artifacts import Artifacts, hash_file
+from foedus.store.audit import Act, record
 from foedus.store.tables import assignments, blobs, phases, rounds, runs
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import RunContext
@@ -115,6 +116,7 @@ def submit(connection: Connection, submission: Submission, author: Person) -> Ru
     connection.execute(insert(rounds).values(run_id=run, round=0, record={}, **model))
     found = find_run(connection, run)
     tell(connection, found, RUN_TOLD[status], now, status=status.value)
+    record(connection, Act(author.actor, "runs.submit", run, author.org, detail={"plan": command.plan}))
     return view(connection, found)
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from foedus.coordinator.bells import of_run
 from foedus.domain.plain import Json
+from foedus.store.audit import Act, record
 from foedus.store.lifecycle import deliveries, webhooks
 from foedus.store.tables import events, runs
 from foedus.store.unit_of_work import notice
@@ -20,6 +21,9 @@ from foedus.wire.events import Kind, RunEvent
 MODEL = "model"
 OUTBOX = "outbox"
 """The bell of what sends to webhooks."""
+
+AUDITED = frozenset({"run_started", "run_completed", "run_failed", "round_committed"})
+"""Events that stand in the audit log, too: the coordinator's own acts. What people do is recorded where they do it."""
 
 
 def tell(tx: Connection, run: Row[Any], kind: Kind, now: float, **facts: Json) -> None:
@@ -36,3 +40,6 @@ def tell(tx: Connection, run: Row[Any], kind: Kind, now: float, **facts: Json) -
     if rows:
         tx.execute(insert(deliveries), rows)
         notice(tx, OUTBOX)
+    if kind in AUDITED:
+        detail = {key: value for key, value in facts.items() if key in ("round", "model_digest", "reason")}
+        record(tx, Act("coordinator", f"runs.{kind.removeprefix('run_')}", run.id, run.org_id, detail=detail))

@@ -24,7 +24,7 @@ class NodeSettings(BaseModel):
     ``poll_wait``: the longest poll. ``idle_limit``: how long work may take no step. ``keep_idle``: how long an idle
     work process is kept. ``cache_bytes``: room for downloaded models. ``blob_bytes``: the largest of them. ``workers``:
     work processes kept at once, each for another run. ``state_days``: how long client states of a run are kept that
-    asks no more.
+    asks no more. ``witness_every``: how long the node waits before it follows the coordinator's audit log again.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +36,7 @@ class NodeSettings(BaseModel):
     blob_bytes: Annotated[int, Field(ge=1 << 10)] = 32 << 30
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     state_days: Annotated[float, Field(gt=0)] = 90.0
+    witness_every: Annotated[float, Field(ge=0)] = 600.0
 
 
 def node_home(given: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:

@@ -48,3 +48,14 @@ audit = Table(
     Column("detail", Text, nullable=False),
     sqlite_autoincrement=True,
 )
+
+witness = Table(
+    "witness",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True),
+    Column("seq", Integer, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("broken", Text, nullable=False),
+)
+"""The newest head of the coordinator's audit log that was verified, and what is wrong with the log since."""

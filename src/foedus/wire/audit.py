@@ -4,6 +4,9 @@ An entry is hashed with the hash of the one before (Schneier and Kelsey, "Secure
 Forensics", ACM TISSEC 2(2), 1999, section 4): ``hash = SHA-256(canonical({at, body, previous, seq}))``, where ``body``
 is the SHA-256 of the entry's body. So the chain can be verified by who may not read every body: those that are
 withheld keep their digest, and a random ``salt`` in each body keeps it from being guessed.
+
+``GET /audit?after=N&limit=N`` (people) and ``POST /node/audit`` (ReadAudit, nodes: every body withheld) reply an
+AuditPage; the reply to a node's poll has the head. Paths are under ``/api/v1``.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from foedus.domain.errors import ConfigError
 from foedus.wire.messages import Digest, Message
 
 GENESIS = "0" * 64
@@ -46,11 +50,40 @@ class AuditEntry(Message):
     text: Annotated[str, Field(max_length=16_384)] | None = None
 
 
+class ReadAudit(Message):
+    """Ask, as a node, for entries after a number."""
+
+    after: Seq = 0
+    limit: Annotated[int, Field(ge=1, le=1000)] = 500
+
+
 class AuditPage(Message):
     """Entries in order, and the head at that time."""
 
     entries: Annotated[tuple[AuditEntry, ...], Field(max_length=1000)]
     head: AuditHead
+
+
+def show_head(head: AuditHead) -> str:
+    """A head as people and polls write it: ``SEQ:HASH``."""
+    return f"{head.seq}:{head.hash}"
+
+
+def parse_head(text: str) -> AuditHead:
+    """A head from what :func:`show_head` wrote.
+
+    Raises:
+        ConfigError: ``witness_malformed``.
+
+    >>> parse_head("7:" + "0" * 64).seq
+    7
+    """
+    seq, _, found = text.partition(":")
+    try:
+        return AuditHead(seq=int(seq), hash=found)
+    except (ValidationError, ValueError) as error:
+        what, why = f"{text[:80]!a} is no head.", "A witnessed head is a number, a colon and a SHA-256."
+        raise ConfigError("witness_malformed", what, why, "`foedus node witness` shows it.") from error
 
 
 @dataclass(frozen=True)
@@ -95,7 +128,7 @@ def verify(
     for entry in entries:
         why = _wrong(entry, head) or _unwitnessed(entry.seq, entry.hash, seen)
         if why:
-            return Verdict(count, head, entry.seq, why)
+            return Verdict(count, head, min(entry.seq, head.seq + 1), why)
         head, count = AuditHead(seq=entry.seq, hash=entry.hash), count + 1
     missing = [seq for seq in seen if seq > head.seq]
     if missing:
