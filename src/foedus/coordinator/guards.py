@@ -123,7 +123,7 @@ class StillWelcome:
             return message
 
         async def sent(message: Message) -> None:
-            if message["type"] == "http.response.body":
+            if message["type"] == "http.response.body" and message.get("more_body"):
                 await watch.look()
             await send(message)
             watch.started = True
