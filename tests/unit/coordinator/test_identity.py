@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import secrets
@@ -188,9 +189,10 @@ def test_revocation_ends_an_open_poll_an_upload_and_a_lease_at_once(
             return client.post(f"{door.url}{API}/node/poll", content=body, headers=headers)
 
     def upload() -> httpx.Response:
-        digest = "0" * 64
+        content = bytes(41_000)
+        digest = hashlib.sha256(content).hexdigest()
         with httpx.Client(trust_env=False, timeout=40) as client:
-            headers = door.signature(node, "PUT", f"/blobs/{digest}", b"")
+            headers = door.signature(node, "PUT", f"/blobs/{digest}", content)
             return client.put(f"{door.url}{API}/blobs/{digest}", content=slowly(), headers=headers)
 
     with ThreadPoolExecutor(2) as pool:
