@@ -18,12 +18,15 @@ from foedus.domain.errors import UsageError
 from foedus.node import kit, owner
 from foedus.node.agent import run_agent
 from foedus.node.keys import rotate_key
+from foedus.node.review import Review, changes, review
 from foedus.node.vault import Identity, PlanEntry
 from foedus.wire.trust import OVERLAP
 
 LAZY = {
     "certificate": ("foedus.cli.node_certificate", "The TLS certificate that this node shows."),
     "data": ("foedus.cli.node_data", "The datasets that this node offers."),
+    "policy": ("foedus.cli.node_policy", "What approved plans may be asked for."),
+    "witness": ("foedus.cli.node_witness", "What this node has seen of the coordinator's audit log."),
 }
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -125,13 +128,23 @@ def plan_list(home: Path) -> None:
 
 @plan_group.command("show")
 @click.argument("digest")
+@click.option("--diff", is_flag=True, help="Only what differs from the plan of this name that was approved last.")
 @home_option
 @json_option
-def plan_show(digest: str, home: Path) -> None:
-    """Print the plan whose digest begins with DIGEST, every file of it."""
+def plan_show(digest: str, diff: bool, home: Path) -> None:
+    """Print the plan whose digest begins with DIGEST: what it imports, places worth a look, and every file of it."""
     plan, files = owner.show_plan(home, digest)
-    bodies = [f"──── {name}\n{content.rstrip()}" for name, content in files.items()]
-    emit({**vars(plan), "files": files}, "\n\n".join([_described(plan), *bodies]))
+    found, before = review(files), owner.approved_before(home, plan) if diff else None
+    data = {**vars(plan), "files": files, "imports": found.imports, "notices": [vars(n) for n in found.notices]}
+    text = [_described(plan), _reviewed(found)]
+    if before is not None:
+        lines = changes(before[1], files)
+        data |= {"compared_with": before[0].digest, "diff": lines}
+        text += [f"changed since {before[0].digest[:12]}:", "\n".join(lines)]
+    else:
+        text += ["No other plan of this name was approved; this is all of it."] if diff else []
+        text += [f"──── {name}\n{content.rstrip()}" for name, content in files.items()]
+    emit(data, "\n\n".join(text))
 
 
 def _decision(verb: str, decide: Callable[[Path, str, str], PlanEntry], help_text: str) -> None:
@@ -149,6 +162,12 @@ def _decision(verb: str, decide: Callable[[Path, str, str], PlanEntry], help_tex
 
 _decision("approve", owner.approve, "Let the plan whose digest begins with DIGEST run on this node's data.")
 _decision("reject", owner.reject, "Refuse the plan whose digest begins with DIGEST.")
+
+
+def _reviewed(found: Review) -> str:
+    unusual = f"; look at {', '.join(found.unusual)}" if found.unusual else ""
+    lines = [f"imports {', '.join(found.imports) or 'nothing'}{unusual}"]
+    return "\n".join([*lines, *(f"{notice.file}, line {notice.line}: {notice.what}" for notice in found.notices)])
 
 
 def _described(plan: PlanEntry) -> str:

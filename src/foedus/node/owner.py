@@ -95,6 +95,21 @@ def show_plan(home: Path, digest: str) -> tuple[PlanEntry, dict[str, str]]:
         return entry, {name: content.decode("utf-8", "backslashreplace") for name, content in files.items()}
 
 
+def approved_before(home: Path, plan: PlanEntry) -> tuple[PlanEntry, dict[str, str]] | None:
+    """Another plan of the same name, the one that was approved last, and its files; none if there is none.
+
+    Raises:
+        IntegrityError, PlanError: where the bundle kept is not that plan any more.
+    """
+    with Vault(home) as vault:
+        others = [other for other in vault.plans() if other.name == plan.name and other.digest != plan.digest]
+        approved = [other for other in others if other.state == "approved" and other.decided_at is not None]
+        if not approved:
+            return None
+        last = max(approved, key=lambda other: other.decided_at or 0.0)
+    return show_plan(home, last.digest)
+
+
 def approve(home: Path, digest: str, note: str = "") -> PlanEntry:
     """Allow this plan, by its digest or a beginning of it, to run on the node's datasets.
 

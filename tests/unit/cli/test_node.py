@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,24 @@ def test_an_owner_reads_a_plan_and_decides(run, home: Path) -> None:
     assert run("node", "plan", "approve", prefix, "--json").envelope["data"]["state"] == "approved"
     ran = run("node", "plan", "reject", prefix, "--note", "too many rounds", "--json")
     assert (ran.envelope["data"]["state"], ran.envelope["data"]["note"]) == ("rejected", "too many rounds")
+
+
+def test_a_plan_is_shown_with_what_it_imports_and_what_differs_from_the_one_approved(run, home: Path) -> None:
+    text = BUNDLE.files["plan.py"].decode()
+    changed = PlanBundle({"plan.py": f"import socket\n{text}\nopen('x')\n".encode()}, "plan.py")
+    assert "this is all of it" in run("node", "plan", "show", BUNDLE.digest[:12], "--diff").out
+    run("node", "plan", "approve", BUNDLE.digest[:12])
+    with Vault(home) as vault:
+        vault.bundle_path(changed.digest).write_bytes(changed.to_bytes())
+        (first,) = vault.plans()
+        vault.record_plan(replace(first, digest=changed.digest, state="pending", decided_at=None))
+    shown = run("node", "plan", "show", changed.digest[:12], "--diff")
+    assert "look at socket" in shown.out and "open: reads or writes files" in shown.out
+    assert "+import socket" in shown.out.splitlines()
+    assert "────" not in shown.out and "\x1b" not in shown.out
+    data = run("node", "plan", "show", changed.digest[:12], "--diff", "--json").envelope["data"]
+    assert data["compared_with"] == BUNDLE.digest
+    assert [line for line in data["diff"] if line.startswith("+import")] == ["+import socket"]
 
 
 def test_a_plan_that_was_not_offered_is_not_found(run, home: Path) -> None:
