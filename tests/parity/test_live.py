@@ -5,6 +5,7 @@ One federation is shared by all of these; each run has its own plan, approved by
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 import pytest
 
 from foedus.client import runs
+from foedus.client.recording import recording
 from foedus.domain.codec import TensorFile
+from foedus.domain.errors import DataError
 from foedus.domain.tree import model_digest
 from foedus.engine.choice import Engine
 from foedus.engine.prepare import prepare
+from foedus.engine.replay import replay
 from foedus.engine.simulate import simulate
-from tests.federation import LocalFederation, start_federation
+from tests.federation import LocalFederation, start_federation, stop, until
 from tests.plans import BATCHNORM, DIGITS, DROPOUT, FROZEN, SERVERS, prepared
 
 EAGER = Engine("eager", "inline")
@@ -33,6 +37,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "part of the population": (DIGITS, {"cohort": {"size": 2, "population": 4}, "rounds": 4}),
     "rare tests": (DIGITS, {"test": {"every": 2, "ratio": 0.3}, "rounds": 3}),
+    "median": (DIGITS, {"strategy": {"name": "fedavg", "local": {"lr": 0.1}, "aggregator": {"name": "median"}}}),
+    "trimmed mean": (
+        BATCHNORM,
+        {"strategy": {"name": "fedavg", "local": {"lr": 0.1}, "aggregator": {"name": "trimmed_mean", "trim": 0.25}}},
+    ),
+    "a buffer for all": (DIGITS, {"schedule": {"name": "buffered", "buffer": 4}, "rounds": 3}),
+    "cyclic": (DIGITS, {"schedule": {"name": "cyclic"}, "cohort": {"size": 1, "population": 4}, "rounds": 5}),
     "validation": (DIGITS, {"test": {"every": 2, "ratio": 0.1, "validation": 0.3}, "rounds": 3}),
 }  # fmt: skip
 
@@ -74,3 +85,43 @@ def test_the_digits_example_gives_its_digest_live(federation: LocalFederation) -
     run = federation.submit(ready)
     federation.approve_all(ready.bundle.digest)
     assert federation.finish(run).model_digest == simulate(ready, EAGER).model_digest
+
+
+REPLAYED: dict[str, dict[str, Any]] = {
+    "buffered": {"schedule": {"name": "buffered", "buffer": 2}, "cohort": {"size": 3, "population": 4}, "rounds": 5},
+    "buffer of one": {
+        "schedule": {"name": "buffered", "buffer": 1, "selector": "round_robin"},
+        "strategy": {"name": "fedasync", "local": {"lr": 0.1}},
+        "cohort": {"size": 3, "population": 4},
+        "rounds": 6,
+    },
+    "timed": {"schedule": {"name": "timed", "every": 0.7}, "cohort": {"size": 3, "population": 4}, "rounds": 3},
+    "over-selection": {"cohort": {"size": 2, "over_selection": 1.5, "population": 4}, "rounds": 3},
+}
+
+
+@pytest.mark.parametrize("changes", REPLAYED.values(), ids=REPLAYED.keys())
+def test_the_recorded_events_of_a_live_run_replayed_give_its_digest(
+    changes: dict[str, Any], federation: LocalFederation, tmp_path: Path
+) -> None:
+    """Law 1, with the coordinator killed in the middle of the run."""
+    ready = prepared(tmp_path, **changes)
+    run = federation.submit(ready)
+    federation.approve_all(ready.bundle.digest)
+    until("a round is done", lambda: federation.show(run).round >= 1)
+    assert federation.coordinator is not None
+    stop(federation.coordinator, signal.SIGKILL)
+    federation.start_coordinator()
+    view = federation.finish(run)
+    assert (view.status, view.reason) == ("completed", "")
+    with federation.connection() as connection:
+        listed = runs.rounds(connection, run).rounds
+        heard = recording(connection, run, view.round)
+    replayed = replay(ready, heard, EAGER)
+    assert replayed.model_digest == view.model_digest
+    assert [record.model for record in replayed.rounds] == [record.model for record in listed]
+    for live, again in zip(listed, replayed.rounds, strict=True):
+        assert live.metrics == pytest.approx(again.metrics, rel=1e-12)
+    with pytest.raises(DataError) as refusal:
+        replay(ready, heard[:-1], EAGER)
+    assert refusal.value.code == "replay_differs"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from foedus.client.http import Connection, identified, parse
 from foedus.domain.names import check_name
-from foedus.wire.messages import JoinToken, NodeList, NodeView
+from foedus.wire.messages import JoinToken, NodeList, NodeView, Released
 from foedus.wire.people import (
     OVERLAP_SECONDS,
     TOKEN_DAYS,
@@ -35,6 +35,15 @@ def create_join_token(connection: Connection, wanted: NewJoinToken | None = None
 def list_nodes(connection: Connection) -> tuple[NodeView, ...]:
     """The nodes that ever joined, of those that you may see."""
     return connection.get("/nodes", NodeList).nodes
+
+
+def release_client(connection: Connection, client: str) -> Released:
+    """Let another node take this client's name.
+
+    Raises:
+        ConfigError: ``name_refused``.
+    """
+    return connection.post(f"/client-names/{check_name(client, 'client')}/release", Released)
 
 
 def revoke_node(connection: Connection, node: str) -> NodeView:

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from foedus.coordinator import assignments, joining, keys, nodes
+from foedus.coordinator import assignments, greeting, joining, keys, nodes
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import head, parse, person, read_body, signed, signed_head, verifier
 from foedus.coordinator.identities import Person
@@ -30,6 +30,7 @@ from foedus.wire.messages import (
     JoinToken,
     NodeList,
     NodeView,
+    Released,
     Welcome,
 )
 from foedus.wire.signing import check_body, verify
@@ -65,6 +66,12 @@ async def post_revoke(request: Request, node: str, who: Who) -> NodeView:
         return view
 
     return await _do(request, "revoke", effect)
+
+
+@router.post("/client-names/{client}/release", tags=["people"], **acts("nodes.change"))
+async def post_release(request: Request, client: str, who: Who) -> Released:
+    """Let another node take a client's name, which belongs to the node that had it first."""
+    return await _do(request, "release", lambda tx: greeting.release(tx, who, client))
 
 
 @router.post("/node/join", tags=["nodes"], **acts("node.join"))

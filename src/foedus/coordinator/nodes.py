@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from foedus.coordinator.bells import of_node
+from foedus.coordinator.greeting import claim, greet, release_all
 from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.coordinator.policy import within
-from foedus.domain.errors import AccessError, ConflictError, NotFoundError
+from foedus.domain.errors import AccessError, NotFoundError
 from foedus.store.audit import Act, record
 from foedus.store.people import organisations
 from foedus.store.tables import approvals, assignments, datasets, nodes
@@ -40,26 +42,16 @@ def identify(tx: Connection, node: str) -> NodeIdentity:
 def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
     """Replace what is known of a node; leases of an earlier boot are freed, to be taken again with a higher token.
 
-    Raises:
-        ConflictError: ``client_name_taken``.
+    A dataset whose name is another node's is left out, and the owner is told; the others are taken.
     """
-    tx.execute(
-        update(nodes)
-        .where(nodes.c.id == node.id)
-        .values(boot=command.boot, version=command.version, last_seen=time.time())
-    )
-    names = [dataset.client for dataset in command.datasets]
-    taken = select(datasets.c.client).where(datasets.c.client.in_(names), datasets.c.node_id != node.id)
-    if (name := tx.execute(taken).scalars().first()) is not None or len(set(names)) < len(names):
-        raise ConflictError(
-            "client_name_taken",
-            f"The client name {name or 'of a dataset'} is used by another node or twice.",
-            "Client names are unique per coordinator: they decide batches and the order of sums.",
-            "Rename the dataset: `foedus node data remove`, then `foedus node data add --name OTHER`.",
-        )
+    greet(tx, node, command)
     tx.execute(delete(datasets).where(datasets.c.node_id == node.id))
+    refused = []
     for dataset in command.datasets:
-        row = {"client": dataset.client, "node_id": node.id, "tags": list(dataset.tags), "examples": dataset.examples}
+        if (why := claim(tx, node, dataset.client)) is not None:
+            refused.append(why)
+            continue
+        row = {**dataset.model_dump(mode="json"), "node_id": node.id}
         tx.execute(insert(datasets).values(**row))
     changed = _changed_answers(tx, node, command)
     tx.execute(delete(approvals).where(approvals.c.node_id == node.id))
@@ -70,7 +62,7 @@ def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
     if changed:
         told = dict(sorted(changed.items())[:TOLD_ANSWERS])
         record(tx, Act(node.actor, "plans.answer", node.id, node.org, detail={**told, "count": len(changed)}))
-    return Welcome(node=node.id, wait=LONGEST_POLL)
+    return Welcome(node=node.id, wait=LONGEST_POLL, refused=tuple(refused))
 
 
 def seen(tx: Connection, node: NodeIdentity) -> None:
@@ -90,6 +82,7 @@ def revoke_node(tx: Connection, who: Person, node: str) -> NodeView:
     if row.status != "revoked":
         tx.execute(update(nodes).where(nodes.c.id == node).values(status="revoked"))
         tx.execute(delete(datasets).where(datasets.c.node_id == node))
+        release_all(tx, node)
         record(tx, Act(who.actor, "nodes.revoke", node, row.org_id))
     notice(tx, of_node(node))
     return _view(tx.execute(select(nodes).where(nodes.c.id == node)).one(), ())
@@ -104,7 +97,8 @@ def list_nodes(tx: Connection, who: Person) -> NodeList:
     """The nodes that ever joined, of those that somebody may see, by name."""
     owned: dict[str, list[DatasetView]] = {}
     for row in tx.execute(select(datasets).order_by(datasets.c.client)):
-        view = DatasetView(client=row.client, tags=tuple(row.tags), examples=row.examples)
+        facts = {"batch_size": row.batch_size, "speed": row.speed}
+        view = DatasetView(client=row.client, tags=tuple(row.tags), examples=row.examples, **facts)
         owned.setdefault(row.node_id, []).append(view)
     mine = within(who, "nodes.read", nodes.c.owner_id, nodes.c.org_id)
     rows = tx.execute(select(nodes).where(mine).order_by(nodes.c.name)).all()
@@ -117,6 +111,15 @@ def _changed_answers(tx: Connection, node: NodeIdentity, command: Hello) -> Mapp
     return {one.digest: one.state for one in command.approvals if before.get(one.digest) != one.state}
 
 
-def _view(row: Row[tuple[object, ...]], owned: tuple[DatasetView, ...]) -> NodeView:
+def _view(row: Row[Any], owned: tuple[DatasetView, ...]) -> NodeView:
     ago = None if row.last_seen is None else max(0.0, time.time() - row.last_seen)
-    return NodeView(id=row.id, name=row.name, status=row.status, last_seen=ago, version=row.version, datasets=owned)
+    return NodeView(
+        id=row.id,
+        name=row.name,
+        status=row.status,
+        last_seen=ago,
+        version=row.version,
+        datasets=owned,
+        facts=row.facts,
+        clashes=row.clashes,
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, func, or_, select, update
 
 from foedus.coordinator.assignments import PHASE_OF
+from foedus.coordinator.greeting import note_clash
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import RUN, Live, find_run, spec_of
 from foedus.coordinator.measures import ASSIGNMENT_SECONDS
@@ -39,6 +40,7 @@ def begin(live: Live, node: NodeIdentity, boot: str) -> None:
     Raises:
         ConflictError: ``hello_needed``.
     """
+    note_clash(live, node, boot)
     with live.store.reading() as tx:
         _check_boot(tx, node, boot)
         last_seen = tx.execute(select(nodes.c.last_seen).where(nodes.c.id == node.id)).scalar_one()
@@ -155,6 +157,7 @@ def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assign
         seed=spec.seed,
         strategy=spec.strategy.name,
         options=spec.strategy.options,
+        schedule=spec.schedule.model_dump(mode="json"),
         test_ratio=spec.test.ratio,
         validation_ratio=spec.test.validation,
         plan=run.plan,

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import foedus
 from foedus.domain.errors import (
     AccessError,
     ConflictError,
@@ -29,13 +28,14 @@ from foedus.node.blobs import Cache
 from foedus.node.certificate import trust_of
 from foedus.node.checkpoint import States
 from foedus.node.duty import Held, Tools, perform
+from foedus.node.facts import hello, tell_refused
 from foedus.node.keys import other_key
 from foedus.node.offers import keep_plan
 from foedus.node.settings import NodeSettings, read_settings
 from foedus.node.transport import Link, passing
 from foedus.node.vault import Vault
 from foedus.node.workers import Limits, Pool
-from foedus.wire.messages import Assignment, Hello, PlanOffer, Poll, Renew, Renewed, Welcome, Work
+from foedus.wire.messages import Assignment, PlanOffer, Poll, Renew, Renewed, Welcome, Work
 from foedus.wire.signing import Signer
 
 TICK = 0.25
@@ -117,6 +117,7 @@ class Agent:
         self._ended: set[str] = set()
         self._moves = 0
         self._refused: set[bytes] = set()
+        self._unwelcome: frozenset[str] = frozenset()
         shutil.rmtree(vault.home / "work", ignore_errors=True)
         self.pool = Pool(vault.home, Limits(settings.idle_limit, settings.keep_idle, settings.workers))
         cache = Cache(vault.home / "cache", settings.cache_bytes, settings.blob_bytes)
@@ -224,10 +225,9 @@ class Agent:
 
     async def _greet(self) -> None:
         async with self._greeting:
-            told = datasets, approvals = self._vault.told()
-            version = foedus.__version__
-            hello = Hello(boot=self._boot, version=version, datasets=datasets, approvals=approvals)
-            welcome = await self._link.post("/node/hello", hello, Welcome)
+            told = self._vault.told()
+            welcome = await self._link.post("/node/hello", hello(self._boot, told, self._tools.speeds), Welcome)
+            self._unwelcome = tell_refused(self._vault, welcome.refused, self._unwelcome)
             self._told, self._welcome = told, True
             self._wait = max(0.0, min(self._settings.poll_wait, welcome.wait))
 

@@ -128,6 +128,8 @@ async def _store(tools: Tools, ask: Assignment, order: Order, done: Done) -> Con
     update = await upload(tools.link, Path(order.update_out), tools.moved) if done.update else None
     if done.update and done.seconds > 0 and (examples := done.weights.get("examples", 0.0)) > 0:
         tools.speeds[ask.client] = examples / done.seconds
+    if done.update and done.seconds > 0 and (examples := done.weights.get("examples", 0.0)) > 0:
+        tools.speeds[ask.client] = examples / done.seconds
     state = tools.states.keep(ask.run, ask.client, Path(order.state_out))
     return Contribute(
         token=ask.token,

@@ -21,6 +21,8 @@ from foedus.domain.plan import PlanBundle
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Ask, Broadcast
 from foedus.domain.run import CohortTable, DataTable, PartitionTable, RunSpec, StrategyTable, TestTable
+from foedus.domain.table import Table, validate
+from foedus.domain.timing import ScheduleTable, SynchronousTable
 from foedus.domain.tree import State
 from foedus.engine.client import ClientTask, run_client
 from foedus.local.loader import load_plan
@@ -33,17 +35,25 @@ from foedus.strategies.strategy import Phase, RunContext, phases_of
 from foedus.wire.messages import Assignment
 
 
+class Scheduled(Table):
+    """The schedule of an assignment's run."""
+
+    schedule: ScheduleTable = SynchronousTable()
+
+
 def spec_of(assignment: Assignment) -> RunSpec:
-    """The run as far as client work can depend on it: strategy, seed and test share.
+    """The run as far as client work can depend on it: strategy, schedule, seed and test share.
 
     Whom a round asks and where a simulation's data lie are no business of a node's; those keys hold fixed values.
     """
+    schedule = validate(Scheduled, {"schedule": assignment.schedule or {}}, "the assignment").schedule
     return RunSpec(
         plan="plan.py",
         rounds=max(1, assignment.round),
         seed=assignment.seed,
         strategy=StrategyTable(name=assignment.strategy, **assignment.options),
-        cohort=CohortTable(size=1),
+        cohort=CohortTable(fraction=1.0) if schedule.name == "synchronous" else CohortTable(size=1),
+        schedule=schedule,
         data=DataTable(name="node", partition=PartitionTable(name="node", clients=1)),
         test=TestTable(ratio=assignment.test_ratio, validation=assignment.validation_ratio),
     )

@@ -142,6 +142,9 @@ nodes = Table(
     Column("joined_at", Float, nullable=False),
     Column("last_seen", Float),
     Column("boot", String, nullable=False, default=""),
+    Column("boot_before", String, nullable=False, server_default=""),
+    Column("clashes", Integer, nullable=False, server_default="0"),
+    Column("facts", JSON),
     Column("version", String, nullable=False, default=""),
 )
 
@@ -152,6 +155,8 @@ datasets = Table(
     Column("node_id", String, nullable=False, index=True),
     Column("tags", JSON, nullable=False),
     Column("examples", Big, nullable=False),
+    Column("batch_size", Integer),
+    Column("speed", Float),
 )
 
 approvals = Table(

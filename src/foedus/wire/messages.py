@@ -32,6 +32,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from foedus.wire.facts import BatchSize, NodeFacts, Speed
+
 PROTOCOL = 1
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$")]
@@ -84,6 +86,22 @@ class DatasetView(Message):
     client: Name
     tags: Annotated[tuple[Tag, ...], Field(max_length=32)] = ()
     examples: Count
+    batch_size: BatchSize | None = None
+    speed: Speed | None = None
+
+
+class DatasetRefused(Message):
+    """Why the coordinator does not take a dataset."""
+
+    client: Name
+    code: Name
+    reason: Line
+
+
+class Released(Message):
+    """A client's name that any node may take."""
+
+    client: Name
 
 
 class PlanApproval(Message):
@@ -121,13 +139,18 @@ class Hello(Message):
     version: Annotated[Line, StringConstraints(max_length=64)]
     datasets: Annotated[tuple[DatasetView, ...], Field(max_length=1000)] = ()
     approvals: Annotated[tuple[PlanApproval, ...], Field(max_length=1000)] = ()
+    facts: NodeFacts | None = None
 
 
 class Welcome(Message):
-    """The coordinator knows the node; ``wait`` is the longest poll that it grants, in seconds."""
+    """The coordinator knows the node; ``wait`` is the longest poll that it grants, in seconds.
+
+    ``refused``: datasets that it does not take, and why; the others are taken.
+    """
 
     node: Id
     wait: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
+    refused: Annotated[tuple[DatasetRefused, ...], Field(max_length=1000)] = ()
 
 
 class Poll(Message):
@@ -172,6 +195,7 @@ class Assignment(Message):
     broadcast: Annotated[dict[Name, Digest], Field(max_length=32)]
     state: Digest | None = None
     validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    schedule: dict[str, Any] | None = None
 
 
 class Work(Message):
@@ -356,7 +380,10 @@ class ModelList(Message):
 
 
 class NodeView(Message):
-    """A node as people see it; ``last_seen`` is in seconds before now."""
+    """A node as people see it; ``last_seen`` is in seconds before now.
+
+    ``clashes``: how often a process spoke whose place another had taken. Two may be sharing one key.
+    """
 
     id: Id
     name: Name
@@ -364,6 +391,8 @@ class NodeView(Message):
     last_seen: float | None
     version: str
     datasets: tuple[DatasetView, ...]
+    facts: NodeFacts | None = None
+    clashes: int = 0
 
 
 class NodeList(Message):

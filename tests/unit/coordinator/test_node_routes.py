@@ -31,7 +31,8 @@ def test_a_node_joins_says_what_it_has_and_is_shown(door: Door) -> None:
     reply = door.signed(node, "POST", "/node/hello", json.dumps(hello).encode())
     assert reply.json()["node"] == node.key_id
     (view,) = [view for view in door.ask("GET", "/nodes").json()["nodes"] if view["name"] == "clinic-a"]
-    assert (view["status"], view["version"], view["datasets"]) == ("active", "0.9", [dataset])
+    shown = {**dataset, "batch_size": None, "speed": None}
+    assert (view["status"], view["version"], view["datasets"]) == ("active", "0.9", [shown])
     assert view["last_seen"] >= 0.0
 
 
@@ -65,13 +66,82 @@ def test_what_is_wrong_with_joining_is_told(changes: dict[str, object], expected
     assert len(door.ask("GET", "/nodes").json()["nodes"]) == before
 
 
-def test_a_client_name_of_another_node_is_a_conflict(door: Door) -> None:
-    body = json.dumps(
-        {"boot": BOOT, "version": "0", "datasets": [{"client": "d-1", "tags": [], "examples": 1}]}
-    ).encode()
-    assert door.signed(door.enrol("clinic-d"), "POST", "/node/hello", body).status_code == 200
-    reply = door.signed(door.enrol("clinic-e"), "POST", "/node/hello", body)
-    assert (reply.status_code, code(reply)) == (409, "client_name_taken")
+def test_a_name_belongs_to_the_node_that_had_it_first_until_an_admin_releases_it(door: Door) -> None:
+    """The other datasets of a node whose one name clashes are taken."""
+
+    def hello(node: Signer, *clients: str) -> list[tuple[str, str]]:
+        datasets = [{"client": client, "tags": [], "examples": 1} for client in clients]
+        body = json.dumps({"boot": BOOT, "version": "0", "datasets": datasets}).encode()
+        reply = door.signed(node, "POST", "/node/hello", body)
+        assert reply.status_code == 200
+        return [(refused["client"], refused["code"]) for refused in reply.json()["refused"]]
+
+    def shown(name: str) -> list[str]:
+        nodes = door.ask("GET", "/nodes").json()["nodes"]
+        return [each["client"] for node in nodes if node["name"] == name for each in node["datasets"]]
+
+    first, second = door.enrol("clinic-d"), door.enrol("clinic-e")
+    assert hello(first, "d-1") == []
+    assert hello(second, "d-1", "e-1") == [("d-1", "client_name_taken")]
+    assert (shown("clinic-d"), shown("clinic-e")) == (["d-1"], ["e-1"])
+    assert hello(first) == []
+    assert hello(second, "d-1") == [("d-1", "client_name_taken")], "it is kept while its owner does not offer it"
+    assert door.ask("POST", "/client-names/nobody/release").status_code == 404
+    assert door.ask("POST", "/client-names/d-1/release").json() == {"client": "d-1"}
+    assert hello(second, "d-1") == []
+    assert hello(first, "d-1") == [("d-1", "client_name_taken")]
+    assert shown("clinic-e") == ["d-1"]
+
+
+def test_facts_are_typed_and_unknown_ones_are_refused(door: Door) -> None:
+    node = door.enrol("clinic-facts")
+
+    def hello(facts: object, **dataset: object) -> int:
+        data = [{"client": "f-1", "examples": 3, **dataset}]
+        body = json.dumps({"boot": BOOT, "version": "0", "datasets": data, "facts": facts}).encode()
+        return door.signed(node, "POST", "/node/hello", body).status_code
+
+    facts = {"device": "cpu", "cores": 4, "memory": 2**33, "frameworks": {"torch": "2.13.0"}}
+    assert hello(facts, batch_size=32, speed=120.5) == 200
+    (shown,) = [each for each in door.ask("GET", "/nodes").json()["nodes"] if each["name"] == "clinic-facts"]
+    assert shown["facts"] == facts
+    assert (shown["datasets"][0]["batch_size"], shown["datasets"][0]["speed"]) == (32, 120.5)
+    many = {f"f{number}": "1" for number in range(17)}
+    for wrong in (
+        {**facts, "gpu": 1},
+        {"device": "abacus"},
+        {"cores": 0},
+        {"memory": "much"},
+        {"frameworks": {"torch": "2 or so"}},
+        {"frameworks": many},
+    ):
+        assert hello(wrong) == 400
+    for wrong in ({"speed": -1.0}, {"speed": "fast"}, {"batch_size": 0}, {"mood": "good"}):
+        assert hello(facts, **wrong) == 400
+
+
+def test_case_5_of_two_processes_with_one_identity_the_first_is_fenced_and_the_node_is_flagged(door: Door) -> None:
+    node = door.enrol("clinic-twice")
+
+    def say(path: str, boot: str) -> tuple[int, str]:
+        body = {"boot": boot, "wait": 0} if path == "poll" else {"boot": boot, "version": "0"}
+        reply = door.signed(node, "POST", f"/node/{path}", json.dumps(body).encode())
+        return reply.status_code, code(reply) if reply.status_code != 200 else ""
+
+    def clashes() -> int:
+        nodes = door.ask("GET", "/nodes").json()["nodes"]
+        return next(int(each["clashes"]) for each in nodes if each["name"] == "clinic-twice")
+
+    assert say("hello", "first-process") == (200, "")
+    assert say("poll", "first-process") == (200, "")
+    assert say("hello", "second-process") == (200, "")
+    assert clashes() == 0, "a node that began anew is no clash"
+    assert say("poll", "second-process") == (200, "")
+    assert say("poll", "first-process") == (409, "hello_needed")
+    assert clashes() == 1
+    assert say("hello", "first-process") == (200, "")
+    assert say("poll", "second-process") == (409, "hello_needed")
+    assert clashes() == 3
 
 
 def test_a_researcher_does_not_do_what_admins_do(door: Door) -> None:
@@ -101,4 +171,6 @@ def test_a_poll_ends_when_its_time_is_up_and_needs_a_hello(door: Door) -> None:
     hello = json.dumps({"boot": BOOT, "version": "0"}).encode()
     assert door.signed(node, "POST", "/node/hello", hello).status_code == 200
     reply = door.signed(node, "POST", "/node/poll", poll)
-    assert reply.json() == {"assignments": [], "plans": [], "ended": []}
+    said = reply.json()
+    assert [said[each] for each in ("assignments", "plans", "ended", "stop")] == [[], [], [], []]
+    assert (said["then"], said["seconds"]) == ("poll", 0.0)

@@ -108,17 +108,6 @@ def test_a_malformed_key_is_refused(store: Store) -> None:
     assert refusal.value.code == "key_malformed"
 
 
-def test_client_names_are_unique_per_coordinator(store: Store) -> None:
-    first, second = _join(store, "a"), _join(store, "b")
-    _hello(store, first, "c0000")
-    for clients in (("c0000",), ("c0001", "c0001")):
-        with pytest.raises(ConflictError) as refusal:
-            _hello(store, second, *clients)
-        assert refusal.value.code == "client_name_taken"
-    _hello(store, first, "c0001")
-    _hello(store, second, "c0000")
-
-
 def test_hello_replaces_what_was_known(store: Store) -> None:
     node = _join(store, "a")
     digest = "a" * 64

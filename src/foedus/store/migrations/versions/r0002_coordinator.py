@@ -14,7 +14,7 @@ from alembic import op
 
 import foedus
 from foedus.store.migrations.forward import note_release
-from foedus.store.migrations.to_0002 import drawing, lifecycle, people, replicas, storage, trust
+from foedus.store.migrations.to_0002 import drawing, facts, lifecycle, people, replicas, storage, trust
 
 revision = "0002"
 down_revision = "0001"
@@ -24,6 +24,7 @@ def upgrade() -> None:
     """Subject by subject, each in its module."""
     replicas.upgrade()
     drawing.upgrade()
+    facts.upgrade()
     lifecycle.upgrade()
     storage.upgrade()
     trust.upgrade()

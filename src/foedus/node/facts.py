@@ -1,0 +1,50 @@
+"""The facts that a node reports of its machine. Nothing is imported for them that the agent does not need."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import foedus
+from foedus.node.vault import Vault
+from foedus.wire.facts import NodeFacts
+from foedus.wire.messages import DatasetRefused, DatasetView, Hello, PlanApproval
+
+log = logging.getLogger(__name__)
+Told = tuple[tuple[DatasetView, ...], tuple[PlanApproval, ...]]
+FRAMEWORKS = ("torch", "numpy")
+
+
+@cache
+def node_facts() -> NodeFacts:
+    """Device, cores, memory and the versions of Python and the frameworks that plans compute with.
+
+    Client work runs on the processor.
+    """
+    frameworks = {"python": platform.python_version()}
+    for name in FRAMEWORKS:
+        try:
+            frameworks[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return NodeFacts(device="cpu", cores=os.cpu_count(), memory=memory, frameworks=frameworks)
+
+
+def hello(boot: str, told: Told, speeds: Mapping[str, float]) -> Hello:
+    """What a node says when it greets: ``told`` by its vault, with its facts and each client's last speed."""
+    datasets = tuple(each.model_copy(update={"speed": speeds.get(each.client)}) for each in told[0])
+    return Hello(boot=boot, version=foedus.__version__, datasets=datasets, approvals=told[1], facts=node_facts())
+
+
+def tell_refused(vault: Vault, refused: Sequence[DatasetRefused], known: frozenset[str]) -> frozenset[str]:
+    """Tell the owner, once, which datasets the coordinator does not take; returns them."""
+    for one in refused:
+        if one.client not in known:
+            vault.record("dataset_refused", one.client, f"{one.code}: {one.reason}")
+            log.warning("dataset %s is not taken: %s", one.client, one.reason)
+    return frozenset(one.client for one in refused)
