@@ -245,6 +245,29 @@ def test_d7_a_client_that_drops_out_does_not_stall(federation: LocalFederation, 
     assert events.count("round_abandoned") == 3 and events[-1] == "run_failed"
 
 
+def test_case_27_nodes_stop_working_for_a_run_that_is_paused_and_for_one_that_is_cancelled(
+    federation: LocalFederation, tmp_path: Path
+) -> None:
+    """A node does one thing after another, so that others' runs come to their end shows that it has stopped."""
+    short = ready(tmp_path, "many", rounds=1)
+    finish(federation, short)
+    slow = "import time\n" + NUMBERS.replace("    return 0.5", "    time.sleep(0.05)\n    return 0.5")
+    endless = ready(tmp_path, "many", slow, strategy={"name": "fedavg", "local": {**LOCAL, "epochs": 10_000}})
+    run = federation.submit(endless)
+    allow(federation, endless)
+    for verb, there in ((runs.pause, "paused"), (runs.cancel, "cancelled")):
+        until("both work", lambda: [c.status for c in federation.show(run).clients] == ["working", "working"])
+        with federation.connection() as connection:
+            assert verb(connection, run).status == there
+            assert federation.finish(federation.submit(short)).status == "completed"
+            assert federation.show(run).status == there
+            if there == "paused":
+                assert runs.resume(connection, run).status == "running"
+    with federation.connection() as connection:
+        told = [event.name for event in runs.events(connection, run)]
+    assert told[-2:] == ["run_cancelled", "round_abandoned"] and told.count("run_started") == 1
+
+
 def test_d8_an_update_that_is_lost_fails_the_run_in_plain_sight_and_a_retry_mends_it(
     federation: LocalFederation, tmp_path: Path
 ) -> None:

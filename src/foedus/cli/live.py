@@ -35,6 +35,9 @@ LOOK = 0.5
 LOOKS = 50
 """How often a run's rounds are fetched at most, whatever their number."""
 
+INTERRUPTIONS = {"run_paused": "paused", "run_resumed": "resumed", "round_abandoned": "abandoned"}
+"""What is said of a run on its way, by event."""
+
 FACTS: Mapping[str, Json] = {"kernel": "eager", "executor": "nodes"}
 """How live runs are computed."""
 
@@ -81,10 +84,12 @@ def close_live(
         folder, spec, Outcome(view.name, view.status, view.model_digest, seconds, held_out, facts, comparison)
     )
     if view.status != RunStatus.COMPLETED:
+        said = summary.get("failures")
+        before = f" In the rounds before: {'; '.join(map(str, said))}." if isinstance(said, list) else ""
         raise RunFailedError(
             f"run_{view.status}",
             f"Run {view.id} ended as {view.status} in round {view.round}.",
-            view.reason,
+            view.reason + before,
             f"`foedus run retry {view.id}` lets it go on from there." if view.status == RunStatus.FAILED else "",
         )
     return summary
@@ -94,14 +99,17 @@ def follow(connection: Connection, run: str, observers: Sequence[Observer]) -> R
     """Tell observers of a run's rounds until it has ended; returns its last view."""
     view, told = runs.show(connection, run), 0
     step, said = max(1, view.rounds // LOOKS), ""
-    while view.status == RunStatus.WAITING:
+    while view.status in (RunStatus.DRAFT, RunStatus.WAITING):
         time.sleep(LOOK)
         view = runs.show(connection, run)
-        if view.waiting_for != said:
-            said = view.waiting_for
+        waiting = f"`foedus run start {run}`" if view.status == RunStatus.DRAFT else view.waiting_for
+        if waiting != said:
+            said = waiting
             say(f"waiting: {said}" if said else "everybody is ready")
     if view.status not in ENDED:
         for event in runs.events(connection, run):
+            if event.name in INTERRUPTIONS:
+                say(_interruption(event))
             number = _number(event.data) if event.name == "round_committed" else 0
             if number >= told + step:
                 told = _tell(connection, run, told, observers)
@@ -115,6 +123,12 @@ def _tell(connection: Connection, run: str, told: int, observers: Sequence[Obser
         for observer in observers:
             observer.round(record_of(view))
     return told
+
+
+def _interruption(event: runs.Event) -> str:
+    data = event.data if isinstance(event.data, dict) else {}
+    where = f" round {data['round']}" if "round" in data else ""
+    return INTERRUPTIONS[event.name] + where + (f": {data['reason']}" if data.get("reason") else "")
 
 
 def _number(data: Any) -> int:

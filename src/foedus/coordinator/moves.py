@@ -26,7 +26,7 @@ RUN_TOLD: dict[RunStatus, Kind] = {
     RunStatus.CANCELLED: "run_cancelled",
 }
 TAKEN_UP: dict[RunStatus, Kind] = {RunStatus.PAUSED: "run_resumed", RunStatus.FAILED: "run_retried"}
-"""What a move away from rest is told as, whichever way it leads."""
+"""What it is told as that a run goes on, be it waiting or running."""
 
 ROUND_TOLD: dict[RoundStage, Kind] = {
     RoundStage.PLANNED: "round_started",
@@ -51,7 +51,8 @@ def move_run(tx: Connection, run: Row[Any], to: RunStatus, now: float, reason: s
     here = (runs.c.id == run.id, runs.c.status == was.value)
     if tx.execute(update(runs).where(*here).values(**values)).rowcount != 1:
         raise ConflictError("run_state", f"The run {run.id} was moved meanwhile.", "", "Look at it, and try again.")
-    tell(tx, run, TAKEN_UP.get(was, RUN_TOLD[to]), now, status=to.value, reason=reason)
+    kind = TAKEN_UP.get(was, RUN_TOLD[to]) if to in lifecycle.ACTIVE else RUN_TOLD[to]
+    tell(tx, run, kind, now, status=to.value, reason=reason)
 
 
 def open_round(tx: Connection, run: Row[Any], order: PhaseOrder, to: RoundStage, now: float) -> None:
