@@ -36,6 +36,7 @@ from foedus.coordinator.orders import (
 from foedus.coordinator.readiness import needed, ready
 from foedus.domain.lifecycle import ACTIVE, RoundStage, RunStatus
 from foedus.domain.round import PhaseOrder
+from foedus.domain.spans import span
 from foedus.domain.tree import State
 from foedus.engine.driver import Progress
 from foedus.schedules.schedule import Ask, Close, Draw, Event, WakeAt, no_answer
@@ -221,7 +222,8 @@ class LivePort:
         self._aggregate(ending.order)
         with self._live.store.reading() as tx:
             run = self._active(tx)
-        settled = settle(self._live, run, ending)
+        with span("round", round=ending.order.round, phase=ending.order.phase):
+            settled = settle(self._live, run, ending)
         with self._writing("close_phase") as (tx, run):
             nodes = store(tx, run, ending, settled, self._live.artifacts)
         self._live.bells.ring(*map(of_node, nodes))

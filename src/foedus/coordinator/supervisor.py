@@ -18,6 +18,7 @@ from foedus.coordinator.rounds import LivePort, Stopped
 from foedus.coordinator.runs import followers
 from foedus.domain.errors import FoedusError, StorageError, UnreachableError
 from foedus.domain.lifecycle import ACTIVE
+from foedus.domain.spans import concerning
 from foedus.engine.driver import drive
 from foedus.store import leaders
 from foedus.store.unit_of_work import notice
@@ -113,6 +114,13 @@ class Supervisor:
     def _drive(self, run: str, epoch: int) -> None:
         """One run to its end, or to where it is refused. The manager looks whether it wants another driver."""
         torch.set_num_threads(1)
+        with concerning(run=run):
+            self._lead(run, epoch)
+        if self._drivers.get(run) == (epoch, threading.current_thread()):
+            del self._drivers[run]
+        self._rung.set()
+
+    def _lead(self, run: str, epoch: int) -> None:
         try:
             with LivePort(self._live, run, epoch) as port:
                 self._drive_to_the_end(port, run)
@@ -125,9 +133,6 @@ class Supervisor:
         except Exception:
             log.exception("run %s has no driver; it is tried again", run)
             self._stopping.wait(AGAIN)
-        if self._drivers.get(run) == (epoch, threading.current_thread()):
-            del self._drivers[run]
-        self._rung.set()
 
     def _drive_to_the_end(self, port: LivePort, run: str) -> None:
         """What was not foreseen fails the run in plain sight."""

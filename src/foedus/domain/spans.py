@@ -32,12 +32,18 @@ def span(name: str, **fields: Field) -> Iterator[Fields]:
     ...     about()
     {'run': 'r1', 'round': 3}
     """
-    token = _about.set({**about(), **{key: fields[key] for key in ABOUT if key in fields}})
+    with concerning(**{key: fields[key] for key in ABOUT if key in fields}), ExitStack() as stack:
+        for watcher in _watchers:
+            stack.enter_context(watcher(name, fields))
+        yield fields
+
+
+@contextmanager
+def concerning(**fields: Field) -> Iterator[None]:
+    """Say what work is about, without watching it: for what lasts as long as a run does."""
+    token = _about.set({**about(), **fields})
     try:
-        with ExitStack() as stack:
-            for watcher in _watchers:
-                stack.enter_context(watcher(name, fields))
-            yield fields
+        yield
     finally:
         _about.reset(token)
 

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from foedus.domain.errors import ConflictError, FoedusError, NotFoundError
+from foedus.domain.spans import span
 from foedus.node.blobs import Cache, upload
 from foedus.node.checkpoint import States
 from foedus.node.frames import Done, Failed, Order
@@ -68,6 +69,12 @@ class Tools:
 
 async def perform(tools: Tools, held: Held) -> None:
     """Do an assignment and send what it came to; waits for the coordinator as long as it takes."""
+    ask = held.assignment
+    with span("assignment", run=ask.run, round=ask.round, phase=ask.phase, client=ask.client, assignment=ask.id):
+        await _perform(tools, held)
+
+
+async def _perform(tools: Tools, held: Held) -> None:
     with tempfile.TemporaryDirectory(dir=tools.vault.home / "work") as folder:
         try:
             said = await _work(tools, held.assignment, Path(folder))
@@ -126,8 +133,6 @@ async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | 
 async def _store(tools: Tools, ask: Assignment, order: Order, done: Done) -> Contribute:
     """Bring the update up and keep the new state, both before the contribution is sent."""
     update = await upload(tools.link, Path(order.update_out), tools.moved) if done.update else None
-    if done.update and done.seconds > 0 and (examples := done.weights.get("examples", 0.0)) > 0:
-        tools.speeds[ask.client] = examples / done.seconds
     if done.update and done.seconds > 0 and (examples := done.weights.get("examples", 0.0)) > 0:
         tools.speeds[ask.client] = examples / done.seconds
     state = tools.states.keep(ask.run, ask.client, Path(order.state_out))

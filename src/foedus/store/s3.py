@@ -10,13 +10,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
-from foedus.domain.errors import ConfigError, StorageError, UnreachableError
+from foedus.domain.errors import StorageError, UnreachableError
+from foedus.domain.spans import span
 from foedus.store import crashpoints
 from foedus.store.cache import Cache
 from foedus.store.shelves import TEMPORARY, Kept, storage_errors
@@ -30,46 +29,6 @@ ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 PASSING = frozenset({"500", "502", "503", "504", "InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout"})
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """A bucket, how it is reached, and whether who fetches a blob is sent there (``presigned``)."""
-
-    name: str
-    prefix: str
-    endpoint: str | None = None
-    region: str | None = None
-    path_style: bool = False
-    presigned: bool = False
-
-
-def parse_bucket(url: str) -> Bucket:
-    """``s3://BUCKET/PREFIX?endpoint=URL&region=NAME&style=path|virtual&transfer=proxied|presigned``.
-
-    Raises:
-        ConfigError: ``blobs_url``.
-
-    >>> parse_bucket("s3://models/foedus?region=eu-west-1&style=path")
-    Bucket(name='models', prefix='foedus/', endpoint=None, region='eu-west-1', path_style=True, presigned=False)
-    """
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    style, transfer = options.get("style", "virtual"), options.get("transfer", "proxied")
-    endpoint = options.get("endpoint")
-    fits = parts.scheme == "s3" and parts.netloc and "@" not in parts.netloc and not parts.fragment
-    fits = fits and not set(options) - {"endpoint", "region", "style", "transfer"}
-    fits = fits and (endpoint is None or urlsplit(endpoint).scheme in ("http", "https"))
-    if not fits or style not in ("path", "virtual") or transfer not in ("proxied", "presigned"):
-        raise ConfigError(
-            "blobs_url",
-            "That is no place where foedus can keep blobs.",
-            "It may hold a secret, and is not shown.",
-            "Write s3://BUCKET/PREFIX?endpoint=URL&region=NAME&style=path|virtual&transfer=proxied|presigned, with "
-            "credentials in the environment (AWS_ACCESS_KEY_ID …), or leave it out for a folder.",
-        )
-    prefix = f"{parts.path.strip('/')}/".lstrip("/")
-    return Bucket(parts.netloc, prefix, endpoint, options.get("region"), style == "path", transfer == "presigned")
-
-
 class BucketShelf:
     """A bucket, and a cache in front of it."""
 
@@ -81,7 +40,7 @@ class BucketShelf:
     def put(self, name: str, file: Path, *, lasting: bool = True) -> None:
         """Send it, then keep it in the cache: it is likely to be read soon."""
         crashpoints.reach("rename", "blob", "before")
-        with _errors():
+        with span("blob", operation="put"), _errors():
             self._client.upload_file(str(file), self._bucket.name, self._key(name), Config=self._transfer)
         crashpoints.reach("rename", "blob", "after")
         self._cache.take(name, file)
@@ -93,7 +52,7 @@ class BucketShelf:
                 return cached
             file = self._folder / "partial" / f"{TEMPORARY}{secrets.token_hex(16)}"
             try:
-                with storage_errors(), _errors(absent=True):
+                with span("blob", operation="get"), storage_errors(), _errors(absent=True):
                     self._client.download_file(self._bucket.name, self._key(name), str(file), Config=self._transfer)
                     return self._cache.take(name, file)
             except FileNotFoundError:
@@ -113,14 +72,14 @@ class BucketShelf:
     def size(self, name: str) -> int | None:
         """What the bucket says now."""
         try:
-            with _errors(absent=True):
+            with span("blob", operation="head"), _errors(absent=True):
                 return int(self._client.head_object(Bucket=self._bucket.name, Key=self._key(name))["ContentLength"])
         except FileNotFoundError:
             return None
 
     def remove(self, name: str) -> None:
         """Delete the object, and what the cache has of it."""
-        with _errors():
+        with span("blob", operation="remove"), _errors():
             self._client.delete_object(Bucket=self._bucket.name, Key=self._key(name))
         self._cache.drop(name)
 
@@ -162,12 +121,6 @@ class BucketShelf:
 
 
 def _connect(bucket: Bucket) -> tuple[Any, Any]:
-    try:
-        from boto3.s3.transfer import TransferConfig
-        from boto3.session import Session
-        from botocore.config import Config
-    except ModuleNotFoundError as error:
-        raise ConfigError("extra_missing", "S3 needs an extra.", str(error), "pip install 'foedus[s3]'") from error
     # Servers other than Amazon's know few of the newer checksums; every blob is verified by its SHA-256 here anyway.
     when = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
     style = {"addressing_style": "path" if bucket.path_style else "virtual"}
@@ -182,9 +135,6 @@ def _connect(bucket: Bucket) -> tuple[Any, Any]:
 @contextmanager
 def _errors(*, absent: bool = False) -> Iterator[None]:
     """Tell boto3's errors as ours; what is ``absent`` as FileNotFoundError."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
-
     try:
         yield
     except (BotoCoreError, ClientError, Boto3Error) as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from foedus.domain.errors import StorageError
+from foedus.domain.spans import span
 from foedus.store import crashpoints
 
 TEMPORARY = "tmp_"
@@ -72,7 +73,7 @@ class FolderShelf:
     def put(self, name: str, file: Path, *, lasting: bool = True) -> None:
         """Rename it to its place."""
         target = self._folder / name
-        with storage_errors():
+        with span("blob", operation="put"), storage_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             if lasting:
                 _sync(file)
