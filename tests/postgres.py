@@ -149,6 +149,12 @@ def postgres_url(postgres: Postgres) -> str:
     return postgres.fresh()
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)])
+def usual_database(request: pytest.FixtureRequest) -> str:
+    """A fresh database: the embedded one (none is named), and in `make soak` PostgreSQL's as well."""
+    return "" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a fresh database, once on each kind."""

@@ -62,7 +62,7 @@ def make_engine(url: str, connections: int = CONNECTIONS) -> Engine:
         return _sqlite(url)
     if found.drivername != "postgresql+psycopg":
         raise _refused()
-    options = f"{found.query.get('options', '')} {_SETTINGS}".strip()
+    options = f"{_SETTINGS} {found.query.get('options', '')}".strip()  # the URL's come last, and win
     settings = {"connect_timeout": 5, "application_name": "foedus", **_KEEPALIVE, "options": options}
     try:
         return create_engine(

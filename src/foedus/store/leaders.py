@@ -34,7 +34,7 @@ def claimable(tx: Connection, replica: str, statuses: Collection[str], *, alone:
     if not alone:
         free = or_(leaders.c.run_id.is_(None), leaders.c.until < database_time(tx), leaders.c.replica == replica)
         query = query.where(free)
-    return [(row.id, row.epoch) for row in tx.execute(query.order_by(runs.c.created_at))]
+    return [(row.id, row.epoch) for row in tx.execute(query.order_by(runs.c.created_at, runs.c.id))]
 
 
 def claim(tx: Connection, run: str, replica: str, seconds: float, *, alone: bool) -> int | None:

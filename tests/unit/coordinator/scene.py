@@ -90,13 +90,15 @@ class Scene:
     rounds: int = 2
     changes: dict[str, Any] = field(default_factory=dict)
     lease: float = 60.0
+    database: str = ""
 
     def __post_init__(self) -> None:
         self.live = self._open()
         self.node_of: dict[str, NodeIdentity] = {}
 
     def _open(self) -> Live:
-        return Live(Store(f"sqlite:///{self.folder / 'db'}"), Artifacts(self.folder), lease=self.lease)
+        store = Store(self.database or f"sqlite:///{self.folder / 'db'}", migrate=True)
+        return Live(store, Artifacts(self.folder), lease=self.lease)
 
     def reopen(self) -> None:
         """A new process on the same folder."""
