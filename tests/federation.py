@@ -61,12 +61,13 @@ def stop(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTE
 
 @dataclass
 class LocalFederation:
-    """A coordinator and nodes under ``folder``, on SQLite, or on the PostgreSQL of the URL ``database``."""
+    """A coordinator and nodes under ``folder``, on SQLite and files, or on the URLs ``database`` and ``blobs``."""
 
     folder: Path
     port: int = field(default_factory=free_port)
     token: str = ""
     database: str = ""
+    blobs: str = ""
     coordinator: subprocess.Popen[bytes] | None = None
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -98,6 +99,8 @@ class LocalFederation:
         if self.database:
             names = {"FOEDUS_COORDINATOR_DATABASE": self.database, "FOEDUS_COORDINATOR_MIGRATE": "1"}
             environment = names | environment
+        if self.blobs:
+            environment = {"FOEDUS_COORDINATOR_BLOBS": self.blobs} | environment
         return spawn(log, *arguments, **environment)
 
     def is_ready(self, port: int | None = None) -> bool:
@@ -161,9 +164,9 @@ def parts_of(prepared: Prepared, folder: Path) -> Mapping[str, Path]:
     return paths
 
 
-def start_federation(folder: Path, prepared: Prepared, database: str = "") -> LocalFederation:
+def start_federation(folder: Path, prepared: Prepared, database: str = "", blobs: str = "") -> LocalFederation:
     """A coordinator, and a running node for each client of the run."""
-    federation = LocalFederation(folder, database=database)
+    federation = LocalFederation(folder, database=database, blobs=blobs)
     try:
         federation.start_coordinator()
         for client, path in parts_of(prepared, folder / "parts").items():

@@ -121,8 +121,10 @@ class Proxy:
         finally:
             for each in (*ways, met):
                 each.cancel()
-            downstream.close()
-            writer.close()
+            for end in (downstream, writer):
+                end.close()
+                with suppress(OSError, asyncio.CancelledError):
+                    await end.wait_closed()
         if fate.kind == "twice" and kept:
             await self._again(bytes(kept))
 

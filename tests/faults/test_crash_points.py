@@ -9,6 +9,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,14 @@ import pytest
 from foedus.engine.choice import Engine
 from foedus.engine.prepare import Prepared
 from foedus.engine.simulate import simulate
+from foedus.store.artifacts import open_artifacts
+from foedus.store.unit_of_work import Store
+from tests.cluster.laws import Laws
 from tests.faults.points import COORDINATOR, NODE, SOMETIMES
 from tests.federation import LocalFederation, start_federation, stop, until
 from tests.plans import prepared
+from tests.postgres import Postgres
+from tests.s3 import S3
 
 DATA = {
     "name": "digits",
@@ -31,6 +37,16 @@ VICTIM = "c0001"
 LATER = pytest.param(3, marks=pytest.mark.soak)
 """A later occurrence of each place; `make soak` kills there, too."""
 
+
+QUICK = {
+    "commit:lease:after",
+    "commit:contribute:before",
+    "commit:close_phase:before",
+    "commit:commit_round:after",
+    "rename:blob:before",
+}
+SAMPLED = [place if place in QUICK else pytest.param(place, marks=pytest.mark.soak) for place in COORDINATOR]
+"""Where the coordinator is killed on PostgreSQL and S3; without a mark, in `make test` too."""
 
 numbers = itertools.count()
 
@@ -58,9 +74,24 @@ def _ready(folder: Path) -> Prepared:
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
     """Two running nodes that have approved the plan."""
-    folder = tmp_path_factory.mktemp("federation")
+    with _begun(tmp_path_factory.mktemp("federation")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_federation(
+    postgres: Postgres, s3: S3, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalFederation]:
+    """The same, with what they know on PostgreSQL and S3."""
+    folder = tmp_path_factory.mktemp("shared")
+    with _begun(folder, postgres.fresh(), s3.fresh()) as running:
+        yield running
+
+
+@contextmanager
+def _begun(folder: Path, database: str = "", blobs: str = "") -> Iterator[LocalFederation]:
     ready = _ready(folder)
-    with start_federation(folder, prepared(folder, data=DATA)) as running:
+    with start_federation(folder, prepared(folder, data=DATA), database, blobs) as running:
         run = running.submit(ready)
         running.approve_all(ready.bundle.digest)
         assert running.finish(run).status == "completed"
@@ -95,9 +126,24 @@ def test_the_list_of_crash_points_is_complete(federation: LocalFederation, case:
 
 @pytest.mark.parametrize("place", COORDINATOR)
 @pytest.mark.parametrize("occurrence", [1, LATER])
-def test_the_coordinator_killed_anywhere_ends_with_the_same_digest(
+def test_case_9_the_coordinator_killed_anywhere_ends_with_the_same_digest(
     place: str, occurrence: int, federation: LocalFederation, case: Case
 ) -> None:
+    """Case 9: on SQLite and files, at every place."""
+    _killed_at(place, occurrence, federation, case)
+
+
+@pytest.mark.parametrize("place", SAMPLED)
+@pytest.mark.parametrize("occurrence", [1, LATER])
+def test_case_9_on_a_database_server_and_an_object_store(
+    place: str, occurrence: int, shared_federation: LocalFederation, case: Case
+) -> None:
+    """Case 9: on PostgreSQL and S3; a few places here, all in the soak."""
+    _killed_at(place, occurrence, shared_federation, case)
+
+
+def _killed_at(place: str, occurrence: int, federation: LocalFederation, case: Case) -> None:
+    """Kill the coordinator there, start it again, and hold its end against the undisturbed run and the laws."""
     _restart_coordinator(federation, FOEDUS_CRASH=f"{place}:{occurrence}")
     victim = federation.coordinator
     assert victim is not None
@@ -120,6 +166,17 @@ def test_the_coordinator_killed_anywhere_ends_with_the_same_digest(
         federation.start_coordinator()
     assert (view.status, view.model_digest) == ("completed", case.digest)
     assert deaths == [-signal.SIGKILL] or occurrence > 1, "the crash point was not reached"
+    _hold_the_laws(federation)
+
+
+def _hold_the_laws(federation: LocalFederation) -> None:
+    """Whatever was killed: I1, I6, I7 and I8 hold in what is stored."""
+    folder = federation.folder / "coordinator"
+    store = Store(federation.database or f"sqlite:///{folder / 'coordinator.db'}")
+    try:
+        Laws().check(store, open_artifacts(folder, federation.blobs))
+    finally:
+        store.close()
 
 
 @pytest.mark.parametrize("place", NODE)

@@ -66,6 +66,6 @@ def test_a_run_ends_the_same_over_connections_that_are_reset_and_requests_that_c
 @pytest.mark.timeout(1800)
 def test_case_20_resets_latency_half_open_sockets_and_a_narrow_link(tmp_path: Path) -> None:
     """Case 20: 30 % resets, 2 s latency, half-open sockets, 64 kbit/s: the job completes, and bytes are resumed."""
-    proxy = _completes(tmp_path, Trouble(latency=2.0, rate=8000, half_open=0.05, **STORM), 1500)
+    proxy = _completes(tmp_path, Trouble(latency=2.0, rate=8000, half_open=0.1, within=10_000, **STORM), 1500, rounds=3)
     print(f"\ncase 20: {proxy.tally}")
     assert proxy.tally.resets and proxy.tally.half_open and proxy.tally.resumed

@@ -20,6 +20,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from foedus.domain.errors import ConflictError, NotFoundError
 from foedus.node import tables
+from foedus.node.files import move_durably
 from foedus.store.unit_of_work import Store
 from foedus.wire.messages import DatasetView, PlanApproval
 from foedus.wire.signing import generate_key
@@ -74,23 +75,24 @@ class AuditEntry:
 
 
 def create_home(home: Path, name: str) -> None:
-    """Make a node's home: folder, private key, vault.
+    """Make a node's home: folder, private key, vault. One that was left half made, without a name, is finished.
 
     Raises:
         ConflictError: ``node_exists``.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(home / KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise ConflictError(
-            "node_exists", f"There is a node in {home} already.", "", "Choose another home with FOEDUS_NODE_HOME."
-        ) from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(generate_key().hex())
-        file.flush()
-        os.fsync(file.fileno())
+    key = home / KEY
+    if not key.is_file():
+        part = key.with_name(f"{KEY}.part")
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(generate_key().hex())
+        move_durably(part, key, "key")
     with Vault(home) as vault, vault.transaction("node_init") as db:
+        if db.execute(select(tables.identity.c.id)).first() is not None:
+            raise ConflictError(
+                "node_exists", f"There is a node in {home} already.", "", "Choose another home with FOEDUS_NODE_HOME."
+            )
         db.execute(insert(tables.identity).values(id=1, name=name))
         vault.log(db, "initialised", name)
 
