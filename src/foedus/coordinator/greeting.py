@@ -11,11 +11,11 @@ from sqlalchemy.exc import IntegrityError
 from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.coordinator.live import Live
 from foedus.coordinator.policy import within
-from foedus.domain.errors import NotFoundError
+from foedus.domain.errors import ConflictError, NotFoundError
 from foedus.store.audit import Act, record
 from foedus.store.naming import client_names
 from foedus.store.tables import datasets, nodes
-from foedus.wire.messages import DatasetRefused, Hello, Released
+from foedus.wire.messages import Hello, Released
 
 log = logging.getLogger("foedus.coordinator")
 
@@ -43,10 +43,14 @@ def note_clash(live: Live, node: NodeIdentity, boot: str) -> None:
             _clashed(tx, node)
 
 
-def claim(tx: Connection, node: NodeIdentity, client: str) -> DatasetRefused | None:
-    """Take a client's name for a node that offers it, unless it is another's or stands twice; None where it has it."""
+def claim(tx: Connection, node: NodeIdentity, client: str) -> None:
+    """Take a client's name for a node that offers it.
+
+    Raises:
+        ConflictError: ``client_name_taken`` where it is another's, or stands twice.
+    """
     if tx.execute(select(datasets.c.client).where(datasets.c.client == client)).first() is not None:
-        return _refused(client)
+        raise _taken(client)
     owner = select(client_names.c.node_id).where(client_names.c.client == client)
     if tx.execute(owner).scalar_one_or_none() is None:
         try:
@@ -55,7 +59,8 @@ def claim(tx: Connection, node: NodeIdentity, client: str) -> DatasetRefused | N
                 tx.execute(insert(client_names).values(**row))
         except IntegrityError:
             log.info("two nodes take the name %s at once", client)
-    return None if tx.execute(owner).scalar_one_or_none() == node.id else _refused(client)
+    if tx.execute(owner).scalar_one_or_none() != node.id:
+        raise _taken(client)
 
 
 def release(tx: Connection, who: Person, client: str) -> Released:
@@ -90,6 +95,10 @@ def _clashed(tx: Connection, node: NodeIdentity) -> None:
     log.warning("two processes speak for node %s (%s): its key may be in use twice", node.name, node.id)
 
 
-def _refused(client: str) -> DatasetRefused:
-    reason = f"The client name {client} belongs to another node, or stands twice. Rename the dataset, or ask an admin."
-    return DatasetRefused(client=client, code="client_name_taken", reason=reason)
+def _taken(client: str) -> ConflictError:
+    return ConflictError(
+        "client_name_taken",
+        f"The client name {client} belongs to another node, or stands twice.",
+        "Client names are unique per coordinator: they decide batches and the order of sums.",
+        "Rename the dataset: `foedus node data remove`, then `foedus node data add --name OTHER`; or ask an admin.",
+    )

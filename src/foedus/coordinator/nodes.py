@@ -12,12 +12,12 @@ from foedus.coordinator.bells import of_node
 from foedus.coordinator.greeting import claim, greet, release_all
 from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.coordinator.policy import within
-from foedus.domain.errors import AccessError, NotFoundError
+from foedus.domain.errors import AccessError, ConflictError, NotFoundError
 from foedus.store.audit import Act, record
 from foedus.store.people import organisations
 from foedus.store.tables import approvals, assignments, datasets, nodes
 from foedus.store.unit_of_work import notice
-from foedus.wire.messages import DatasetView, Hello, NodeList, NodeView, Welcome
+from foedus.wire.messages import DatasetRefused, DatasetView, Hello, NodeList, NodeView, Welcome
 
 LONGEST_POLL = 30.0
 TOLD_ANSWERS = 20
@@ -48,8 +48,10 @@ def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
     tx.execute(delete(datasets).where(datasets.c.node_id == node.id))
     refused = []
     for dataset in command.datasets:
-        if (why := claim(tx, node, dataset.client)) is not None:
-            refused.append(why)
+        try:
+            claim(tx, node, dataset.client)
+        except ConflictError as error:
+            refused.append(DatasetRefused(client=dataset.client, code=error.code, reason=str(error)))
             continue
         row = {**dataset.model_dump(mode="json"), "node_id": node.id}
         tx.execute(insert(datasets).values(**row))
