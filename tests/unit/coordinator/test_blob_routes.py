@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
-from foedus.store.tables import assignments, phases
+from foedus.store.tables import assignments, blobs, phases, uploads
 from foedus.wire.signing import Signer
 from tests.unit.coordinator.door import API, Door, code, opened
 from tests.unit.coordinator.scene import until
@@ -110,10 +110,19 @@ def _connect(door: Door) -> socket.socket:
 
 
 def test_a_connection_that_breaks_leaves_nothing_of_a_whole_blob(door: Door) -> None:
+    """Case 1: what has come is never visible, and is gone; the same blob can be brought afterwards."""
+    path = f"/blobs/{DIGEST}"
     with _connect(door) as connection:
-        _broken(connection, door, f"PUT {API}/blobs/{DIGEST} HTTP/1.1\r\nContent-Length: 25600", CONTENT[:9000])
+        _broken(connection, door, f"PUT {API}{path} HTTP/1.1\r\nContent-Length: 25600", CONTENT[:9000])
         until(lambda: door.files() != [])
+        assert door.ask("GET", path).status_code == door.ask("HEAD", path).status_code == 404
     until(lambda: door.files() == [])
+    assert door.ask("GET", path).status_code == 404
+    with door.parts.store.reading() as tx:
+        assert tx.execute(select(blobs.c.digest)).all() == tx.execute(select(uploads.c.id)).all() == []
+    assert door.ask("PUT", path, content=CONTENT).status_code == 201
+    assert door.ask("GET", path).content == CONTENT
+    assert len(door.files()) == 1
 
 
 def _begin(door: Door, content: bytes = CONTENT) -> str:
