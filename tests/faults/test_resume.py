@@ -101,16 +101,18 @@ def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     return folder, log.read_text().splitlines()
 
 
-def killed_at(point: int, whole: Path, tmp_path: Path) -> None:
-    """Kill a run at one point, go on, and compare."""
+def killed_at(point: int, whole: Path, tmp_path: Path) -> bool:
+    """Kill a run at one point, go on, and compare; whether there was a run to go on with."""
     engine = (whole / "engine").read_text().split()
     folder = tmp_path / f"killed{point}"
     assert apart(run_and_die, command(folder, *engine), folder, point, tmp_path / "log") == -signal.SIGKILL
-    if is_run(folder):
+    begun = is_run(folder)
+    if begun:
         code = apart(execute_and_exit, ["simulate", "--resume", str(folder)])
         assert code == (ConflictError.exit_code if complete(folder, code) else 0)
         same_run(folder, whole)
     shutil.rmtree(folder, ignore_errors=True)
+    return begun
 
 
 def complete(folder: Path, code: int) -> bool:
@@ -133,7 +135,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_or_a_round_goes_on(
     some = {second[2], of_rounds[-2]}
     every = {second[0], second[2], second[-1], second[-1] + 1, of_rounds[-2], summary}
     for point in sorted(every if (whole / "engine").read_text() == "eager inline" else some):
-        killed_at(point, whole, tmp_path)
+        assert killed_at(point, whole, tmp_path), f"nothing to go on with after point {point}: {points[point - 1]}"
 
 
 @pytest.mark.soak
@@ -141,8 +143,11 @@ def test_a_run_killed_while_it_writes_a_checkpoint_or_a_round_goes_on(
 def test_a_run_killed_anywhere_goes_on(uninterrupted: tuple[Path, list[str]], tmp_path: Path) -> None:
     whole, points = uninterrupted
     every = 1 if (whole / "engine").read_text() == "eager inline" else 5
-    for point in range(1, len(points) + 1, every):
-        killed_at(point, whole, tmp_path)
+    begun = [killed_at(point, whole, tmp_path) for point in range(1, len(points) + 1, every)]
+    first = next(at for at, point in enumerate(points, 1) if point.startswith("open rounds.jsonl"))
+    # From the moment at which the folder is a run there is always one to go on with, and that is before round 1 ends.
+    assert begun == sorted(begun)
+    assert all(begun[-(-(first - 1) // every) :])
 
 
 @pytest.mark.parametrize(
