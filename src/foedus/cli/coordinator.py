@@ -12,12 +12,17 @@ from foedus.client.http import Connection
 from foedus.wire.messages import NodeView
 
 LAZY = {
+    "backup": ("foedus.cli.coordinator_backup", "Write a backup of database and blobs."),
+    "check": ("foedus.cli.coordinator_check", "Whether all that is kept is there and whole."),
+    "gc": ("foedus.cli.coordinator_gc", "Remove blobs that nothing needs."),
     "migrate": ("foedus.cli.coordinator_migrate", "Bring the database to this release's schema."),
     "provision": ("foedus.cli.coordinator_provision", "Make a start-up kit for every site."),
+    "restore": ("foedus.cli.coordinator_restore", "Bring a backup into a new folder or database."),
     "start": ("foedus.cli.coordinator_start", "Start a coordinator here, until Ctrl-C."),
     "org": ("foedus.cli.coordinator_org", "Organisations: whom users, runs and nodes belong to."),
     "user": ("foedus.cli.coordinator_user", "Users: people with roles in an organisation."),
     "token": ("foedus.cli.coordinator_token", "API tokens of people."),
+    "audit": ("foedus.cli.coordinator_audit", "Who did what, in a log whose entries are chained."),
 }
 
 

@@ -20,3 +20,9 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--folder", type=PLACE, help="Where it keeps everything (default: the user's data folder)."
     )(function)
     return click.option("--config", type=PLACE, help=config)(function)
+
+
+def blobs_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--blobs``."""
+    blobs = "A bucket, as s3://BUCKET/PREFIX?endpoint=URL&region=NAME (default: blobs are in the folder)."
+    return click.option("--blobs", metavar="URL", help=blobs)(function)

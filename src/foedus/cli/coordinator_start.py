@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from foedus.cli.coordinator_settings import PLACE, place_options
+from foedus.cli.coordinator_settings import PLACE, blobs_option, place_options
 from foedus.cli.logs import log_options
 from foedus.cli.observed import observed
 from foedus.cli.output import emit, json_option
@@ -21,6 +21,7 @@ log = logging.getLogger("foedus.coordinator")
 
 @click.command("start")
 @place_options
+@blobs_option
 @click.option("--host", help="The address to listen on (default: 127.0.0.1); any other needs TLS.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port (default: 8470); 0 takes one that is free.")
 @click.option("--tls-cert", type=PLACE, help="A certificate, as PEM.")

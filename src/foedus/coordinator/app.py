@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from sqlalchemy import select
 import foedus
 from foedus.coordinator import (
     assignment_routes,
+    audit_routes,
     blob_routes,
     event_routes,
     login_routes,
@@ -48,6 +49,7 @@ from foedus.coordinator.protocol import BoundedHttp, Pace, Room, places
 from foedus.coordinator.requests import Requests
 from foedus.coordinator.settings import Settings
 from foedus.coordinator.supervisor import Supervisor
+from foedus.coordinator.sweeping import Sweeper
 from foedus.domain.errors import ConflictError, StorageError
 from foedus.domain.spans import watched_by
 from foedus.store.artifacts import open_artifacts
@@ -113,23 +115,10 @@ def _guards(store: Store, settings: Settings) -> Guards:
 
 def create_app(parts: Context) -> FastAPI:
     """The ASGI application; its lifespan drives the runs that are open."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        supervisor = Supervisor(parts.live, parts.settings.replica, parts.settings.leader_lease)
-        outbox = Outbox(parts.store, parts.live.bells, parts.settings.webhooks)
-        with watched_by(measures.watch):
-            supervisor.start()
-            outbox.start()
-            yield
-            parts.live.bells.close()
-            outbox.stop()
-            supervisor.stop()
-
     app = FastAPI(
         title="foedus coordinator",
         version=foedus.__version__,
-        lifespan=lifespan,
+        lifespan=_driving(parts),
         dependencies=[Depends(gate)],
         docs_url=None,
         redoc_url=None,
@@ -148,6 +137,7 @@ def create_app(parts: Context) -> FastAPI:
         assignment_routes.router,
         node_routes.router,
         people_routes.router,
+        audit_routes.router,
         login_routes.router,
         blob_routes.router,
         upload_routes.router,
@@ -159,6 +149,27 @@ def create_app(parts: Context) -> FastAPI:
         )
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
+
+
+def _driving(parts: Context) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """What goes on beside the answers, as long as they are given: runs, webhooks, the collection of garbage."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        supervisor = Supervisor(parts.live, parts.settings.replica, parts.settings.leader_lease)
+        outbox = Outbox(parts.store, parts.live.bells, parts.settings.webhooks)
+        sweeper = Sweeper(parts)
+        with watched_by(measures.watch):
+            supervisor.start()
+            outbox.start()
+            sweeper.start()
+            yield
+            parts.live.bells.close()
+            outbox.stop()
+            sweeper.stop()
+            supervisor.stop()
+
+    return lifespan
 
 
 async def healthz() -> dict[str, str]:

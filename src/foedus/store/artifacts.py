@@ -19,8 +19,8 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-from foedus.domain.errors import IntegrityError, NotFoundError, StorageError, UsageError
-from foedus.store.s3 import BucketShelf, parse_bucket
+from foedus.domain.errors import ConfigError, IntegrityError, NotFoundError, StorageError, UsageError
+from foedus.store.buckets import parse_bucket
 from foedus.store.shelves import TEMPORARY, FolderShelf, Shelf, storage_errors
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -172,8 +172,24 @@ class Artifacts:
             if DIGEST.fullmatch(digest):
                 yield digest, each.put_at
 
+    def kept_parts(self) -> Iterator[tuple[str, float]]:
+        """The name of every part that is there, named by a row or not, and when it was put there, in Unix seconds.
+
+        Raises:
+            StorageError: ``storage_refused`` where listing is not allowed.
+        """
+        for each in self._shelf.names("partial/"):
+            yield each.name.removeprefix("partial/"), each.put_at
+
     def tidy(self, before: float) -> None:
-        """Remove what somebody began to put before a time, in Unix seconds, and did not finish."""
+        """Remove what somebody began to put before a time, in Unix seconds, and did not finish.
+
+        Raises:
+            StorageError: ``storage_refused`` where listing is not allowed.
+        """
+        for left in self._partial.glob(f"{TEMPORARY}*"):
+            if left.stat().st_mtime < before:
+                left.unlink(missing_ok=True)
         self._shelf.tidy(before)
 
     def keep_part(self, file: Path) -> str:
@@ -237,12 +253,19 @@ class Artifacts:
 
 
 def open_artifacts(folder: Path, url: str = "", room: int = CACHE_ROOM) -> Artifacts:
-    """The blobs that a setting names: ``folder`` itself, or ``s3://…`` (see :func:`foedus.store.s3.parse_bucket`).
+    """The blobs that a setting names: ``folder`` itself, or a bucket (see :func:`foedus.store.buckets.parse_bucket`).
 
     Raises:
         ConfigError: ``blobs_url``, ``extra_missing``.
     """
-    return Artifacts(folder, BucketShelf(parse_bucket(url), folder, room) if url else None)
+    if not url:
+        return Artifacts(folder)
+    bucket = parse_bucket(url)
+    try:
+        from foedus.store.s3 import BucketShelf
+    except ModuleNotFoundError as error:
+        raise ConfigError("extra_missing", "S3 needs an extra.", str(error), "pip install 'foedus[s3]'") from error
+    return Artifacts(folder, BucketShelf(bucket, folder, room))
 
 
 def hash_file(path: Path) -> str:

@@ -14,9 +14,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
 from foedus.domain.errors import StorageError, UnreachableError
 from foedus.domain.spans import span
 from foedus.store import crashpoints
+from foedus.store.buckets import Bucket
 from foedus.store.cache import Cache
 from foedus.store.shelves import TEMPORARY, Kept, storage_errors
 

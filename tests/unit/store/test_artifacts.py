@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from foedus.domain.errors import FoedusError, IntegrityError, NotFoundError, StorageError, UsageError
 from foedus.store import artifacts as module
 from foedus.store.artifacts import Artifacts, hash_file, open_artifacts
+from foedus.store.buckets import parse_bucket
+from foedus.store.s3 import _connect
 
 CONTENT = bytes(range(250)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -166,8 +169,6 @@ def test_case_12_a_flipped_bit_in_a_bucket_is_refused_and_set_aside(s3_url: str,
 
 def _overwrite(url: str, content: bytes) -> None:
     """Change the object behind foedus' back."""
-    from foedus.store.s3 import _connect, parse_bucket
-
     bucket = parse_bucket(url)
     key = f"{bucket.prefix}blobs/{DIGEST[:2]}/{DIGEST[2:]}"
     _connect(bucket)[0].put_object(Bucket=bucket.name, Key=key, Body=content)
@@ -241,8 +242,6 @@ def test_processes_that_share_a_folder_have_a_cache_each(s3_url: str, tmp_path: 
 
 
 def test_a_link_is_given_where_the_setting_says_so(s3_url: str, tmp_path: Path) -> None:
-    import httpx
-
     artifacts = open_artifacts(tmp_path, f"{s3_url}&transfer=presigned")
     artifacts.put_bytes(CONTENT)
     link = artifacts.link(DIGEST)
@@ -278,8 +277,6 @@ def test_a_bucket_that_is_not_there_or_does_not_answer_is_told(s3_url: str, tmp_
 
 
 def test_multipart_uploads_that_were_left_are_aborted(s3_url: str, tmp_path: Path) -> None:
-    from foedus.store.s3 import _connect, parse_bucket
-
     artifacts, bucket = open_artifacts(tmp_path, s3_url), parse_bucket(s3_url)
     client = _connect(bucket)[0]
     client.create_multipart_upload(Bucket=bucket.name, Key=f"{bucket.prefix}blobs/left")
