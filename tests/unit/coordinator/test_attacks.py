@@ -47,9 +47,9 @@ class Place:
         assert self.door.signed(node, "POST", "/node/hello", json.dumps(hello).encode()).status_code == 200
         return node
 
-    def blob(self, content: bytes) -> str:
+    def blob(self, content: bytes, node: Signer | None = None) -> str:
         digest = hashlib.sha256(content).hexdigest()
-        assert self.door.signed(self.nodes[-1], "PUT", f"/blobs/{digest}", content).status_code == 201
+        assert self.door.signed(node or self.nodes[-1], "PUT", f"/blobs/{digest}", content).status_code in (200, 201)
         return digest
 
     def own_blob(self, content: bytes) -> str:
@@ -141,26 +141,60 @@ def doubled(content: bytes) -> bytes:
     return file_of(header[:-1] + b"," + entry + b"}", content[8 + length :])
 
 
+def claiming(name: str, **entry: Any) -> bytes:
+    """An update whose header says something else of one tensor."""
+    content = update()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header[name] |= entry
+    return file_of(json.dumps(header).encode(), content[8 + length :])
+
+
 def message(ask: dict[str, Any], digest: str | None, **changes: Any) -> dict[str, Any]:
     usual = {"token": ask["token"], "update": digest, "weights": {"examples": 10.0}, "metrics": {"loss": 0.5}}
     return {**usual, "state": None, "seconds": 0.1, **changes}
 
 
+def refused(place: Place, leased: dict[str, Any], old: str, new: str) -> None:
+    """The message with this in the place of that is refused, and the lease stays."""
+    before, text = place.row(leased), json.dumps(message(leased, None))
+    assert old in text
+    reply = place.say(place.nodes[-1], leased, text.replace(old, new).encode())
+    assert (reply.status_code, code(reply)) == (400, "message_malformed")
+    assert place.row(leased) == before
+
+
+@pytest.mark.parametrize("value", ["true", '"10"', "NaN", "1e999", "null", "[]", "-Infinity"])
+def test_case_33_examples_that_are_no_number_are_refused(place: Place, leased: dict[str, Any], value: str) -> None:
+    refused(place, leased, '"examples": 10.0', f'"examples": {value}')
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"examples": 10.0', '"examples": true'),
-        ('"examples": 10.0', '"examples": "10"'),
-        ('"examples": 10.0', '"examples": NaN'),
-        ('"examples": 10.0', '"examples": 1e999'),
-        ('"examples": 10.0', '"examples": null'),
-        ('"examples": 10.0', '"../examples": 10.0'),
         ('"loss": 0.5', '"loss": -Infinity'),
+        ('"loss": 0.5', '"loss": NaN'),
         ('"loss": 0.5', '"loss": "0.5"'),
         ('"loss": 0.5', '"\\u001b[2J": 0.5'),
         ('"loss": 0.5', '"l' + "o" * 10_000 + '": 0.5'),
         ('"loss": 0.5', ", ".join(f'"m{number}": 0' for number in range(1001))),
         ('"loss": 0.5', '"loss": ' + "[" * 5000 + "]" * 5000),
+        ('"loss": 0.5', ", ".join(f'"m{number}": 0' for number in range(100_000))),
+        ('"loss": 0.5', '"' + "l" * 1_000_000 + '": 0.5'),
+    ],
+)
+def test_case_35_metrics_are_bounded(place: Place, leased: dict[str, Any], old: str, new: str) -> None:
+    """NaN, 100,000 keys, a key of 1 MB, JSON nested 5,000 deep."""
+    before, text = place.row(leased), json.dumps(message(leased, None))
+    reply = place.say(place.nodes[-1], leased, text.replace(old, new).encode())
+    assert (reply.status_code, code(reply)) in ((400, "message_malformed"), (413, "body_too_large"))
+    assert place.row(leased) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"examples": 10.0', '"../examples": 10.0'),
         ('"token": 1', '"token": "1"'),
         ('"token": 1', '"token": true'),
         ('"token": 1', '"token": -1'),
@@ -172,11 +206,7 @@ def message(ask: dict[str, Any], digest: str | None, **changes: Any) -> dict[str
 def test_a_malformed_contribution_is_refused_and_the_lease_stays(
     place: Place, leased: dict[str, Any], old: str, new: str
 ) -> None:
-    before, text = place.row(leased), json.dumps(message(leased, None))
-    assert old in text
-    reply = place.say(place.nodes[-1], leased, text.replace(old, new).encode())
-    assert (reply.status_code, code(reply)) == (400, "message_malformed")
-    assert place.row(leased) == before
+    refused(place, leased, old, new)
 
 
 NOT_TENSORS: dict[str, tuple[bytes, int, str]] = {
@@ -191,19 +221,40 @@ NOT_TENSORS: dict[str, tuple[bytes, int, str]] = {
     "trailing bytes": (update() + b"x", 422, "not_safetensors"),
     "a cut body": (update()[:-1], 422, "not_safetensors"),
 }
-TENSORS: dict[str, tuple[bytes, int, str]] = {
-    "missing": (update(w=None), 422, "tensor_missing"),
-    "extra": (update(extra=torch.zeros(1)), 422, "tensor_extra"),
-    "renamed": (update(w=None, W=torch.zeros(5, 3)), 422, "tensor_missing"),
-    "shape": (update(w=torch.zeros(3, 5)), 422, "tensor_shape"),
-    "rank": (update(b=torch.zeros(3, 1)), 422, "tensor_shape"),
-    "wide": (update(w=torch.zeros(5, 3, dtype=torch.float64)), 422, "tensor_dtype"),
-    "integers": (update(w=torch.zeros(5, 3, dtype=torch.int32)), 422, "tensor_dtype"),
-    "NaN": (update(w=torch.full((5, 3), float("nan"))), 422, "update_not_finite"),
-    "-Inf": (update(b=torch.tensor([0.0, float("-inf"), 0.0])), 422, "update_not_finite"),
-    "1e38": (update(b=torch.tensor([0.0, 0.0, 1e38])), 422, "update_out_of_range"),
-    "the broadcast": (encode_tensors(initial_model()), 422, "tensor_missing"),
+TENSORS: dict[str, tuple[bytes, str, str]] = {
+    "missing": (update(w=None), "tensor_missing", "parameters/w"),
+    "extra": (update(extra=torch.zeros(1)), "tensor_extra", "parameters/extra"),
+    "renamed": (update(w=None, W=torch.zeros(5, 3)), "tensor_missing", "parameters/w"),
+    "shape": (update(w=torch.zeros(3, 5)), "tensor_shape", "parameters/w"),
+    "rank": (update(b=torch.zeros(3, 1)), "tensor_shape", "parameters/b"),
+    "1-d for 0-d": (claiming("buffers/n", shape=[1]), "tensor_shape", "buffers/n"),
+    "wide": (update(w=torch.zeros(5, 3, dtype=torch.float64)), "tensor_dtype", "parameters/w"),
+    "integers": (update(w=torch.zeros(5, 3, dtype=torch.int32)), "tensor_dtype", "parameters/w"),
+    "the broadcast": (encode_tensors(initial_model()), "tensor_missing", "parameters/w"),
 }
+"""Case 31; each refusal names the tensor."""
+
+VALUES: dict[str, tuple[bytes, str, str]] = {
+    "NaN": (update(w=torch.full((5, 3), float("nan"))), "update_not_finite", "parameters/w"),
+    "-Inf": (update(b=torch.tensor([0.0, float("-inf"), 0.0])), "update_not_finite", "parameters/b"),
+    "Inf": (update(b=torch.tensor([0.0, 0.0, float("inf")])), "update_not_finite", "parameters/b"),
+    "1e38": (update(b=torch.tensor([0.0, 0.0, 1e38])), "update_out_of_range", "parameters/b"),
+}
+"""Case 32."""
+
+HEADERS: dict[str, bytes] = {
+    "complex": claiming("parameters/b", dtype="C64"),
+    "object": claiming("parameters/b", dtype="O"),
+    "big-endian": claiming("parameters/b", dtype=">f4"),
+    "2^31 elements": claiming("parameters/b", shape=[2**31]),
+    "a product that overflows": claiming("parameters/b", shape=[2**33, 2**33]),
+    "a product that overflows to 3": claiming("parameters/b", shape=[2**64 + 3]),
+    "a negative size": claiming("parameters/b", shape=[-3]),
+    "no elements": claiming("parameters/b", shape=[0]),
+    "no bytes": claiming("parameters/b", data_offsets=[0, 0]),
+}
+"""Cases 31 and 36: what the format does not know, or what its own numbers deny."""
+
 SAID: dict[str, tuple[dict[str, Any], str]] = {
     "weight 0": ({"weights": {"examples": 0}}, "weight_refused"),
     "weight below 0": ({"weights": {"examples": -5.0}}, "weight_refused"),
@@ -217,21 +268,56 @@ SAID: dict[str, tuple[dict[str, Any], str]] = {
     "no update": ({"update": None}, "update_missing"),
 }
 CONTRIBUTIONS = {
-    **{name: (content, {}, status, why) for name, (content, status, why) in (NOT_TENSORS | TENSORS).items()},
+    **{name: (content, {}, status, why) for name, (content, status, why) in NOT_TENSORS.items()},
+    **{name: (content, {}, 422, why) for name, (content, why, _) in (TENSORS | VALUES).items()},
+    **{name: (content, {}, 422, "not_safetensors") for name, content in HEADERS.items()},
     **{name: (update(), changes, 422, why) for name, (changes, why) in SAID.items()},
 }
 
 
-@pytest.mark.parametrize("case", CONTRIBUTIONS.keys())
-def test_a_contribution_that_is_not_what_was_asked_fails_and_leaves_the_model(place: Place, case: str) -> None:
+def fails(place: Place, case: str, tensor: str = "") -> None:
+    """The contribution is refused with its code, fails its client, and leaves run and model as they were."""
     content, changes, status, why = CONTRIBUTIONS[case]
     node = place.nodes[list(CONTRIBUTIONS).index(case)]
     ask = place.take(node)
-    reply = place.say(node, ask, json.dumps(message(ask, place.blob(content), **changes)).encode())
+    reply = place.say(node, ask, json.dumps(message(ask, place.blob(content, node), **changes)).encode())
     assert (reply.status_code, code(reply)) == (status, why)
+    assert tensor in reply.text, "the refusal names the tensor"
     (state, _, receipt), now = place.row(ask), place.door.ask("GET", f"/runs/{place.run['id']}").json()
     assert (state, receipt["failure"].startswith(why), len(receipt["failure"]) < 2000) == ("failed", True, True)
     assert (now["status"], now["round"], now["model_digest"]) == ("running", 0, place.run["model_digest"])
+
+
+@pytest.mark.parametrize("case", TENSORS.keys())
+def test_case_31_other_tensors_are_refused_by_name(place: Place, case: str) -> None:
+    fails(place, case, TENSORS[case][2])
+
+
+@pytest.mark.parametrize("case", VALUES.keys())
+def test_case_32_values_that_would_spoil_the_model_are_refused_and_not_mended(place: Place, case: str) -> None:
+    fails(place, case, VALUES[case][2])
+
+
+@pytest.mark.parametrize("case", [case for case in SAID if "weight" in case])
+def test_case_33_implausible_weights_are_refused(place: Place, case: str) -> None:
+    fails(place, case)
+
+
+@pytest.mark.parametrize("case", [case for case in SAID if "metric" in case])
+def test_case_35_metrics_that_nobody_asked_for_are_refused(place: Place, case: str) -> None:
+    fails(place, case)
+
+
+@pytest.mark.parametrize("case", HEADERS.keys())
+def test_case_36_sizes_and_kinds_that_cannot_be_are_refused_before_anything_is_made_of_them(
+    place: Place, case: str
+) -> None:
+    fails(place, case)
+
+
+@pytest.mark.parametrize("case", [*NOT_TENSORS, "no update"])
+def test_a_contribution_that_is_not_what_was_asked_fails_and_leaves_the_model(place: Place, case: str) -> None:
+    fails(place, case)
 
 
 def test_another_node_s_assignment_is_as_unknown_as_one_that_is_not_there(place: Place, leased: dict[str, Any]) -> None:
