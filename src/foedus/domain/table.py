@@ -14,6 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from foedus.domain.errors import ConfigError
 from foedus.domain.names import NAME
 
+TOML_LIMIT = 256 << 10
+"""Bytes of the largest TOML file that is read."""
+
+DOTTED = re.compile(rb"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){64}""")
+"""A key of so many parts: the parser's time for one grows with the square of their number."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -54,13 +60,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: ``config_missing`` or ``config_malformed``.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(TOML_LIMIT + 1)
+        if len(content) > TOML_LIMIT or DOTTED.search(content):
+            why = f"It is larger than {TOML_LIMIT >> 10} KiB, or has a key of 64 parts or more."
+            raise ConfigError("config_malformed", f"{path} is too much to read.", why, "Make it smaller.")
+        return tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise ConfigError(
             "config_missing", f"{path} cannot be read.", error.strerror or "", "`foedus new DIR` makes one that runs."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("config_malformed", f"{path} is not TOML.", str(error), "Correct that line.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError("config_malformed", f"{path} is not TOML.", str(error)[:500], "Correct that line.") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -97,7 +108,7 @@ def _value(text: str) -> Any:
     """A TOML value where it is one, and the text itself where it is not."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 
