@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import struct
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -121,8 +121,19 @@ class Node:
         await self.post(f"/node/assignments/{ask.id}/contribute", said, Accepted)
 
 
-async def gather(url: str, tokens: Sequence[str], elements: int) -> list[Node]:
-    """A node for each join token, with an update of its own for a model of so many elements."""
+@asynccontextmanager
+async def crowd(url: str, tokens: Sequence[str], elements: int) -> AsyncIterator[list[Node]]:
+    """A node for each join token, each with an update of its own for a model of so many elements, until the block ends."""
+    nodes = await _gather(url, tokens, elements)
+    try:
+        yield nodes
+    finally:
+        for node in nodes:
+            node.line.close()
+        await asyncio.sleep(0.1)
+
+
+async def _gather(url: str, tokens: Sequence[str], elements: int) -> list[Node]:
     gate, address = asyncio.Semaphore(AT_ONCE), urlsplit(url)
     like = encode(State({"parameters": model(1, elements, 1)}))
 

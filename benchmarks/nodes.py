@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.crowd import Node, gather
+from benchmarks.crowd import Node, crowd
 from benchmarks.payload import submission
 from benchmarks.processes import measure
 from benchmarks.rounds import Options
@@ -72,21 +72,21 @@ async def _measured(federation: LocalFederation, count: int) -> Result:
     before, began = process.memory_info().rss, time.perf_counter()
     with federation.connection() as connection:
         tokens = [create_join_token(connection).token for _ in range(count)]
-    nodes = await gather(federation.url, tokens, ELEMENTS)
-    result = {"nodes": float(count), "joins_per_s": count / (time.perf_counter() - began)}
-    serving = [asyncio.create_task(node.serve()) for node in nodes]
-    await asyncio.sleep(5)
-    cpu, began = process.cpu_times().user, time.perf_counter()
-    await asyncio.sleep(10)
-    result["idle_cpu"] = (process.cpu_times().user - cpu) / (time.perf_counter() - began)
-    result["kb_per_node"] = (process.memory_info().rss - before) / count / 1e3
-    result |= await _asked(federation, nodes, min(ASKED, count), ROUNDS, "few")
-    result |= await _asked(federation, nodes, count, 1, "all")
-    result["peak_mb"] = _peak(process)
-    for task in serving:
-        task.cancel()
-    await asyncio.gather(*serving, return_exceptions=True)
-    return result | await _killed(federation, nodes)
+    async with crowd(federation.url, tokens, ELEMENTS) as nodes:
+        result = {"nodes": float(count), "joins_per_s": count / (time.perf_counter() - began)}
+        serving = [asyncio.create_task(node.serve()) for node in nodes]
+        await asyncio.sleep(5)
+        cpu, began = process.cpu_times().user, time.perf_counter()
+        await asyncio.sleep(10)
+        result["idle_cpu"] = (process.cpu_times().user - cpu) / (time.perf_counter() - began)
+        result["kb_per_node"] = (process.memory_info().rss - before) / count / 1e3
+        result |= await _asked(federation, nodes, min(ASKED, count), ROUNDS, "few")
+        result |= await _asked(federation, nodes, count, 1, "all")
+        result["peak_mb"] = _peak(process)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        return result | await _killed(federation, nodes)
 
 
 async def _asked(federation: LocalFederation, nodes: list[Node], cohort: int, rounds: int, name: str) -> Result:
