@@ -123,7 +123,7 @@ class Node:
 
 @asynccontextmanager
 async def crowd(url: str, tokens: Sequence[str], elements: int) -> AsyncIterator[list[Node]]:
-    """A node for each join token, each with an update of its own for a model of so many elements, until the block ends."""
+    """A node for each join token, each with an update of its own for a model of so many elements, until the end."""
     nodes = await _gather(url, tokens, elements)
     try:
         yield nodes
