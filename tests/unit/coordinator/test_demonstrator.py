@@ -100,7 +100,7 @@ def test_case_26_d7_too_few_clients_end_a_round_by_rule_and_never_hang_it(
     told = [event for event in news(scene.live, run, 0).events if event.kind == "round_abandoned"]
     if ended == "failed":
         assert [event.attempt for event in told] == [0, 1, 2]
-        assert all(event.reason == f"{len(answering)} of 3 contributed, 2 are needed" for event in told)
+        assert all(event.reason == f"{len(answering)} of 3 contributed; 2 are needed" for event in told)
         assert view.reason.startswith("too_few_contributions: The phase train of round 1 was abandoned 3 times.")
     else:
         assert told == []
