@@ -21,7 +21,7 @@ from foedus.coordinator.drawing import hear, listening
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live, find_run
 from foedus.coordinator.measures import CONTRIBUTIONS
-from foedus.coordinator.orders import TAKES
+from foedus.coordinator.orders import TAKES, forget_state
 from foedus.domain.errors import ConflictError, ContributionError, IntegrityError, NotFoundError, RoundClosedError
 from foedus.domain.lifecycle import ACTIVE
 from foedus.domain.round import Receipt, Schema
@@ -39,6 +39,8 @@ SAID_AGAIN = {"token", "seconds"}
 """Fields in which a contribution told twice may differ: it was leased again, or computed again."""
 
 AssignmentRow = Row[Any]
+STATE_MISSING = "client_state_missing"
+"""A node's failure that says: it has lost the client's state, or is ahead of it since a backup was restored."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,17 @@ def renew(live: Live, node: NodeIdentity, assignment: str, command: Renew) -> Re
         NotFoundError: ``assignment_unknown``. ConflictError: ``lease_lost``.
         RoundClosedError: ``round_closed``, ``update_stale``.
     """
-    with live.store.transaction("renew") as tx:
+    with live.store.transaction("renew", scope=node.id) as tx:
         held = _find(tx, node, assignment)
         _check_lease(held, command.token)
         _check_fresh(held)
         until = {"lease_until": time.time() + live.lease}
-        tx.execute(update(assignments).where(assignments.c.id == assignment).values(**until))
+        seen_so = (
+            assignments.c.id == assignment,
+            assignments.c.status == "leased",
+            assignments.c.token == command.token,
+        )
+        tx.execute(update(assignments).where(*seen_so).values(**until))
     return Renewed(lease=live.lease)
 
 
@@ -174,12 +181,13 @@ def _record(live: Live, node: NodeIdentity, before: Held, receipt: Receipt, comm
             "contribution": _comparable(command),
             "receipt": asdict(receipt),
         }
+        if isinstance(command, Fail) and command.code == STATE_MISSING:
+            forget_state(tx, held.row.run_id, held.row.client)
         if receipt.digest:
             use_own(tx, receipt.digest, node.actor)
         tx.execute(update(assignments).where(assignments.c.id == assignment).values(**values))
         _tell_phase(tx, held.row, failed=bool(receipt.failure))
         notice(tx, of_run(held.row.run_id))
-    live.delivered.discard((assignment, command.token))
     if not receipt.failure or isinstance(command, Fail):
         CONTRIBUTIONS.labels("failed" if receipt.failure else "counted").inc()
     return Accepted(assignment=assignment, outcome="failed" if receipt.failure else "counted")

@@ -36,8 +36,7 @@ RUN = select(*(column for column in runs.c if column is not runs.c.manifest))
 class Live:
     """The live path's ports. ``lease`` is how long an assignment is leased without a sign of progress, in seconds.
 
-    ``known`` and ``delivered`` are conveniences of this process, not facts: strategies that were built, and leases
-    whose reply was given by this process (one that was not may have been lost with an earlier process).
+    ``known`` is a convenience of this process, not a fact: strategies that were built.
     """
 
     store: Store
@@ -45,7 +44,6 @@ class Live:
     bells: Bells = field(default_factory=Bells)
     lease: float = 60.0
     known: dict[str, Strategy] = field(default_factory=dict)
-    delivered: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.store.on_commit(self._heard, lambda name: () if name in OWN_COMMITS else (CLIENTS,))

@@ -45,7 +45,7 @@ def begin(live: Live, node: NodeIdentity, boot: str) -> None:
         _check_boot(tx, node, boot)
         last_seen = tx.execute(select(nodes.c.last_seen).where(nodes.c.id == node.id)).scalar_one()
     if last_seen is None or time.time() - last_seen > SEEN:
-        with live.store.transaction("seen") as tx:
+        with live.store.transaction("seen", scope=node.id) as tx:
             seen(tx, node)
 
 
@@ -61,11 +61,11 @@ def look(live: Live, node: NodeIdentity, poll: Poll, since: float) -> Work | Non
     with live.store.reading() as tx:
         _check_boot(tx, node, boot)
         stop = _unawaited(tx, node.id, poll.held)
-        waiting = _takeable(tx, live, node.id, boot, now)
+        waiting = _takeable(tx, node.id, poll, now)
         plans, ended = _offers(tx, node.id), _ended(tx, node.id, now - TOLD)
     if not waiting and not plans and not stop and not any(updated >= since for _, updated in ended):
         return None
-    leased = _lease(live, node, boot, now) if waiting else ()
+    leased = _lease(live, node, poll, now) if waiting else ()
     return Work(assignments=leased, plans=plans, ended=tuple(run for run, _ in ended), stop=stop)
 
 
@@ -103,39 +103,40 @@ def nothing(live: Live, node: NodeIdentity, poll: Poll) -> Work:
     return Work(ended=ended, then="come_back" if seconds else "poll", seconds=seconds)
 
 
-def _takeable(tx: Connection, live: Live, node: str, boot: str, now: float) -> list[Row[Any]]:
-    """Open assignments, expired leases, and leases of this boot whose telling an earlier coordinator may have lost."""
-    expired = and_(assignments.c.status == "leased", assignments.c.lease_until < now)
-    mine = and_(assignments.c.status == "leased", assignments.c.boot == boot)
+def _takeable(tx: Connection, node: str, poll: Poll, now: float) -> list[Row[Any]]:
+    """Open assignments, expired leases, and leases of this boot that the node does not know of: their telling was lost.
+
+    A node of before does not say what it holds; it is told a lost lease again when that has expired.
+    """
+    ways = [assignments.c.status == "open", and_(assignments.c.status == "leased", assignments.c.lease_until < now)]
+    if "held" in poll.model_fields_set:
+        unheard = (assignments.c.boot == poll.boot, assignments.c.id.not_in(poll.held))
+        ways.append(and_(assignments.c.status == "leased", *unheard))
     query = (
         select(assignments, phases.c.broadcast)
         .join(phases, PHASE_OF)
         .join(runs, runs.c.id == assignments.c.run_id)
-        .where(assignments.c.node_id == node, or_(assignments.c.status == "open", expired, mine))
+        .where(assignments.c.node_id == node, or_(*ways))
         .where(TAKES, runs.c.status == RunStatus.RUNNING.value)
         .order_by(assignments.c.run_id, assignments.c.client)
     )
-    rows = tx.execute(query).all()
-    return [row for row in rows if not _told(live, row, now)][:AT_ONCE]
+    return list(tx.execute(query.limit(AT_ONCE)).all())
 
 
-def _told(live: Live, row: Row[Any], now: float) -> bool:
-    """Whether this process has told the lease to the node that holds it."""
-    return row.status == "leased" and row.lease_until >= now and (row.id, row.token) in live.delivered
-
-
-def _lease(live: Live, node: NodeIdentity, boot: str, now: float) -> tuple[Assignment, ...]:
+def _lease(live: Live, node: NodeIdentity, poll: Poll, now: float) -> tuple[Assignment, ...]:
+    """Lease what there is, each row only as it was seen: another scope may be closing its phase at this moment."""
     told, waited = [], list[float]()
-    with live.store.transaction("lease") as tx:
-        _check_boot(tx, node, boot)
-        for row in _takeable(tx, live, node.id, boot, now):
+    with live.store.transaction("lease", scope=node.id) as tx:
+        _check_boot(tx, node, poll.boot)
+        for row in _takeable(tx, node.id, poll, now):
             again = row.status == "leased" and row.lease_until >= now
             token = row.token if again else row.token + 1
-            values = {"status": "leased", "token": token, "boot": boot, "lease_until": now + live.lease}
-            tx.execute(update(assignments).where(assignments.c.id == row.id).values(**values))
+            values = {"status": "leased", "token": token, "boot": poll.boot, "lease_until": now + live.lease}
+            seen_so = (assignments.c.id == row.id, assignments.c.status == row.status, assignments.c.token == row.token)
+            if not tx.execute(update(assignments).where(*seen_so).values(**values)).rowcount:
+                continue
             told.append(_assignment(tx, live, row, token))
             waited += [now - row.asked_at] if token == 1 and row.asked_at is not None else []
-    live.delivered.update((one.id, one.token) for one in told)
     for seconds in waited:
         ASSIGNMENT_SECONDS.observe(seconds)
     return tuple(told)

@@ -95,6 +95,7 @@ class Scene:
     def __post_init__(self) -> None:
         self.live = self._open()
         self.node_of: dict[str, NodeIdentity] = {}
+        self.told: dict[tuple[str, str], set[str]] = {}
 
     def _open(self) -> Live:
         store = Store(self.database or f"sqlite:///{self.folder / 'db'}", migrate=True)
@@ -153,8 +154,17 @@ class Scene:
         with self.live.store.reading() as tx:
             return dict(find_run(tx, run).data)
 
-    def poll(self, client: str, boot: str = BOOT, held: tuple[str, ...] = ()) -> Work | None:
-        return polling.look(self.live, self.node_of[client], Poll(boot=boot, held=held), time.time())
+    def poll(self, client: str, boot: str = BOOT, held: tuple[str, ...] | None = None) -> Work | None:
+        """What a node hears that holds these; by default what it was told, less what it is told to stop."""
+        known = self.told.setdefault((client, boot), set())
+        poll = Poll(boot=boot, held=tuple(sorted(known)) if held is None else held)
+        work = polling.look(self.live, self.node_of[client], poll, time.time())
+        if work is not None:
+            known |= {assignment.id for assignment in work.assignments}
+        if work is None or held is not None:
+            return work
+        known -= set(work.stop)
+        return work if work.assignments or work.plans or work.ended else None
 
     def take(self, client: str, boot: str = BOOT) -> Assignment:
         """The client's next assignment; waits for the driver."""

@@ -19,7 +19,7 @@ from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode
 from foedus.domain.tree import State
-from foedus.store.tables import phases
+from foedus.store.tables import client_states, phases
 from foedus.wire.messages import Contribute, Fail, Poll, Renew
 from tests.unit.coordinator.scene import BOOT, PLAN, Scene, contribution, refusal, until
 
@@ -70,7 +70,7 @@ def test_a_lease_is_told_once_while_it_lasts(scene: Scene, run: str) -> None:
 
 def test_a_lease_whose_telling_was_lost_with_the_process_is_told_again(scene: Scene, run: str) -> None:
     first = scene.take("alpha")
-    scene.live.delivered.clear()
+    scene.told.clear()
     assert scene.take("alpha") == first
 
 
@@ -289,3 +289,20 @@ def test_nobody_waits_for_a_node_that_was_revoked(scene: Scene, run: str) -> Non
     until(lambda: record() is not None)
     told = {receipt["client"]: receipt["failure"] for receipt in (record() or {})["receipts"]}
     assert told == {"alpha": "node_revoked: its node was revoked", "beta": "", "gamma": ""}
+
+
+def test_case_28_a_client_whose_node_lacks_its_state_begins_without_one(scene: Scene, run: str) -> None:
+    """Case 28: a node that is ahead of a restored coordinator says so, and is told to begin without a state.
+
+    The newer state goes from the node as soon as a state that was written after it counts: see its own tests.
+    """
+    for _ in ("train", "test"):
+        for client in CLIENTS:
+            scene.contribute(scene.take(client))
+    found = scene.take("alpha")
+    assert (found.round, found.state) == (2, f"{1:064x}")
+    failed = Fail(token=found.token, code="client_state_missing", reason="gone")
+    assignments.fail(scene.live, scene.node_of["alpha"], found.id, failed)
+    with scene.live.store.reading() as tx:
+        kept = tx.execute(select(client_states.c.client).where(client_states.c.run_id == run)).scalars().all()
+    assert sorted(kept) == ["beta", "gamma"]

@@ -175,7 +175,6 @@ def test_a_new_process_between_draws_hears_the_same_and_goes_on(answered: int, t
             answer(*step)
         first = recording(scene, run, 3)
     scene.reopen()
-    held.clear()
     with supervised(scene):
         for step in steps[answered:]:
             answer(*step)

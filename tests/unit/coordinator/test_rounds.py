@@ -148,6 +148,8 @@ def test_a_new_process_in_the_middle_of_a_phase_comes_to_the_same_digest(scene: 
     again = Supervisor(scene.live)
     again.start()
     try:
+        for assignment in taken[answered:]:
+            scene.contribute(assignment)
         scene.play(run, CLIENTS)
     finally:
         again.stop()
