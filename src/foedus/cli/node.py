@@ -29,6 +29,9 @@ LAZY = {
     "witness": ("foedus.cli.node_witness", "What this node has seen of the coordinator's audit log."),
 }
 FILE = click.Path(path_type=Path, dir_okay=False)
+signer_option = click.option(
+    "--signer", metavar="FINGERPRINT", help="Who must have signed the kit, as its sender told you."
+)
 
 
 @click.group("node", cls=LazyGroup, lazy=LAZY)
@@ -42,7 +45,7 @@ def command() -> None:
 @command.command("init")
 @click.argument("name", required=False)
 @click.option("--kit", "kit_file", type=FILE, help="A start-up kit, which names the node and has it join at once.")
-@click.option("--signer", metavar="FINGERPRINT", help="Who must have signed the kit, as its sender told you.")
+@signer_option
 @home_option
 @json_option
 def init(name: str | None, kit_file: Path | None, signer: str | None, home: Path) -> None:
@@ -69,11 +72,15 @@ def init(name: str | None, kit_file: Path | None, signer: str | None, home: Path
 @click.option("--coordinator", metavar="URL", envvar="FOEDUS_COORDINATOR", show_envvar=True)
 @click.option("--token", help="The join token; better in FOEDUS_JOIN_TOKEN or FOEDUS_JOIN_TOKEN_FILE.")
 @click.option("--kit", "kit_file", type=FILE, help="A start-up kit, in place of both.")
+@signer_option
 @home_option
 @json_option
-def join(coordinator: str | None, token: str | None, kit_file: Path | None, home: Path) -> None:
+def join(coordinator: str | None, token: str | None, kit_file: Path | None, signer: str | None, home: Path) -> None:
     """Join a coordinator with a one-use token from `foedus coordinator invite`, or with a kit."""
-    made = kit.join(home, kit.open_kit(kit_file).kit) if kit_file is not None else _join(coordinator, token, home)
+    if kit_file is not None:
+        made = kit.join(home, kit.open_kit(kit_file, signer).kit)
+    else:
+        made = _join(coordinator, token, home)
     lines = [f"node {made.name} has joined {made.coordinator} as {made.node}"]
     lines.append(
         f"Next: foedus node data add FILE --name NAME --tags TAG --home {home}, then foedus node start --home {home}"
