@@ -6,9 +6,14 @@ import errno
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
+
+import httpx
 
 from foedus.client.http import Connection, parse
 from foedus.domain.errors import (
@@ -20,13 +25,17 @@ from foedus.domain.errors import (
     TooLargeError,
     UsageError,
 )
-from foedus.wire.http import UPLOAD_OFFSET, malformed, transient
+from foedus.wire.http import UPLOAD_OFFSET, elsewhere, from_status, malformed, transient
 from foedus.wire.messages import NewUpload, UploadView
+from foedus.wire.tls import broken
 
 CHUNK = 8 << 20
 """Bytes of the largest blob that goes up in one piece, and of the pieces of larger ones."""
 
 READ = 1 << 20
+IDLE = 60.0
+"""Seconds without a byte after which a transfer from a storage is begun anew, from there."""
+
 BLOB_LIMIT = 2**40
 DIGEST = re.compile(r"[0-9a-f]{64}")
 RANGE = re.compile(r"bytes ([0-9]{1,15})-[0-9]+/(?:[0-9]+|\*)")
@@ -159,11 +168,28 @@ def _fetch(connection: Connection, digest: str, part: Path, limit: int) -> str:
             connection.wait(failures)
 
 
+@contextmanager
+def _opened(connection: Connection, digest: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    """The reply with the blob's bytes: the coordinator's, or the storage's that it names. No token goes there."""
+    with connection.stream("GET", f"/blobs/{digest}", headers=headers) as response:
+        place = elsewhere(response.status_code, response.headers.get("location", ""), connection.url)
+        if place is None:
+            yield response
+            return
+    try:
+        with httpx.stream("GET", place, headers=headers, timeout=IDLE) as response:
+            if response.status_code >= 300:
+                raise from_status(response.status_code, urlsplit(place).netloc)
+            yield response
+    except httpx.HTTPError as error:
+        raise broken(urlsplit(place).netloc, error) from error
+
+
 def _receive(connection: Connection, digest: str, file: BinaryIO, limit: int) -> None:
     """Append what ``file`` lacks."""
     at = file.seek(0, os.SEEK_END)
     headers = {"Range": f"bytes={at}-"} if at else {}
-    with connection.stream("GET", f"/blobs/{digest}", headers=headers) as response:
+    with _opened(connection, digest, headers) as response:
         span = RANGE.fullmatch(response.headers.get("content-range", ""))
         if response.status_code != 206 or span is None or int(span.group(1)) != at:
             if response.status_code == 206:

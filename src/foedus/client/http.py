@@ -31,6 +31,7 @@ from foedus.wire.http import (
     from_status,
     is_loopback,
     malformed,
+    refuses,
     transient,
 )
 from foedus.wire.tls import broken, client_context, trust_of_environment
@@ -124,7 +125,7 @@ class Connection:
             with self._client.stream(method, path, content=content, headers=headers) as response:
                 if response.status_code >= 300 and method == "HEAD":
                     raise from_status(response.status_code, self.url)
-                if response.status_code >= 300:
+                if refuses(response.status_code, path):
                     body = _read(response, PROBLEM_LIMIT, self.url)
                     raise from_problem(response.status_code, response.headers.get("content-type", ""), body, self.url)
                 yield response

@@ -116,6 +116,11 @@ def answers(tx: Connection, run: str, order: PhaseOrder, counted: frozenset[str]
     return Answers(tuple(receipts), updates)
 
 
+def forget_state(tx: Connection, run: str, client: str) -> None:
+    """Have a client begin without a state the next time: its node has not the one that counts."""
+    tx.execute(delete(client_states).where(client_states.c.run_id == run, client_states.c.client == client))
+
+
 def make_current(tx: Connection, run: str, order: PhaseOrder, counted: Iterable[Receipt]) -> None:
     """The states that came with counted contributions are those to start from next time."""
     for receipt in counted:

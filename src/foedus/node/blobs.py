@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
 
 from foedus.domain.errors import ConflictError, FoedusError, IntegrityError, NotFoundError, TooLargeError
 from foedus.node.files import move_durably, sha256_of
-from foedus.node.transport import Link, passing
-from foedus.wire.http import UPLOAD_OFFSET, malformed
+from foedus.node.transport import IDLE, Link, passing
+from foedus.wire.http import UPLOAD_OFFSET, elsewhere, from_status, malformed
 from foedus.wire.messages import NewUpload, UploadView
+from foedus.wire.tls import broken
 
 CHUNK = 8 << 20
 """Bytes of the largest blob that goes up in one piece, and of the pieces of larger ones."""
@@ -141,11 +146,32 @@ async def _offset(link: Link, path: str) -> int:
     return int(text)
 
 
+@asynccontextmanager
+async def _opened(link: Link, digest: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
+    """The reply with the blob's bytes: the coordinator's, or the storage's that it names. No name goes there."""
+    async with link.stream("GET", f"/blobs/{digest}", headers=headers) as response:
+        place = elsewhere(response.status_code, response.headers.get("location", ""), link.url)
+        if place is None:
+            yield response
+            return
+    host = urlsplit(place).netloc
+    try:
+        async with (
+            httpx.AsyncClient(timeout=IDLE) as client,
+            client.stream("GET", place, headers=headers) as response,
+        ):
+            if response.status_code >= 300:
+                raise from_status(response.status_code, host)
+            yield response
+    except httpx.HTTPError as error:
+        raise broken(host, error) from error
+
+
 async def _receive(link: Link, digest: str, part: Path, limit: int, moved: Moved) -> None:
     """Append to ``part`` what it lacks of the blob."""
     at = part.stat().st_size if part.is_file() else 0
     try:
-        async with link.stream("GET", f"/blobs/{digest}", headers={"Range": f"bytes={at}-"} if at else {}) as response:
+        async with _opened(link, digest, {"Range": f"bytes={at}-"} if at else {}) as response:
             span = RANGE.fullmatch(response.headers.get("content-range", ""))
             if response.status_code != 206 or span is None or int(span.group(1)) != at:
                 at = 0

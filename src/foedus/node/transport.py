@@ -33,6 +33,7 @@ from foedus.wire.http import (
     from_status,
     is_loopback,
     malformed,
+    refuses,
     transient,
 )
 from foedus.wire.signing import RequestHead, Signer, sign
@@ -130,7 +131,7 @@ class Link:
         timeout = httpx.Timeout(IDLE, connect=CONNECT, read=IDLE + wait)
         try:
             async with self._client.stream(method, target, content=content, headers=sent, timeout=timeout) as response:
-                if response.status_code >= 300:
+                if refuses(response.status_code, path):
                     raise await self._refusal(method, response)
                 self._heard()
                 yield response

@@ -24,6 +24,7 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 UPLOAD_OFFSET = "Upload-Offset"
 """In PATCH: where the chunk begins. In the reply to HEAD: how many bytes have arrived."""
 
+REDIRECT = 307
 PROBLEM_LIMIT = 64 << 10
 LASTING = frozenset({"answer_malformed", "tls_failed", "tls_missing"})
 """Codes of unreachable peers that waiting does not mend."""
@@ -119,6 +120,32 @@ def malformed(url: str, why: str) -> UnreachableError:
     """Somebody answers at ``url``, but not in our protocol."""
     fix = "Check that the URL is a foedus coordinator's, and that both sides have the same version."
     return UnreachableError("answer_malformed", f"The answer of {url} is not a foedus coordinator's.", why, fix)
+
+
+def refuses(status: int, path: str) -> bool:
+    """Whether a reply to a request for a path of the API is an error; a blob's may send us elsewhere.
+
+    >>> refuses(307, "/blobs/aa"), refuses(307, "/runs")
+    (False, True)
+    """
+    return status >= 300 and not (status == REDIRECT and path.startswith("/blobs/"))
+
+
+def elsewhere(status: int, location: str, url: str) -> str | None:
+    """Where a reply of the coordinator at ``url`` says that a blob's bytes are, if not in the reply; none: in it.
+
+    Raises:
+        UnreachableError: ``answer_malformed``, also for a place that would be reached without TLS, unlike ``url``.
+
+    >>> elsewhere(307, "https://storage.example/b?signed", "https://a.example")
+    'https://storage.example/b?signed'
+    """
+    if status != REDIRECT:
+        return None
+    schemes = {"https", urlsplit(url).scheme}
+    if urlsplit(location).scheme not in schemes or not urlsplit(location).hostname:
+        raise malformed(url, "It sends us to a place that cannot be trusted.")
+    return location
 
 
 def transient(error: FoedusError) -> bool:
