@@ -34,7 +34,9 @@ from foedus.node.offers import keep_plan
 from foedus.node.settings import NodeSettings, read_settings
 from foedus.node.transport import Link, passing
 from foedus.node.vault import Vault
+from foedus.node.witness import observe
 from foedus.node.workers import Limits, Pool
+from foedus.wire.audit import parse_head
 from foedus.wire.messages import Assignment, PlanOffer, Poll, Renew, Renewed, Welcome, Work
 from foedus.wire.signing import Signer
 
@@ -245,6 +247,8 @@ class Agent:
         for assignment in work.assignments:
             self._hold(assignment)
         offers = [await self._consider(offer) for offer in work.plans]
+        if work.audit is not None:
+            await observe(self._vault, self._link, parse_head(work.audit), self._settings.witness_every)
         await asyncio.sleep(0.0 if self._held else work.seconds)
         return bool(ended or work.stop or work.assignments or any(offers))
 

@@ -203,7 +203,7 @@ class Work(Message):
 
     ``stop`` what nobody waits for any more; runs that have ``ended`` are done, and their workers may go; decide on
     ``plans``; do the ``assignments``, one after another; ``then`` poll again at once, come back in so many ``seconds``,
-    or disconnect and connect anew in so many seconds.
+    or disconnect and connect anew in so many seconds. ``audit`` is the head of the audit log (:mod:`.audit`).
     """
 
     assignments: Annotated[tuple[Assignment, ...], Field(max_length=100)] = ()
@@ -212,6 +212,7 @@ class Work(Message):
     stop: Annotated[tuple[Id, ...], Field(max_length=100)] = ()
     then: Literal["poll", "come_back", "disconnect"] = "poll"
     seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.0
+    audit: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,16}:[0-9a-f]{64}$")] | None = None
 
 
 class Renew(Message):
