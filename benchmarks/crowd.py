@@ -99,19 +99,19 @@ class Node:
         )
 
     async def poll(self, wait: float) -> Work:
-        """One poll; afterwards it stays away for as long as it is told."""
-        work = await self.post("/node/poll", Poll(boot=BOOT, wait=wait), Work)
-        if work.then != "poll":
-            await asyncio.sleep(work.seconds)
-        return work
+        """One poll."""
+        return await self.post("/node/poll", Poll(boot=BOOT, wait=wait), Work)
 
     async def serve(self) -> None:
-        """Poll and contribute until this is cancelled."""
+        """Poll and contribute, and stay away for as long as it is told, until this is cancelled."""
         while True:
-            for ask in (await self.poll(50)).assignments:
+            work = await self.poll(50)
+            for ask in work.assignments:
                 at = time.time()
                 await self._contribute(ask)
                 self.told.append((ask.run, ask.round, at, time.time()))
+            if work.then != "poll":
+                await asyncio.sleep(work.seconds)
 
     async def _contribute(self, ask: Assignment) -> None:
         digest = hashlib.sha256(self.update).hexdigest()

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from foedus.coordinator import measures
 from foedus.coordinator.measures import OUTCOMES, contribution_refused, refused
 from foedus.domain.errors import ConflictError, ContributionError, RoundClosedError, StorageError
+from foedus.domain.explained import pages
 from foedus.domain.lifecycle import RunStatus
 from tests.unit.coordinator.door import BOOT, Door, opened
 
@@ -158,22 +159,35 @@ def _expressions() -> list[str]:
     return [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
 
 
-NAME = re.compile(r"\b(?:foedus|process)_\w+")
-WORDS = {"by", "sum", "max", "min", "rate", "increase", "topk", "histogram_quantile", "le"}
+def _alerts() -> list[str]:
+    return re.findall(r"^ +expr: (.*)$", (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(), re.MULTILINE)
+
+
+NAME = re.compile(r"\b(?:(?:foedus|process)_\w+|up)\b")
+WORDS = {"by", "sum", "max", "min", "rate", "increase", "topk", "histogram_quantile", "le", "e"}
 SCRAPED = {"instance", "job"}
 """Labels that Prometheus adds to what it scrapes."""
 
 
-@pytest.mark.parametrize("expression", _expressions())
-def test_the_dashboard_asks_for_what_is_exported(expression: str, exported: dict[str, set[str]]) -> None:
+@pytest.mark.parametrize("expression", [*_expressions(), *_alerts()])
+def test_dashboard_and_alerts_ask_for_what_is_exported(expression: str, exported: dict[str, set[str]]) -> None:
     names = NAME.findall(expression)
-    assert names and set(names) <= set(exported)
-    known = set().union(*(exported[name] for name in names)) | SCRAPED
-    asked = {word.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for word in group.split(",")}
-    assert asked <= known
-    rest = re.sub(r"by \([^)]*\)|\[\d+[mh]\]|[\d.]+", "", NAME.sub("", expression))
+    assert names and set(names) <= {*exported, "up"}
+    known = set().union(*(exported.get(name, set()) for name in names)) | SCRAPED
+    grouped = {word.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for word in group.split(",")}
+    asked = dict(re.findall(r"(\w+)=\"([^\"]*)\"", expression))
+    assert grouped | set(asked) <= known
+    assert asked.get("code", "internal") in pages()
+    rest = re.sub(r"by \([^)]*\)|\{[^}]*\}|\[\d+[mh]\]|[\d.]+", "", NAME.sub("", expression))
     assert set(re.findall(r"[a-z_]+", rest)) <= WORDS
     assert expression.count("(") == expression.count(")")
+
+
+def test_the_alerts_are_rules_that_prometheus_takes() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
+    assert [rule["expr"] for rule in rules] == _alerts()
+    assert all(rule["annotations"]["summary"] and re.fullmatch(r"Foedus\w+", rule["alert"]) for rule in rules)
 
 
 def test_the_dashboard_shows_every_metric_of_ours_and_its_panels_do_not_overlap(exported: dict[str, set[str]]) -> None:
