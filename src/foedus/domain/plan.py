@@ -104,14 +104,17 @@ def check_names(names: Iterable[str]) -> None:
     Raises:
         PlanError: ``plan_malformed``.
     """
+    seen: set[str] = set()
     for name in names:
-        if not _legal(name):
+        if not _legal(name) or name.lower() in seen:
             raise PlanError(
                 "plan_malformed",
                 f"The plan has a file that is called {name!r:.80}.",
-                "Names in a plan are made of letters, digits, `_`, `.` and `-`, and begin with none of the last two.",
+                "Names in a plan are made of letters, digits, `_`, `.` and `-`, begin with none of the last two, and "
+                "differ by more than capitals.",
                 "Rename it, or move it out of the plan's folder.",
             )
+        seen.add(name.lower())
 
 
 def _entry(files: Mapping[str, bytes]) -> str:

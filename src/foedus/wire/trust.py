@@ -32,8 +32,8 @@ OVERLAP = 600.0
 class NewJoinToken(Message):
     """Ask for a join token. It is for the node of this name, of this organisation; for any where they are empty."""
 
-    organisation: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
-    name: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    organisation: Name | Literal[""] = ""
+    name: Name | Literal[""] = ""
     hours: Annotated[float, Field(gt=0, le=24 * 14, allow_inf_nan=False)] = 24.0
 
 
