@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
 from foedus.coordinator.live import RunRow, spec_of
 from foedus.coordinator.orders import TAKES
+from foedus.domain.facts import Facts
 from foedus.domain.run import RunSpec
 from foedus.store.tables import approvals, assignments, datasets, nodes, phases
 from foedus.wire.messages import ClientStatus
@@ -50,6 +52,22 @@ def candidates(connection: Connection, run: RunRow) -> list[Candidate]:
 def ready(connection: Connection, run: RunRow) -> dict[str, str]:
     """The clients that may be asked: client name → node."""
     return {one.client: one.node for one in candidates(connection, run) if one.state == "approved"}
+
+
+def facts_of(connection: Connection, clients: Collection[str]) -> dict[str, Facts]:
+    """What was reported of these clients as their nodes joined in."""
+    query = select(datasets, nodes.c.facts).join(nodes, nodes.c.id == datasets.c.node_id)
+    return {
+        row.client: Facts(
+            row.examples,
+            row.batch_size,
+            row.speed,
+            (row.facts or {}).get("device"),
+            (row.facts or {}).get("frameworks", {}),
+        )
+        for row in connection.execute(query)
+        if row.client in clients
+    }
 
 
 def needed(spec: RunSpec) -> int:

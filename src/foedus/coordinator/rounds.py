@@ -33,7 +33,8 @@ from foedus.coordinator.orders import (
     open_order,
     unanswered,
 )
-from foedus.coordinator.readiness import needed, ready
+from foedus.coordinator.readiness import facts_of, needed, ready
+from foedus.domain.facts import Facts
 from foedus.domain.lifecycle import ACTIVE, RoundStage, RunStatus
 from foedus.domain.round import PhaseOrder
 from foedus.domain.spans import span
@@ -94,6 +95,11 @@ class LivePort:
                 self._start()
                 return tuple(sorted(found))
             self._rung.wait(RECHECK)
+
+    def facts(self) -> Mapping[str, Facts]:
+        """What the nodes of the ready clients have reported."""
+        with self._live.store.reading() as tx:
+            return facts_of(tx, ready(tx, self._active(tx)))
 
     def out(self) -> tuple[str, ...]:
         """Whose asks outlive the phase in which they were asked; waits as for the population."""

@@ -29,12 +29,16 @@ class StrategyTable(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+Selecting = Literal["uniform", "fastest"]
+
+
 class CohortTable(Table):
     """Whom a round asks: ``size`` clients, or a ``fraction`` of the population (at least one; McMahan et al. 2017).
 
     ``minimum`` contributions are needed to close a round (default: half of those asked, rounded up). ``population``
     is how many clients a live run waits for before round 1 (default: ``size``, or 1 with ``fraction``).
     ``over_selection`` asks so many times ``size``, and the phase closes when ``size`` reported (Bonawitz et al. 2019).
+    ``selector``: uniformly at random, or the ``fastest`` by the speed that clients reported.
     """
 
     size: PositiveInt | None = None
@@ -42,6 +46,7 @@ class CohortTable(Table):
     minimum: PositiveInt | None = None
     population: PositiveInt | None = None
     over_selection: Annotated[float, Field(ge=1, le=100)] = 1.0
+    selector: Selecting = "uniform"
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -145,6 +150,8 @@ class RunSpec(Table):
             raise ValueError(f"the schedule `{self.schedule.name}` needs `cohort.size`, and not a fraction")
         if self.schedule.name != "synchronous" and self.cohort.over_selection > 1:
             raise ValueError(f"`cohort.over_selection` has no meaning under the schedule `{self.schedule.name}`")
+        if self.schedule.name != "synchronous" and self.cohort.selector != "uniform":
+            raise ValueError(f"under the schedule `{self.schedule.name}`, say `schedule.selector`")
         return self
 
     @model_validator(mode="after")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from foedus.domain.errors import QuorumError
+from foedus.domain.facts import Facts
 from foedus.domain.round import PhaseOrder
 from foedus.domain.tree import State
 from foedus.engine.round import plan_phase
@@ -61,6 +62,9 @@ class Port(Ear, Protocol):
 
     def population(self) -> Sequence[str]:
         """The sorted names of the clients that may be asked now; waits until there are enough."""
+
+    def facts(self) -> Mapping[str, Facts]:
+        """What is known of the clients of the population."""
 
     def out(self) -> tuple[str, ...]:
         """Whose asks of earlier phases are still out, in the order of names."""
@@ -146,7 +150,7 @@ def _order(phase: Phase, state: State, seed: int, attempt: int, port: Port) -> P
     """A cohort that is planned, or whose asks are out where the schedule draws as it goes."""
     if phase.schedule.draws:
         return PhaseOrder(round_of(state), phase.name, port.out(), attempt)
-    return plan_phase(phase, state, port.population(), seed, attempt)
+    return plan_phase(phase, state, port.population(), seed, attempt, port.facts())
 
 
 def collect(phase: Phase, order: PhaseOrder, port: Ear) -> Close | Abandon:

@@ -11,8 +11,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from foedus.data.catalogue import federate
 from foedus.domain.errors import DataError
+from foedus.domain.facts import NO_FACTS, Facts
 from foedus.domain.round import Aggregate, Broadcast, PhaseOrder, PhaseRecord, Receipt, RoundRecord
 from foedus.domain.tree import Parts, State, Tensors, model_digest
 from foedus.engine.choice import Engine, choose
@@ -69,9 +72,12 @@ def replay(prepared: Prepared, recording: Sequence[Recorded], engine: Engine) ->
 def _asking_all(strategy: Strategy) -> Strategy:
     """The strategy, but for whom it asks: the record says that."""
 
+    def everybody(names: Sequence[str], _: torch.Generator, __: Mapping[str, Facts]) -> tuple[str, ...]:
+        return tuple(names)
+
     def phase(state: State) -> Phase | Done:
         found = strategy.phase(state)
-        return found if isinstance(found, Done) else replace(found, selector=lambda names, generator: tuple(names))
+        return found if isinstance(found, Done) else replace(found, selector=everybody)
 
     return replace(strategy, phase=phase)
 
@@ -96,6 +102,10 @@ class ReplayPort:
     def population(self) -> Sequence[str]:
         """Whom the next phase asked."""
         return self._next().order.clients
+
+    def facts(self) -> Mapping[str, Facts]:
+        """Nobody is chosen here."""
+        return NO_FACTS
 
     def out(self) -> tuple[str, ...]:
         """Whose asks were out when the next phase was opened."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from foedus.domain.facts import NO_FACTS, Facts
 from foedus.domain.rng import generator
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
 from foedus.domain.tree import State
@@ -22,11 +23,18 @@ class There:
     last: str
 
 
-def plan_phase(phase: Phase, state: State, population: Sequence[str], seed: int, attempt: int = 0) -> PhaseOrder:
+def plan_phase(
+    phase: Phase,
+    state: State,
+    population: Sequence[str],
+    seed: int,
+    attempt: int = 0,
+    facts: Mapping[str, Facts] = NO_FACTS,
+) -> PhaseOrder:
     """Whom this phase asks, of the sorted names in ``population``; another ``attempt`` asks anew."""
     number = round_of(state)
     purpose = f"select {phase.name}" + (f" {attempt}" if attempt else "")
-    clients = phase.selector(population, generator(seed, number, "", purpose))
+    clients = phase.selector(population, generator(seed, number, "", purpose), facts)
     return PhaseOrder(number, phase.name, tuple(sorted(clients)), attempt)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from foedus.domain.facts import NO_FACTS, Facts
 from foedus.domain.round import Broadcast, PhaseOrder, PhaseRecord, RoundRecord
 from foedus.domain.tree import State, Tensors, model_digest, size_in_bytes
 from foedus.engine.cohort import CohortPhase, Gathered
@@ -108,6 +109,13 @@ class VirtualPort:
             self._flights.wait(waited)
             self._there = number, names
         return self._there[1]
+
+    def facts(self) -> Mapping[str, Facts]:
+        """The speeds of the population's devices, where a selector asks for them."""
+        if self._prepared.spec.cohort.selector == "uniform":
+            return NO_FACTS
+        value = self._setting.pacing.devices.value
+        return {client: Facts(speed=value(client, "speed")) for client in self.population()}
 
     def out(self) -> tuple[str, ...]:
         """Whose asks of earlier rounds are still out."""

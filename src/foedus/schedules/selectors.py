@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 
 from foedus.domain.errors import QuorumError
-from foedus.domain.run import CohortTable
+from foedus.domain.facts import NO_FACTS, Facts
+from foedus.domain.run import CohortTable, Selecting
 from foedus.domain.timing import Drawing
 
-Selector = Callable[[Sequence[str], torch.Generator], tuple[str, ...]]
-"""``(the sorted names of the population, generator) → the names chosen, sorted``."""
+Selector = Callable[[Sequence[str], torch.Generator, Mapping[str, Facts]], tuple[str, ...]]
+"""``(the sorted names of the population, generator, facts by client) → the names chosen, sorted``."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,52 @@ def uniform(cohort: CohortTable) -> Selector:
     Raises (when called):
         QuorumError: ``population_too_small``.
 
-    >>> uniform(CohortTable(size=2))(("a", "b", "c"), torch.Generator().manual_seed(0))
+    >>> uniform(CohortTable(size=2))(("a", "b", "c"), torch.Generator().manual_seed(0), {})
     ('a', 'c')
     """
 
-    def select(population: Sequence[str], generator: torch.Generator) -> tuple[str, ...]:
-        size = cohort.wanted(len(population))
-        check_size(size, len(population))
-        # 10 · 1.1 is a little more than 11 in floating point, and 11 clients are meant.
-        size = min(len(population), math.ceil(round(size * cohort.over_selection, 6)))
+    def select(
+        population: Sequence[str], generator: torch.Generator, facts: Mapping[str, Facts] = NO_FACTS
+    ) -> tuple[str, ...]:
+        size = _asked(cohort, len(population))
         return tuple(population[at] for at in sorted(_draw(len(population), size, generator)))
 
     return select
+
+
+def fastest(cohort: CohortTable) -> Selector:
+    """As many clients as :func:`uniform` asks, those with the highest reported speed; who reported none comes last.
+
+    Clients that are equally fast come in the order of their names, so the same facts give the same cohort.
+
+    Raises (when called):
+        QuorumError: ``population_too_small``.
+
+    >>> facts = {"b": Facts(speed=10.0), "c": Facts(speed=30.0)}
+    >>> fastest(CohortTable(size=2))(("a", "b", "c"), torch.Generator(), facts)
+    ('b', 'c')
+    """
+
+    def select(
+        population: Sequence[str], generator: torch.Generator, facts: Mapping[str, Facts] = NO_FACTS
+    ) -> tuple[str, ...]:
+        def slowness(client: str) -> tuple[float, str]:
+            known = facts.get(client)
+            return (-known.speed if known is not None and known.speed is not None else 0.0), client
+
+        return tuple(sorted(sorted(population, key=slowness)[: _asked(cohort, len(population))]))
+
+    return select
+
+
+SELECTORS: Mapping[Selecting, Callable[[CohortTable], Selector]] = {"uniform": uniform, "fastest": fastest}
+
+
+def _asked(cohort: CohortTable, population: int) -> int:
+    size = cohort.wanted(population)
+    check_size(size, population)
+    # 10 · 1.1 is a little more than 11 in floating point, and 11 clients are meant.
+    return min(population, math.ceil(round(size * cohort.over_selection, 6)))
 
 
 def check_size(size: int, count: int) -> None:

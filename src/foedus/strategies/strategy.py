@@ -20,7 +20,7 @@ from foedus.local.evaluate import evaluation
 from foedus.local.work import WorkBuilder
 from foedus.schedules.named import schedule_of
 from foedus.schedules.schedule import Schedule
-from foedus.schedules.selectors import Selector, uniform
+from foedus.schedules.selectors import SELECTORS, Selector
 from foedus.strategies.stopping import End, ending
 from foedus.transforms.transform import IDENTITY, Transform
 
@@ -121,7 +121,7 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
     weights = {part.weight for part in recipe.schema.parts.values()}
     if not weights <= set(recipe.schema.weights):
         raise ConfigError("strategy_unsound", f"Parts are weighted by {sorted(weights)}, which no client sends.")
-    selector, schedule = uniform(spec.cohort), schedule_of(spec.schedule, spec.cohort)
+    selector, schedule = SELECTORS[spec.cohort.selector](spec.cohort), schedule_of(spec.schedule, spec.cohort)
     if recipe.aggregator.columns and schedule.draws:
         raise ConfigError(
             "strategy_unsound",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from foedus.aggregation.aggregator import Sums
 from foedus.aggregation.mean import merge, weighted_mean
 from foedus.domain.errors import QuorumError
+from foedus.domain.facts import Facts
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt, Schema
 from foedus.domain.run import CohortTable
 from foedus.domain.tree import State, Tensors
@@ -78,6 +79,9 @@ class MemoryPort:
 
     def load(self) -> Progress:
         return Progress(self.disk.state, self.disk.order)
+
+    def facts(self) -> Mapping[str, Facts]:
+        return {}
 
     def population(self) -> tuple[str, ...]:
         return ("c", "a", "b", "d")

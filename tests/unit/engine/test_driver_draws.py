@@ -5,13 +5,14 @@ What such a port has to keep is what a live one would: who is out and since whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
 from foedus.aggregation.mean import weighted_mean
+from foedus.domain.facts import Facts
 from foedus.domain.round import Aggregate, PhaseOrder, Receipt, Schema
 from foedus.domain.run import CohortTable
 from foedus.domain.timing import BufferedTable, CyclicTable, ScheduleTable, TimedTable
@@ -77,6 +78,9 @@ class DiskPort:
 
     def load(self) -> Progress:
         return Progress(self.disk.state, self.disk.order)
+
+    def facts(self) -> Mapping[str, Facts]:
+        raise AssertionError("it draws")
 
     def population(self) -> Sequence[str]:
         return NAMES

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foedus.domain.errors import QuorumError
+from foedus.domain.facts import Facts
 from foedus.domain.run import CohortTable
-from foedus.schedules.selectors import Request, random, round_robin, uniform
+from foedus.schedules.selectors import Request, fastest, random, round_robin, uniform
 
 NAMES = tuple(f"c{at:04d}" for at in range(10))
 
@@ -111,3 +112,16 @@ def test_round_robin_comes_to_everybody_in_turn() -> None:
         (after,) = round_robin(tuple("abc"), Request(1, (), after, torch.Generator()))
         turns += after
     assert turns == "abcabca"
+
+
+def test_the_fastest_are_asked_first_and_who_reported_nothing_last() -> None:
+    names = tuple("abcdef")
+    facts = {"b": Facts(speed=5.0), "d": Facts(speed=50.0), "e": Facts(speed=5.0), "f": Facts(examples=9)}
+    rng = torch.Generator().manual_seed(0)
+    assert [fastest(CohortTable(size=size))(names, rng, facts) for size in (1, 2, 3)] == [
+        ("d",),
+        ("b", "d"),
+        ("b", "d", "e"),
+    ]
+    assert fastest(CohortTable(size=2, over_selection=2.0))(names, rng, facts) == ("a", "b", "d", "e")
+    assert fastest(CohortTable(size=2))(names, rng) == ("a", "b")
