@@ -140,6 +140,7 @@ def _steer(request: Request, run: str, who: Person, name: str, move: Callable[[C
 
 
 def _ring(tx: Connection, run: str) -> None:
-    """A run begins, goes on or has ended: its driver, who follows it, and its nodes look."""
-    nodes = {one.node for one in candidates(tx, find_run(tx, run))} | set(runs.followers(tx, run))
+    """A run begins, goes on or has ended: its driver, who follows it, and nodes whose owners have to decide look."""
+    undecided = {one.node for one in candidates(tx, find_run(tx, run)) if not one.state}
+    nodes = undecided | set(runs.followers(tx, run))
     notice(tx, RUNS, of_run(run), *map(of_node, nodes))
