@@ -5,7 +5,10 @@ One federation is shared by all of these; each run has its own plan, approved by
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,3 +128,13 @@ def test_the_recorded_events_of_a_live_run_replayed_give_its_digest(
     with pytest.raises(DataError) as refusal:
         replay(ready, heard[:-1], EAGER)
     assert refusal.value.code == "replay_differs"
+    if changes is REPLAYED["buffered"]:
+        command = ["run", "replay", run, str(tmp_path), "--coordinator", federation.url, "--token", federation.token]
+        shown = subprocess.run(
+            [sys.executable, "-m", "foedus", *command],
+            env={**os.environ, "PYTHONPATH": "src"},
+            capture_output=True,
+            text=True,
+        )
+        assert shown.returncode == 0, shown.stderr
+        assert f"5 rounds replayed; every model is the same: {view.model_digest}" in shown.stdout

@@ -18,6 +18,7 @@ LAZY = {
     "lineage": ("foedus.cli.run_lineage", "Show where a model of a run comes from."),
     "updates": ("foedus.cli.run_updates", "List the clients' updates of a round, and download those that are kept."),
     "webhook": ("foedus.cli.run_webhook", "Have the events of a run sent to a URL."),
+    "replay": ("foedus.cli.run_replay", "Replay what a live run heard in a simulation, and compare the models."),
     "compare": ("foedus.cli.run_compare", "Compare runs, live or simulated, by their folders."),
     "plot": ("foedus.cli.run_plot", "Draw a run's curves as a picture."),
 }
