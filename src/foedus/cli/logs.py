@@ -48,6 +48,10 @@ class TextFormatter(logging.Formatter):
         fields = "".join(f" {key}={value}" for key, value in about().items())
         return plain(without_secrets(f"{super().format(record)}{fields if not record.exc_info else ''}"))
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The message on one line: what a peer said cannot pass for a line of its own."""
+        return super().formatMessage(record).replace("\n", "\\n")
+
 
 class JsonFormatter(logging.Formatter):
     """A JSON object on one line, for programs."""

@@ -92,11 +92,16 @@ def fail(error: FoedusError, as_json: bool) -> int:
         envelope = {"schema_version": SCHEMA_VERSION, "status": "error", "exit_code": error.exit_code}
         click.echo(to_json({**envelope, "error": described}))
         return error.exit_code
-    click.secho(plain(f"Error: {error.what} [{error.code}]"), err=True, fg="red", color=colour())
+    click.secho(plain(f"Error: {_indented(error.what)} [{error.code}]"), err=True, fg="red", color=colour())
     for label, sentence in (("Why", error.why), ("Fix", error.fix)):
         if sentence:
-            click.secho(plain(f"  {label}: {sentence}"), err=True, color=colour())
+            click.secho(plain(f"  {label}: {_indented(sentence)}"), err=True, color=colour())
     return error.exit_code
+
+
+def _indented(sentence: str) -> str:
+    """A sentence whose lines cannot pass for lines of the command's own."""
+    return sentence.replace("\n", "\n       ")
 
 
 def internal(error: Exception) -> FoedusError:
@@ -122,7 +127,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     c0000  12
     c0001  7
     """
-    lines = [[str(cell) for cell in row] for row in (headers, *rows)]
+    lines = [[str(cell).replace("\n", "?") for cell in row] for row in (headers, *rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(headers))]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     return "\n".join(line.rstrip() for line in padded)

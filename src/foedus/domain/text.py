@@ -1,4 +1,4 @@
-"""Sizes and times as people read them."""
+"""Sizes, times and cells as people read them."""
 
 from __future__ import annotations
 
@@ -26,3 +26,18 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def cell(value: object) -> object:
+    """A value for a CSV: a text that a spreadsheet would take for a formula is marked as text by an apostrophe.
+
+    >>> cell("=1+1"), cell("-0.5"), cell(-0.5), cell("plain")
+    ("'=1+1", '-0.5', -0.5, 'plain')
+    """
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return "'" + value
+    return value

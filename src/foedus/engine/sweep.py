@@ -17,6 +17,7 @@ from typing import Any
 
 from foedus.domain.errors import UsageError
 from foedus.domain.plain import Json
+from foedus.domain.text import cell
 from foedus.engine.charts import bar_chart
 from foedus.engine.metrics import ranked
 from foedus.engine.report import facts_list, figure, html_table, page
@@ -185,10 +186,11 @@ def as_csv(ended: Sequence[Ended]) -> str:
     names = ranked({name for run in ended for name in run.metrics})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["folder", "seed", *options, "status", *names, "seconds", "model_digest"])
+    writer.writerow(map(cell, ["folder", "seed", *options, "status", *names, "seconds", "model_digest"]))
     for run in ended:
         values: list[Any] = [run.planned.name, run.planned.seed, *run.planned.setting.options.values(), run.status]
-        writer.writerow([*values, *(run.metrics.get(name, "") for name in names), run.seconds, run.model_digest])
+        measured = [run.metrics.get(name, "") for name in names]
+        writer.writerow(map(cell, [*values, *measured, run.seconds, run.model_digest]))
     return text.getvalue()
 
 
