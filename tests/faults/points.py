@@ -48,6 +48,7 @@ SOMETIMES = _both(
     "commit:lead",
     "commit:leave",
     "commit:seen",
+    "commit:nonce",
     "commit:token_used",
     "commit:refused",
     "commit:node_witness",

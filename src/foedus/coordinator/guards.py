@@ -17,7 +17,8 @@ from foedus.coordinator.oidc import Provider
 from foedus.coordinator.tls import Revoked
 from foedus.domain.errors import AccessError, BusyError
 from foedus.wire.http import is_loopback
-from foedus.wire.signing import SKEW, Memory
+from foedus.wire.nonces import Memory
+from foedus.wire.signing import SKEW
 
 ATTEMPTS, REFILL = 20, 6.0
 """Failed attempts that an address has at once, and seconds until it has one more."""

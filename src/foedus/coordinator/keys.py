@@ -8,7 +8,8 @@ from foedus.domain.errors import AccessError, ConflictError
 from foedus.store.audit import Act, record
 from foedus.store.tables import nodes
 from foedus.store.trust import retired_keys
-from foedus.wire.signing import Verified, check_proof
+from foedus.wire.proofs import check_proof
+from foedus.wire.signing import Verified
 from foedus.wire.trust import Rotated, RotateKey, rotation
 
 

@@ -15,7 +15,7 @@ from foedus.node import owner
 from foedus.node.certificate import AUTHORITY
 from foedus.node.files import write_durably
 from foedus.node.vault import Identity
-from foedus.wire.signing import check_proof
+from foedus.wire.proofs import check_proof
 from foedus.wire.trust import Kit, SignedKit, fingerprint_of, kit_statement
 
 KIT_LIMIT = 256 << 10

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from threading import Lock
+from typing import Protocol
+
+
+class Memory(Protocol):
+    """Who remembers used nonces: :class:`Nonces`, or a database that replicas share."""
+
+    def use(self, key_id: str, nonce: str, created: int, now: float) -> bool:
+        """Remember a nonce; False where it was used before, or is too old to tell."""
 
 
 class Nonces:

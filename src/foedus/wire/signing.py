@@ -17,10 +17,9 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import http_sf
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from http_message_signatures import (
     HTTPMessageSignaturesException,
@@ -31,6 +30,7 @@ from http_message_signatures import (
 )
 
 from foedus.domain.errors import AccessError, IntegrityError
+from foedus.wire.nonces import Memory
 
 LABEL = "foedus"
 COVERED = ("@method", "@path", "@query", "content-digest")
@@ -140,13 +140,6 @@ def sign(signer: Signer, head: RequestHead, body_sha256: bytes, now: float) -> d
     return {name: headers[name] for name in ("Content-Digest", "Signature-Input", "Signature")}
 
 
-class Memory(Protocol):
-    """Who remembers used nonces: :class:`foedus.wire.nonces.Nonces`, or a database that replicas share."""
-
-    def use(self, key_id: str, nonce: str, created: int, now: float) -> bool:
-        """Remember a nonce; False where it was used before, or is too old to tell."""
-
-
 @dataclass(frozen=True)
 class Verifier:
     """What a request is judged by: known keys (id → base64, several while one is replaced), used nonces, the clock.
@@ -213,33 +206,6 @@ def hash_secret(secret: str) -> str:
     Passwords, which people choose, would need a slow hash; these are never chosen.
     """
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def secret_matches(secret: str, hashed: str) -> bool:
-    """Whether ``hashed`` is the hash of ``secret``, in constant time.
-
-    >>> secret_matches("fdp_1", hash_secret("fdp_1")), secret_matches("fdp_2", hash_secret("fdp_1"))
-    (True, False)
-    """
-    return hmac.compare_digest(hash_secret(secret).encode(), hashed.encode())
-
-
-def prove(private: bytes, statement: str) -> str:
-    """A key's signature of a statement of ours, as base64: who holds the key means it."""
-    return base64.b64encode(Ed25519PrivateKey.from_private_bytes(private).sign(statement.encode())).decode()
-
-
-def check_proof(public: str, statement: str, proof: str) -> None:
-    """Check what :func:`prove` made.
-
-    Raises:
-        AccessError: ``key_malformed``, ``proof_refused``.
-    """
-    key = parse_public_key(public)
-    try:
-        key.verify(base64.b64decode(proof, validate=True), statement.encode())
-    except (InvalidSignature, ValueError, binascii.Error) as error:
-        raise AccessError("proof_refused", "The signature is not of this key over this statement.") from error
 
 
 _JOIN = "Join the coordinator with `foedus node join`; if the node was revoked, ask the coordinator's admin."
