@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -219,8 +220,11 @@ def test_d5_tests_come_after_each_round_or_after_the_last_one_or_never(
     with federation.connection() as connection:
         records = runs.rounds(connection, view.id).rounds
         events = [event.name for event in runs.events(connection, view.id)]
+        updates = runs.updates(connection, view.id, 1)
+        assert refusal(lambda: runs.download_updates(connection, view.id, 1, tmp_path)).code == "updates_not_kept"
     assert [[phase.phase for phase in record.phases] for record in records] == tested
     assert events.count("round_testing") == sum("test" in phases for phases in tested)
+    assert [(one.client, one.kept) for one in updates] == [(f"{ONE}-many", False), (f"{THREE}-many", False)]
 
 
 def test_d7_a_client_that_drops_out_does_not_stall(federation: LocalFederation, tmp_path: Path) -> None:
@@ -266,6 +270,49 @@ def test_case_27_nodes_stop_working_for_a_run_that_is_paused_and_for_one_that_is
     with federation.connection() as connection:
         told = [event.name for event in runs.events(connection, run)]
     assert told[-2:] == ["run_cancelled", "round_abandoned"] and told.count("run_started") == 1
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "commit:pause_run:after",
+        *(pytest.param(f"commit:{name}:before", marks=pytest.mark.soak) for name in ("pause_run", "resume_run")),
+        *(pytest.param(f"commit:{name}:after", marks=pytest.mark.soak) for name in ("resume_run", "start_draft")),
+    ],
+)
+def test_case_27_a_kill_while_a_run_is_steered_makes_each_move_once(
+    place: str, federation: LocalFederation, tmp_path: Path
+) -> None:
+    made = ready(tmp_path, "many", rounds=2)
+    whole = finish(federation, made).model_digest
+    assert federation.coordinator is not None
+    stop(federation.coordinator)
+    config = str(federation.folder / "coordinator.toml")
+    federation.start_coordinator(FOEDUS_COORDINATOR_CONFIG=config, FOEDUS_CRASH=f"{place}:1")
+    victim = federation.coordinator
+
+    def revive() -> None:
+        victim.wait()
+        federation.start_coordinator(FOEDUS_COORDINATOR_CONFIG=config)
+
+    reviver = threading.Thread(target=revive)
+    reviver.start()
+    try:
+        run = draft(federation, made)
+        with federation.connection() as connection:
+            runs.start(connection, run)
+            assert runs.pause(connection, run).status == "paused"
+            assert runs.resume(connection, run).status in ("waiting", "running")
+        view = federation.finish(run)
+    finally:
+        if victim.poll() is None:
+            stop(victim)
+        reviver.join()
+    assert (victim.returncode, view.status, view.model_digest) == (-signal.SIGKILL, "completed", whole)
+    with federation.connection() as connection:
+        told = [event.name for event in runs.events(connection, run)]
+    for kind in ("run_drafted", "run_waiting", "run_started", "run_paused", "run_resumed", "run_completed"):
+        assert told.count(kind) == 1
 
 
 def test_d8_an_update_that_is_lost_fails_the_run_in_plain_sight_and_a_retry_mends_it(

@@ -21,6 +21,7 @@ from foedus.coordinator.policy import acts
 from foedus.coordinator.readiness import candidates
 from foedus.store.audit import Act, record
 from foedus.store.unit_of_work import notice
+from foedus.wire.http import IDEMPOTENCY_KEY
 from foedus.wire.lineage import Lineage, UpdateList
 from foedus.wire.messages import ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
 
@@ -130,12 +131,21 @@ def _read(request: Request, look: Callable[[Connection], Reply]) -> Reply:
 
 
 def _steer(request: Request, run: str, who: Person, name: str, move: Callable[[Connection, str], None]) -> RunView:
-    live = context(request).live
-    with live.store.transaction(name) as tx:
+    """Make a move; one that comes again with the same Idempotency-Key is answered as it was."""
+
+    def effect() -> RunView:
         move(tx, run)
-        view = runs.show(tx, run)
-        _ring(tx, run)
         record(tx, Act(who.actor, f"runs.{name.partition('_')[0]}", run, who.org))
+        return runs.show(tx, run)
+
+    with context(request).store.transaction(name) as tx:
+        if IDEMPOTENCY_KEY in request.headers:
+            view = RunView.model_validate(
+                once(tx, who.actor, idempotency_key(request), f"{name} {run}".encode(), effect)
+            )
+        else:
+            view = effect()
+        _ring(tx, run)
     return view
 
 

@@ -209,7 +209,9 @@ def test_d1_a_draft_is_started_once_and_only_with_participants(doors: Doors) -> 
     assert (alone.status_code, alone.json()["code"]) == (400, "participants_missing")
     doors.enrol("alpha")
     assert doors.poll("alpha", 0.0)["assignments"] == []
-    started = doors.person("POST", f"/runs/{run}/start")
+    again = {"Idempotency-Key": "start-0000001"}
+    started = doors.person("POST", f"/runs/{run}/start", **again)
+    assert doors.person("POST", f"/runs/{run}/start", **again).json() == started.json(), "a reply that was lost"
     assert (started.status_code, started.json()["status"]) == (202, "waiting")
     assert doors.poll("alpha", 20.0)["assignments"] != []
     assert doors.person("GET", f"/runs/{run}").json()["status"] == "running"
