@@ -272,13 +272,9 @@ def test_case_27_nodes_stop_working_for_a_run_that_is_paused_and_for_one_that_is
     assert told[-2:] == ["run_cancelled", "round_abandoned"] and told.count("run_started") == 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
-    "place",
-    [
-        "commit:pause_run:after",
-        *(pytest.param(f"commit:{name}:before", marks=pytest.mark.soak) for name in ("pause_run", "resume_run")),
-        *(pytest.param(f"commit:{name}:after", marks=pytest.mark.soak) for name in ("resume_run", "start_draft")),
-    ],
+    "place", ["start_draft:after", "pause_run:before", "pause_run:after", "resume_run:before", "resume_run:after"]
 )
 def test_case_27_a_kill_while_a_run_is_steered_makes_each_move_once(
     place: str, federation: LocalFederation, tmp_path: Path
@@ -288,7 +284,7 @@ def test_case_27_a_kill_while_a_run_is_steered_makes_each_move_once(
     assert federation.coordinator is not None
     stop(federation.coordinator)
     config = str(federation.folder / "coordinator.toml")
-    federation.start_coordinator(FOEDUS_COORDINATOR_CONFIG=config, FOEDUS_CRASH=f"{place}:1")
+    federation.start_coordinator(FOEDUS_COORDINATOR_CONFIG=config, FOEDUS_CRASH=f"commit:{place}:1")
     victim = federation.coordinator
 
     def revive() -> None:
