@@ -53,6 +53,8 @@ SOMETIMES = _both(
     "commit:refused",
     "commit:node_witness",
     "commit:renew",
+    "commit:late",
+    "commit:clash",
     "reply:POST /api/v1/node/assignments/{assignment}/renew",
     "reply:GET /readyz",
     "reply:GET /api/v1/runs/{run}",

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
+import httpx
 import pytest
+from sqlalchemy import delete, insert
 
+from foedus.coordinator import polling
+from foedus.coordinator.pace import come_back
+from foedus.store import tables
 from foedus.wire.messages import PROTOCOL
-from foedus.wire.signing import Signer, generate_key, public_key
-from tests.unit.coordinator.door import BOOT, Door, code, opened
+from foedus.wire.signing import RequestHead, Signer, generate_key, public_key, sign
+from tests.unit.coordinator.door import API, BOOT, Door, code, opened
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +127,51 @@ def test_facts_are_typed_and_unknown_ones_are_refused(door: Door) -> None:
         assert hello(wrong) == 400
     for wrong in ({"speed": -1.0}, {"speed": "fast"}, {"batch_size": 0}, {"mood": "good"}):
         assert hello(facts, **wrong) == 400
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_case_19_a_node_whose_clock_is_wrong_is_told_by_how_much_and_one_minute_is_tolerated(
+    minutes: int, door: Door
+) -> None:
+    node = door.enrol(f"clinic-clock-{minutes + 10}")
+    body = json.dumps({"boot": BOOT, "version": "0"}).encode()
+
+    def hello(ahead: float) -> httpx.Response:
+        head = RequestHead("POST", API + "/node/hello", "", {})
+        signature = sign(node, head, hashlib.sha256(body).digest(), time.time() + ahead)
+        return door.send("POST", "/node/hello", body, signature)
+
+    reply = hello(minutes * 60.0)
+    assert (reply.status_code, code(reply)) == (401, "signature_expired")
+    assert ("s ago by our clock" if minutes < 0 else "s ahead by our clock") in reply.json()["detail"]
+    assert hello(55.0).status_code == 200
+
+
+def test_a_large_population_is_told_when_to_come_back(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a small one everybody stays; of one ten times as large as may be connected, nine in ten are away."""
+    node = door.enrol("clinic-pace")
+    hello = json.dumps({"boot": BOOT, "version": "0"}).encode()
+    assert door.signed(node, "POST", "/node/hello", hello).status_code == 200
+    asked = {"boot": BOOT, "wait": 0.1}
+
+    def poll() -> dict[str, Any]:
+        reply = door.signed(node, "POST", "/node/poll", json.dumps(asked).encode())
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    assert (poll()["then"], poll()["seconds"]) == ("poll", 0.0)
+    now, row = time.time(), {"status": "active", "joined_at": 0.0, "boot": "", "version": ""}
+    names = [f"crowd-{number}" for number in range(99)]
+    crowd = [{**row, "id": f"nd_{n}", "name": n, "public_key": n, "last_seen": now} for n in names]
+    with door.parts.store.transaction("test") as tx:
+        tx.execute(insert(tables.nodes), crowd)
+    monkeypatch.setattr(polling, "come_back", partial(come_back, connected=10))
+    said = poll()
+    with door.parts.store.transaction("test") as tx:
+        tx.execute(delete(tables.nodes).where(tables.nodes.c.name.like("crowd-%")))
+    count = (said["seconds"] / 0.1) / 1.0
+    assert said["then"] == "come_back"
+    assert 9 * 0.5 <= count <= 11 * 1.5
 
 
 def test_case_5_of_two_processes_with_one_identity_the_first_is_fenced_and_the_node_is_flagged(door: Door) -> None:

@@ -26,7 +26,7 @@ from foedus.node.owner import approve, init, list_plans, reject
 from foedus.node.session import Session
 from foedus.node.settings import NodeSettings
 from foedus.node.vault import PlanEntry, Vault
-from foedus.wire.messages import Accepted, Assignment, PlanOffer, Renewed, Welcome, Work
+from foedus.wire.messages import Accepted, Assignment, DatasetRefused, PlanOffer, Renewed, Welcome, Work
 from tests.unit.client.peer import Answer, Peer, Request, problem, serving
 from tests.unit.node.support import PLAN, Desk, assignment, bundle_of, columns, truth
 
@@ -146,7 +146,8 @@ def test_the_owner_s_decisions_reach_the_coordinator(node: Node) -> None:
     until(lambda: node.approvals() == {digest: "rejected"})
     assert [plan.name for plan in list_plans(node.home)] == ["study"]
     first = node.greetings()[0]
-    assert first["datasets"] == [{"client": "c0000", "tags": ["digits"], "examples": 25}]
+    usual = {"batch_size": None, "speed": None}
+    assert first["datasets"] == [{"client": "c0000", "tags": ["digits"], "examples": 25, **usual}]
     assert {greeting["boot"] for greeting in node.greetings()} == {first["boot"]}
 
 
@@ -245,6 +246,52 @@ def test_leases_are_renewed_while_steps_are_taken_and_work_ends_when_its_lease_i
     node.peer.answers[f"POST {renewals}"] = problem(ConflictError("lease_lost", "It is lost."))
     until(lambda: psutil.Process().children() == [])
     assert node.answers("a_1") == []
+
+
+def test_case_21_work_that_a_poll_says_is_not_awaited_ends_and_what_is_in_hand_is_told(node: Node) -> None:
+    """Renewals go nowhere, polls come through."""
+    slow = bundle_of(PLAN.replace("return nn.functional", "import time; time.sleep(0.3); return nn.functional"))
+    node.know(slow)
+    node.peer.answers["POST /node/assignments/a_1/renew"] = Answer(503, b"", "text/html")
+    node.give(assignment(slow, lease=1.0, broadcast=with_model(node), options={"local": {"lr": 0.1, "epochs": 500}}))
+    until(lambda: psutil.Process().children())
+    until(lambda: any(poll.json().get("held") == ["a_1"] for poll in node.peer.asked("POST", "/node/poll")))
+    node.peer.answers["POST /node/poll"] = [said(Work(stop=("a_1", "a_2"))), IDLE]
+    until(lambda: psutil.Process().children() == [])
+    until(lambda: node.peer.asked("POST", "/node/poll")[-1].json()["held"] == [])
+    assert node.answers("a_1") == []
+
+
+def test_a_node_comes_back_when_it_is_told_to(node: Node) -> None:
+    node.peer.answers["POST /node/poll"] = [said(Work(then="come_back", seconds=1.2)), IDLE]
+    polls = len(node.peer.asked("POST", "/node/poll"))
+    until(lambda: len(node.peer.asked("POST", "/node/poll")) > polls)
+    after, began = len(node.peer.asked("POST", "/node/poll")), time.monotonic()
+    until(lambda: len(node.peer.asked("POST", "/node/poll")) > after + 1)
+    assert time.monotonic() - began >= 1.0
+
+
+def test_a_node_reports_facts_and_after_its_work_how_fast_it_was_and_its_owner_hears_what_is_not_taken(
+    node: Node,
+) -> None:
+    first = node.greetings()[0]
+    assert first["facts"]["device"] == "cpu"
+    assert {"python", "torch", "numpy"} <= set(first["facts"]["frameworks"])
+    assert first["facts"]["cores"] >= 1
+    assert [dataset["speed"] for dataset in first["datasets"]] == [None]
+    refused = DatasetRefused(client="c0000", code="client_name_taken", reason="It is another node's.")
+    node.peer.answers["POST /node/hello"] = said(Welcome(node="nd_1", wait=5.0, refused=(refused,)))
+    node.know(bundle_of())
+    node.give(assignment(bundle_of(), broadcast=with_model(node)))
+    assert node.answer()["verb"] == "contribute"
+    node.know(bundle_of(PLAN + "# another"))
+    until(lambda: len(node.greetings()[-1]["approvals"]) == 2)
+    node.know(bundle_of(PLAN + "# a third"))
+    until(lambda: len(node.greetings()[-1]["approvals"]) == 3)
+    assert node.greetings()[-1]["datasets"][0]["speed"] > 0
+    with Vault(node.home) as vault:
+        told = [(line.subject, line.detail) for line in vault.audit() if line.event == "dataset_refused"]
+    assert told == [("c0000", "client_name_taken: It is another node's.")]
 
 
 def test_a_later_lease_of_what_is_in_hand_brings_its_token(node: Node) -> None:
