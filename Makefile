@@ -50,6 +50,7 @@ soak: $(READY) ## every crash point at a later occurrence too, over and over (SO
 	@scripts/debian-packages
 	for i in $$(seq $(SOAK)); do $(ONE_THREAD) $(BIN)/python -m pytest -x -q -m "" tests/faults || exit 1; done
 	$(ONE_THREAD) HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -x -q -m "" --timeout=3600 tests/unit
+	$(ONE_THREAD) FOEDUS_TEST_DATABASE=postgresql $(BIN)/python -m pytest -q tests/unit/coordinator tests/unit/store
 
 constraints: $(READY) ## write constraints.txt from what .venv holds
 	@scripts/constraints

@@ -12,7 +12,7 @@ import pytest
 from tests.postgres import database_url as database_url
 from tests.postgres import postgres as postgres
 from tests.postgres import postgres_url as postgres_url
-from tests.postgres import usual_database as usual_database
+from tests.postgres import usual_server as usual_server
 from tests.s3 import s3 as s3
 from tests.s3 import s3_url as s3_url
 

@@ -5,6 +5,7 @@ Tests that use it skip, and say how to install it, where there is no server to s
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import shutil
@@ -23,6 +24,7 @@ import pytest
 
 from tests.ports import free_port
 
+ON_POSTGRES = os.environ.get("FOEDUS_TEST_DATABASE") == "postgresql"
 MISSING = "PostgreSQL's server is not here; on Debian: apt-get install postgresql"
 SERVERS = Path("/usr/lib/postgresql")
 """Where Debian keeps the servers' programs, by version; they are not on PATH."""
@@ -41,6 +43,9 @@ def programs() -> Path | None:
     found = sorted(SERVERS.glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]), reverse=True)
     on_path = shutil.which("postgres")
     return found[0].parent if found else Path(on_path).parent if on_path else None
+
+
+_usual: dict[str, Postgres] = {}
 
 
 @dataclass
@@ -149,10 +154,25 @@ def postgres_url(postgres: Postgres) -> str:
     return postgres.fresh()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)])
-def usual_database(request: pytest.FixtureRequest) -> str:
-    """A fresh database: the embedded one (none is named), and in `make soak` PostgreSQL's as well."""
-    return "" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+@pytest.fixture(scope="session", autouse=ON_POSTGRES)
+def usual_server(postgres: Postgres) -> Iterator[None]:
+    """Where the environment says so, :func:`usual_database` is on this server."""
+    _usual["server"] = postgres
+    yield
+    _usual.clear()
+
+
+def usual_database(folder: Path) -> str:
+    """The database of a coordinator in ``folder`` that a test opens without naming one; empty for the embedded one.
+
+    FOEDUS_TEST_DATABASE=postgresql puts all of them on PostgreSQL, as a line of `make soak` does.
+    """
+    if "server" not in _usual:
+        return ""
+    name = f"usual_{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+    if not _usual["server"].sql(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):
+        _usual["server"].sql(f"CREATE DATABASE {name}")
+    return _usual["server"].url(name)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

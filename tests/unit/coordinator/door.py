@@ -21,6 +21,7 @@ from foedus.coordinator.app import create_app, open_coordinator
 from foedus.coordinator.context import Context
 from foedus.coordinator.settings import Settings
 from foedus.wire.signing import RequestHead, Signer, generate_key, public_key, sign
+from tests.postgres import usual_database
 
 API = "/api/v1"
 BOOT = "boot-0001"
@@ -108,7 +109,8 @@ class Door:
 @contextmanager
 def opened(folder: Path, **settings: Any) -> Iterator[Door]:
     """A coordinator that listens, until the block ends."""
-    found = open_coordinator(Settings(folder, **settings))
+    database = {"database": usual_database(folder), "migrate": True}
+    found = open_coordinator(Settings(folder, **(database | settings)))
     parts = found.context
     listener = socket.create_server(("127.0.0.1", found.context.settings.port if "port" in settings else 0))
     config = uvicorn.Config(create_app(parts), log_config=None, timeout_graceful_shutdown=3)

@@ -44,6 +44,7 @@ from foedus.wire.messages import (
     TensorView,
     Work,
 )
+from tests.postgres import usual_database
 
 BOOT = "boot-0001"
 ADA = Person("us_ada", "ada", "org_ada", frozenset({"researcher"}))
@@ -90,7 +91,6 @@ class Scene:
     rounds: int = 2
     changes: dict[str, Any] = field(default_factory=dict)
     lease: float = 60.0
-    database: str = ""
 
     def __post_init__(self) -> None:
         self.live = self._open()
@@ -98,7 +98,7 @@ class Scene:
         self.told: dict[tuple[str, str], set[str]] = {}
 
     def _open(self) -> Live:
-        store = Store(self.database or f"sqlite:///{self.folder / 'db'}", migrate=True)
+        store = Store(usual_database(self.folder) or f"sqlite:///{self.folder / 'db'}", migrate=True)
         return Live(store, Artifacts(self.folder), lease=self.lease)
 
     def reopen(self) -> None:
