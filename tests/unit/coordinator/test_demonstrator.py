@@ -17,8 +17,8 @@ CLIENTS = ("alpha", "beta")
 
 
 @pytest.fixture
-def scene(tmp_path: Path, usual_database: str) -> Iterator[Scene]:
-    made = Scene(tmp_path, size=2, database=usual_database)
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path, size=2)
     for client in CLIENTS:
         made.enrol(client)
     supervisor = Supervisor(made.live)

@@ -24,8 +24,8 @@ STATES = ("draft", "waiting", "reporting", "aggregating", "testing", "paused")
 
 
 @pytest.fixture
-def scene(tmp_path: Path, usual_database: str) -> Iterator[Scene]:
-    made = Scene(tmp_path, database=usual_database)
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path)
     for client in CLIENTS:
         made.enrol(client)
     supervisor = Supervisor(made.live)

@@ -27,8 +27,8 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, usual_database: str) -> Iterator[Scene]:
-    made = Scene(tmp_path, size=1, database=usual_database)
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path, size=1)
     yield made
     made.live.bells.close()
     made.live.store.close()
