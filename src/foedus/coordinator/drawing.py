@@ -96,6 +96,17 @@ def give_up(tx: Connection, run: str, order: PhaseOrder, late: Collection[str], 
         hear(tx, row, order, 0.0, failed=True)
 
 
+def end(tx: Connection, run: str) -> None:
+    """The run is done: nobody waits for the asks that are out."""
+    here = (is_out(run), assignments.c.status.in_(UNDONE))
+    tx.execute(update(assignments).where(*here).values(status="closed", lease_until=None))
+
+
+def restart_clocks(tx: Connection, run: str, now: float) -> None:
+    """The run rested: who is out has as long again."""
+    tx.execute(update(assignments).where(is_out(run), assignments.c.status.in_(UNDONE)).values(asked_at=now))
+
+
 def undone_asks(tx: Connection, run: str) -> Mapping[str, float]:
     """The asks at work that may outlive their phase: assignment → when it was made, in seconds since the epoch."""
     columns = (assignments.c.id, assignments.c.asked_at)

@@ -217,6 +217,7 @@ class LivePort:
         """The last round was committed, or the one after which the run stops early."""
         self._start()
         with self._writing("complete_run") as (tx, run):
+            drawing.end(tx, run.id)
             move_run(tx, run, RunStatus.COMPLETED, time.time(), stopped(State({}, run.data)))
 
     def fail(self, reason: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select, update
 
+from foedus.coordinator.drawing import restart_clocks
 from foedus.coordinator.live import RunRow, find_run
 from foedus.coordinator.moves import move_run, reach, stage_of
 from foedus.coordinator.orders import ONGOING
@@ -118,6 +119,7 @@ def _take_up(tx: Connection, run: RunRow, expected: RunStatus) -> None:
     now = time.time()
     move_run(tx, run, RunStatus.WAITING if run.started_at is None else RunStatus.RUNNING, now)
     _void(tx, run)
+    restart_clocks(tx, run.id, now)
     ongoing = (phases.c.run_id == run.id, phases.c.status.in_(ONGOING))
     for number in tx.execute(select(phases.c.round).where(*ongoing)).scalars().all():
         if stage_of(tx, run.id, number) is RoundStage.AGGREGATING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from foedus.client.recording import recorded
-from foedus.coordinator import assignments, runs
+from foedus.coordinator import assignments, runs, steering
 from foedus.coordinator.bells import RUNS
 from foedus.coordinator.recording import heard
 from foedus.coordinator.supervisor import Supervisor
@@ -120,6 +121,31 @@ def test_who_does_not_answer_within_the_deadline_frees_its_place_and_is_told(tmp
         assert refusal(lambda: scene.contribute(silent)).code in ("round_closed", "already_answered")
     receipts = rounds_of(scene, run)[0].phases[0].receipts
     assert [(r.client, r.failure.partition(":")[0]) for r in receipts] == [("alpha", "no_answer"), ("beta", "")]
+
+
+def test_who_is_out_when_the_run_ends_is_told_to_stop_and_who_was_asked_before_a_rest_has_as_long_again(
+    tmp_path: Path,
+) -> None:
+    scene = made(tmp_path, 2, 1, name="buffered", buffer=1, deadline=1.0, selector="round_robin")
+    run = scene.submit()
+    with supervised(scene):
+        slow = scene.take("alpha")
+        with scene.live.store.transaction("pause_run") as tx:
+            steering.pause(tx, run)
+    time.sleep(1.2)
+    scene.reopen()
+    with scene.live.store.transaction("resume_run") as tx:
+        steering.resume(tx, run)
+    with supervised(scene):
+        again = scene.take("alpha")
+        assert again.id == slow.id
+        scene.contribute(scene.take("beta"))
+        until(lambda: scene.show(run).status == "completed")
+        told = scene.poll("alpha", held=(slow.id,))
+        assert told is not None
+        assert told.stop == (slow.id,)
+    receipts = rounds_of(scene, run)[0].phases[0].receipts
+    assert [(r.client, r.failure) for r in receipts] == [("beta", "")]
 
 
 def test_the_model_passes_from_client_to_client(tmp_path: Path) -> None:
