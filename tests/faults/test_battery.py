@@ -85,7 +85,7 @@ BEHAVIOURS = {
 }
 """What users of another platform rely on (D1 to D15, without those of inference and of one strategy)."""
 
-TO_DO: frozenset[str] = frozenset({"case 43"})
+TO_DO: frozenset[str] = frozenset()
 """What nobody has tested yet. Empty when the coordinator is done."""
 
 _IN_NAME = re.compile(r"(?:^|_)(case|cases|d)_?(\d+(?:_(?:and_)?\d+)*)(?=_|$)")
