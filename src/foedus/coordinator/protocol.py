@@ -9,6 +9,7 @@ answered, the newcomer is told to come back. So who only holds connections open,
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import resource
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ from foedus.wire.http import PROBLEM_TYPE, to_problem
 
 HEAD_LIMIT = 64 << 10
 """Bytes that may arrive without a request's head, a piece of its body or its end being complete."""
+
+HEAD_TOO_LARGE = TooLargeError(
+    "head_too_large", f"The request's head is larger than {HEAD_LIMIT} bytes.", "", "Send less."
+)
 
 NEWS = 64 << 10
 """Bytes of a body that show an upload to go on."""
@@ -103,10 +108,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._arrived += len(data)
         super().data_received(data)
         if self._unfinished > HEAD_LIMIT and not self.transport.is_closing():
-            error = TooLargeError(
-                "head_too_large", f"The request's head is larger than {HEAD_LIMIT} bytes.", "", "Send less."
-            )
-            self._turn_away("head", 431, "Request Header Fields Too Large", error)
+            self._turn_away("head", 431, "Request Header Fields Too Large", HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """A request begins; with it goes the certificate that its connection has shown."""
@@ -180,12 +182,16 @@ class BoundedHttp(HttpToolsProtocol):
         self._await(None)
         TURNED_AWAY.labels(reason).inc()
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
-            body = to_problem(error).model_copy(update={"status": status}).model_dump_json().encode()
-            head = (
-                f"HTTP/1.1 {status} {phrase}\r\ncontent-type: {PROBLEM_TYPE}\r\nretry-after: {random.randint(1, 5)}\r\n"
-            )
-            self.transport.write(f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body)
+            body = _told(error, status)
+            head = f"HTTP/1.1 {status} {phrase}\r\nretry-after: {random.randint(1, 5)}\r\nconnection: close\r\n"
+            rest = f"content-type: {PROBLEM_TYPE}\r\ncontent-length: {len(body)}\r\n\r\n"
+            self.transport.write((head + rest).encode() + body)
         self.transport.close()
+
+
+@functools.lru_cache(8)
+def _told(error: FoedusError, status: int) -> bytes:
+    return to_problem(error).model_copy(update={"status": status}).model_dump_json().encode()
 
 
 def places() -> int:
@@ -199,12 +205,14 @@ def places() -> int:
     return max(files - RESERVED, files // 2)
 
 
+@functools.cache
 def _slow(code: str, what: str, seconds: float) -> UnreachableError:
     return UnreachableError(
         code, f"The request's {what} did not come within {seconds:.0f} s.", "", "Send it at once, or look at the line."
     )
 
 
+@functools.cache
 def _full() -> UnreachableError:
     return UnreachableError(
         "connections_full", "The coordinator has as many connections as it can hold.", "", "Try again in a moment."
