@@ -53,6 +53,7 @@ def test_a_hundred_thousand_duplicate_deliveries_and_none_is_counted_twice(scene
     taken = scene.take(CLIENTS[0])
     message = scene.message(taken)
     try:
+        assert scene.contribute(taken) == "counted"
         for number in range(100_000):
             sent: Contribute = message
             if chance.random() < 0.1:
