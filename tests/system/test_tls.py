@@ -238,7 +238,8 @@ def test_case_22_a_certificate_and_a_key_are_replaced_in_mid_run(
     certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
     shutil.copy(old.certificate, certificate)
     shutil.copy(old.key, key)
-    ready = prepared(tmp_path, DIGITS, rounds=30)
+    two = {"name": "digits", "tags": ["digits"], "partition": {"name": "iid", "clients": 2}}
+    ready = prepared(tmp_path, DIGITS, rounds=16, cohort={"size": 2}, data=two)
     expected = simulate(ready, Engine("eager", "inline"))
     with Secured(tmp_path) as federation:
         federation.start_coordinator(FOEDUS_COORDINATOR_TLS_CERT=str(certificate), FOEDUS_COORDINATOR_TLS_KEY=str(key))
