@@ -297,3 +297,25 @@ def test_a_large_blob_is_streamed_and_many_connections_read_it(tmp_path: Path) -
                 first = next(pieces)
                 assert door.ask("GET", f"/blobs/{digest}", headers={"Range": "bytes=1-2"}).content == content[1:3]
                 assert first + b"".join(pieces) == content
+
+
+def test_a_quota_bounds_unfinished_uploads_and_stored_bytes(tmp_path: Path) -> None:
+    """Each actor has its own share; what was brought before is not counted twice."""
+    with opened(tmp_path, quota_uploads=2, quota_bytes=60_000) as door:
+        node = door.enrol("clinic-a")
+        for number in range(2):
+            _begin(door, b"%d" % number)
+        command = {"digest": DIGEST, "size": len(CONTENT)}
+        reply = door.ask("POST", "/uploads", json=command)
+        assert (reply.status_code, code(reply)) == (507, "quota_uploads")
+        for _ in range(2):
+            _put(door)
+        other = hashlib.sha256(bytes(40_000)).hexdigest()
+        reply = door.ask("PUT", f"/blobs/{other}", content=bytes(40_000))
+        assert (reply.status_code, code(reply)) == (507, "quota_bytes")
+        reply = door.ask("PUT", f"/blobs/{other}", content=iter([bytes(40_000)]))
+        assert (reply.status_code, code(reply)) == (507, "quota_bytes")
+        body = b'{"digest": "%s", "size": 70000}' % DIGEST.encode()
+        refused = door.signed(node, "POST", "/uploads", body)
+        assert (refused.status_code, code(refused)) == (507, "quota_bytes")
+        assert door.signed(node, "PUT", f"/blobs/{DIGEST}", CONTENT).status_code == 201
