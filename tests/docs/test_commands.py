@@ -8,11 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests import postgres, s3
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +27,32 @@ ELSEWHERE = "make test"
 NEEDS = {"ray.md": "ray"}
 """What a document's commands need beside the core: `make setup` installs it, other environments may lack it."""
 
-COPIED = ("examples", "docs", "Makefile", "pyproject.toml", "constraints.txt", "scripts", "src", "README.md")
+COPIED = ("examples", "deploy", "docs", "Makefile", "pyproject.toml", "constraints.txt", "scripts", "src", "README.md")
 
 
 def _script(document: Path) -> str:
     blocks = [text for language, text in BLOCK.findall(document.read_text()) if language == "sh"]
     lines = [line for block in blocks for line in block.splitlines() if line != ELSEWHERE]
-    return "\n".join(["set -euo pipefail", *lines]).replace("8470", str(free_port()))
+    script = "\n".join(["set -euo pipefail", *lines])
+    for port in ("8470", "8471", "8472"):
+        script = script.replace(port, str(free_port()))
+    return script
+
+
+@contextmanager
+def _services(document: Path, folder: Path) -> Iterator[None]:
+    """What a document takes for granted: for ``operate.md`` a PostgreSQL and a bucket, told in ``production.env``."""
+    if document.name != "operate.md":
+        yield
+        return
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not here")
+    with postgres.serving(postgres.postgres_binaries()) as database, s3.serving() as storage:
+        told = {"DATABASE": database.fresh(), "BLOBS": storage.fresh()}
+        lines = [f"FOEDUS_COORDINATOR_{name}='{value}'" for name, value in told.items()]
+        lines += [f"{name}={value}" for name, value in s3.CREDENTIALS.items()]
+        (folder / "production.env").write_text("\n".join(lines))
+        yield
 
 
 @pytest.fixture
@@ -62,7 +84,7 @@ def test_every_command_of_the_document_runs(document: Path, clone: Path) -> None
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(clone / "src"),
     }
-    with log.open("wb") as file:
+    with _services(document, clone), log.open("wb") as file:
         shell = subprocess.Popen(
             ["bash", "-c", _script(document)], cwd=clone, env=env, stdout=file, stderr=file, start_new_session=True
         )
