@@ -6,6 +6,8 @@
 PYTHON ?=
 JOBS ?= 2
 SOAK ?= 3
+# What `make soak` repeats; the rest it does once.
+KILLS := tests/faults/test_crash_points.py tests/faults/test_first_contact.py tests/faults/test_resume.py
 BIN := .venv/bin
 READY := .venv/.ready
 # Test and benchmark processes share the cores, so none of them starts threads of its own.
@@ -48,7 +50,8 @@ bench-peers: $(READY) ## install the peers under .bench/, and measure what they 
 
 soak: $(READY) ## every crash point at a later occurrence too, over and over (SOAK=3), and the laws with many examples
 	@scripts/debian-packages
-	for i in $$(seq $(SOAK)); do $(ONE_THREAD) $(BIN)/python -m pytest -x -q -m "" tests/faults || exit 1; done
+	for i in $$(seq $(SOAK)); do $(ONE_THREAD) $(BIN)/python -m pytest -x -q -m "" --timeout=1800 $(KILLS) || exit 1; done
+	$(ONE_THREAD) HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -x -q -s -m "" --timeout=7200 tests/cluster tests/faults $(KILLS:%=--ignore=%)
 	$(ONE_THREAD) HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -x -q -m "" --timeout=3600 tests/unit
 	$(ONE_THREAD) FOEDUS_TEST_DATABASE=postgresql $(BIN)/python -m pytest -q tests/unit/coordinator tests/unit/store
 
