@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, MetaData
-from sqlalchemy.exc import DatabaseError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DatabaseError, DataError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from foedus.domain.errors import ConflictError, FoedusError, StorageError, UnreachableError
+from foedus.domain.errors import ConflictError, FoedusError, StorageError, UnreachableError, UsageError
 from foedus.domain.spans import span
 from foedus.store import crashpoints
 from foedus.store.engines import CONNECTIONS, begin_writing, is_postgres, make_engine
@@ -86,7 +86,7 @@ class Store:
         that another scope reads and writes. See :mod:`foedus.store.engines`.
 
         Raises:
-            StorageError: ``disk_full``, ``database_failed``.
+            StorageError: ``disk_full``, ``database_failed``. UsageError: ``value_refused``.
             UnreachableError: ``database_busy``; ``database_unreachable``, after which it may have been committed or
                 not: whoever asks again finds out, because every request that writes may be sent twice.
         """
@@ -166,6 +166,9 @@ def _errors() -> Iterator[None]:
         yield
     except PoolTimeoutError as error:
         raise _busy() from error
+    except DataError as error:
+        why = "A text holds a zero character, or a number is out of range."
+        raise UsageError("value_refused", "A value cannot be stored.", why, "Send it without.") from error
     except (DatabaseError, InterfaceError) as error:
         # Its other subclasses say that a statement is wrong, or that a row exists: the caller's to judge.
         if type(error) not in (DatabaseError, OperationalError, InternalError, InterfaceError):

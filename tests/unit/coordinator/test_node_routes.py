@@ -215,7 +215,7 @@ def test_a_node_is_not_a_person(door: Door) -> None:
 
 def test_an_unknown_node_cannot_be_revoked(door: Door) -> None:
     for name in ("nd_unknown", "..", "a%00b", "n" * 5000):
-        assert door.ask("POST", f"/nodes/{name}/revoke").status_code == 404
+        assert door.ask("POST", f"/nodes/{name}/revoke").status_code in (400, 404)
 
 
 def test_a_poll_ends_when_its_time_is_up_and_needs_a_hello(door: Door) -> None:
