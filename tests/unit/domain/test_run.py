@@ -30,7 +30,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown key": ({"round": 3}, ["`round`", "Did you mean `rounds`?"]),
     "unknown inner key": (
         {"cohort": {"sise": 4}},
-        ["`cohort.sise`", "fraction, minimum, over_selection, population, size", "`size`"],
+        ["`cohort.sise`", "fraction, minimum, over_selection, population, selector, size", "`size`"],
     ),
     "text for a number": ({"rounds": "twenty"}, ["`rounds`", "integer", "'twenty'"]),
     "boolean for a number": ({"rounds": True}, ["`rounds`", "True"]),
@@ -48,7 +48,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "an unknown option of a schedule": (
         {"schedule": {"name": "buffered", "bufer": 3}},
-        ["`schedule.bufer`", "allowed: buffer, name, selector, staleness", "Did you mean `buffer`?"],
+        ["`schedule.bufer`", "allowed: buffer, deadline, name, selector, staleness", "Did you mean `buffer`?"],
     ),
     "an unknown selector": (
         {"schedule": {"name": "cyclic", "selector": "roundrobin"}},
