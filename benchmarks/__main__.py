@@ -21,6 +21,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "averaging": averaging.run,
     "growth": growth.run,
     "blobs": live.run,
+    "streams": live.streams,
     "nodes": nodes.run,
 }
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from foedus.client.runs import Submission
-from foedus.domain.codec import encode, encode_tensors
+from foedus.domain.codec import encode_tensors, layout
 from foedus.domain.plan import ModelManifest, ModelTensor, PlanBundle
 from foedus.domain.run import RunSpec, parse_spec
-from foedus.domain.tree import State
+from foedus.domain.tree import TensorSpec, to_bytes
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import RunContext, Strategy
 
@@ -29,10 +29,16 @@ def model(tensors: int, elements: int, seed: int) -> dict[str, torch.Tensor]:
     return {f"layer{at:02d}.weight": torch.randn(elements, generator=rng) for at in range(tensors)}
 
 
-def write_update(path: Path, name: str) -> None:
-    """An update of the large model, other for every name."""
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    path.write_bytes(encode(State({"parameters": model(TENSORS, ELEMENTS, seed)})))
+def write_update(path: Path, name: str, elements: int = ELEMENTS) -> None:
+    """An update of the large model, other for every name; written tensor by tensor."""
+    rng = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
+    specs = {f"parameters/layer{at:02d}.weight": TensorSpec((elements,), "F32") for at in range(TENSORS)}
+    head, header = layout(specs, {})
+    with path.open("wb") as file:
+        file.write(head)
+        for entry in sorted(header.entries.values(), key=lambda entry: entry.start):
+            file.seek(entry.start)
+            file.write(to_bytes(torch.randn(elements, generator=rng)))
 
 
 def submission(tensors: int, elements: int, cohort: int, population: int, rounds: int = 1) -> Submission:

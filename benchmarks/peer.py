@@ -112,7 +112,8 @@ def _sha256(path: Path) -> str:
 def main(url: str, name: str, folder: str, token: str = "") -> None:
     """Make the update, say so, wait for a line on stdin, move, and print the times as JSON."""
     place = Path(folder)
-    write_update(place / "update", name)
+    if not (place / "update").exists():
+        write_update(place / "update", name)
     print("ready", flush=True)
     sys.stdin.readline()
     moving = with_coordinator(url, name, place, token) if token else with_file_server(url, name, place)

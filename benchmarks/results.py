@@ -212,6 +212,7 @@ SHOWN = {
     "averaging": ("The averaging itself", _averaging),
     "growth": ("Growth", _growth),
     "blobs": ("Live: a 200 MB model to four nodes and back", _live),
+    "streams": ("Live: a 2 GB model to eight nodes and back, from and to files", _live),
     "nodes": ("Live: 2,000 nodes on one coordinator process", _nodes),
 }
 
