@@ -179,7 +179,7 @@ def test_where_everybody_drops_out_a_run_fails_and_says_what_was_said(tmp_path: 
         with pytest.raises(QuorumError) as refusal:
             _run(tmp_path, "1 2 3", rounds=1, cohort={"size": 2}, schedule=schedule, time={"dropout": 1.0})
         assert refusal.value.code == "too_few_contributions"
-        assert "dropped_out: c000" in str(refusal.value)
+        assert "dropped_out: it" in str(refusal.value)
 
 
 def test_what_the_population_can_never_come_to_is_refused_before_round_1(tmp_path: Path) -> None:
