@@ -59,6 +59,7 @@ def test_a_line_of_text_has_nothing_that_a_terminal_obeys() -> None:
         new_secret("fdj"),
         "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbmEifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg",
     ],
+    ids=["token", "join token", "login"],
 )
 def test_no_secret_is_logged(secret: str) -> None:
     for formatter in (JsonFormatter(), TextFormatter("%(message)s")):
