@@ -164,7 +164,12 @@ def test_d1_d14_case_30_a_draft_is_started_once_and_each_step_is_told_in_order_a
 ) -> None:
     """The sender is killed after an event was delivered and before that was noted: it comes again, under its id."""
     made = ready(tmp_path, "many")
-    run = draft(federation, made)
+    other, run = draft(federation, made), draft(federation, made)
+    with federation.connection() as connection:
+        assert runs.start(connection, other).status == "waiting"
+        twice = refusal(lambda: runs.start(connection, other))
+        assert (twice.code, twice.http_status) == ("run_started", 400)
+        runs.cancel(connection, other)
     config = str(federation.folder / "coordinator.toml")
     assert federation.coordinator is not None
     stop(federation.coordinator)
@@ -174,8 +179,6 @@ def test_d1_d14_case_30_a_draft_is_started_once_and_each_step_is_told_in_order_a
         hook = webhooks.add(connection, run, receiver.url)
         assert refusal(lambda: webhooks.add(connection, run, "https://169.254.169.254/x")).code == "target_refused"
         assert runs.start(connection, run).status == "waiting"
-        twice = refusal(lambda: runs.start(connection, run))
-        assert (twice.code, twice.http_status) == ("run_started", 400)
         allow(federation, made)
         assert victim.wait(60) == -signal.SIGKILL
         federation.start_coordinator(FOEDUS_COORDINATOR_CONFIG=config)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from itertools import count
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select, update
@@ -30,7 +29,7 @@ from foedus.domain.timing import BufferedTable, TimedTable
 from foedus.domain.tree import State
 from foedus.store.tables import assignments, phases, runs
 from foedus.store.unit_of_work import notice
-from foedus.strategies.strategy import Done, Phase, round_of
+from foedus.strategies.strategy import Phase, phases_of, round_of
 from foedus.wire.messages import Accepted, Contribute, Fail, Renew, Renewed
 
 PHASE_KEY = ("run_id", "round", "phase", "attempt")
@@ -151,13 +150,11 @@ def _phase_of(live: Live, held: Held) -> Phase:
     """The phase in which an assignment was made, as the strategy has it."""
     with live.store.reading() as tx:
         strategy = live.strategy(find_run(tx, held.row.run_id))
-    for at in count():
-        phase = strategy.phase(State({}, {"round": held.row.round, "phase": at}))
-        if isinstance(phase, Done):
-            raise _closed()
-        if phase.name == held.row.phase:
-            return phase
-    raise AssertionError("a round has an end")
+    phases_there = phases_of(strategy, State(), held.row.round)
+    found = next((phase for phase in phases_there if phase.name == held.row.phase), None)
+    if found is None:
+        raise _closed()
+    return found
 
 
 def _tell_phase(tx: Connection, row: AssignmentRow, *, failed: bool) -> None:

@@ -61,9 +61,8 @@ async def post_revoke(request: Request, node: str, who: Who) -> NodeView:
     """Refuse a node from now on."""
 
     def effect(tx: Connection) -> NodeView:
-        view = nodes.revoke_node(tx, who, node)
         assignments.withdraw(tx, node, "node_revoked: its node was revoked")
-        return view
+        return nodes.revoke_node(tx, who, node)
 
     return await _do(request, "revoke", effect)
 

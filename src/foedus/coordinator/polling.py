@@ -113,7 +113,7 @@ def _takeable(tx: Connection, node: str, poll: Poll, now: float) -> list[Row[Any
         unheard = (assignments.c.boot == poll.boot, assignments.c.id.not_in(poll.held))
         ways.append(and_(assignments.c.status == "leased", *unheard))
     query = (
-        select(assignments, phases.c.broadcast)
+        select(assignments, phases.c.broadcast, phases.c.clients)
         .join(phases, PHASE_OF)
         .join(runs, runs.c.id == assignments.c.run_id)
         .where(assignments.c.node_id == node, or_(*ways))
@@ -164,6 +164,7 @@ def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assign
         plan=run.plan,
         plan_blob=run.plan_blob,
         broadcast=row.broadcast,
+        cohort=len(row.clients) or None,
         state=tx.execute(select(client_states.c.digest).where(*here)).scalar(),
     )
 

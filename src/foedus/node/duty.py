@@ -100,7 +100,7 @@ async def _work(tools: Tools, ask: Assignment, folder: Path) -> Contribute | Fai
         return failure("plan_not_approved")
     if dataset is None:
         return failure("dataset_missing")
-    asked = Request(ask.strategy, ask.options, ask.round, dataset.examples)
+    asked = Request(ask.strategy, ask.options, ask.round, dataset.examples, ask.cohort)
     check(read_policy(tools.vault.home), asked, datetime.now().astimezone())
     if not dataset.path.is_file():
         return failure("dataset_unreadable", str(dataset.path))

@@ -175,7 +175,8 @@ class Assignment(Message):
     """An ask, leased to a node until ``lease`` seconds from now; ``token`` is the fencing token.
 
     ``broadcast`` names the blobs that go down, part by part (``model``: plain named tensors). ``state`` is the
-    digest of the client state that is current (none: this client has not contributed to the run yet).
+    digest of the client state that is current (none: this client has not contributed to the run yet). ``cohort``: how
+    many clients the phase asks (none: it asks as it goes).
     """
 
     id: Id
@@ -195,6 +196,7 @@ class Assignment(Message):
     broadcast: Annotated[dict[Name, Digest], Field(max_length=32)]
     state: Digest | None = None
     validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    cohort: Count | None = None
     schedule: dict[str, Any] | None = None
 
 
