@@ -39,11 +39,9 @@ LATER = pytest.param(3, marks=pytest.mark.soak)
 
 
 QUICK = {
-    "commit:lease:after",
     "commit:contribute:before",
     "commit:close_phase:before",
     "commit:commit_round:after",
-    "rename:blob:before",
 }
 SAMPLED = [place if place in QUICK else pytest.param(place, marks=pytest.mark.soak) for place in COORDINATOR]
 """Where the coordinator is killed on PostgreSQL and S3; without a mark, in `make test` too."""

@@ -88,7 +88,7 @@ def _payloads(names: Collection[str]) -> Iterator[str]:
     """Names in lines, in pieces that fit; each at most 200 bytes long.
 
     >>> [len(piece) for piece in _payloads([f"node {n:03}" for n in range(900)])]
-    [6997, 1102]
+    [6992, 1106]
     """
     lines: list[str] = []
     size = 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from foedus.data.files import write_columns
@@ -39,6 +40,19 @@ def prepare(columns):
 """
 SEED = 3
 OPTIONS: dict[str, Any] = {"local": {"lr": 0.1, "epochs": 2, "batch_size": 4}}
+
+
+def children(*, recursive: bool = False) -> list[psutil.Process]:
+    """What this process has started and is there; but the database that tests of this process share."""
+    found = psutil.Process().children(recursive=recursive)
+    return [child for child in found if not _is_database(child)]
+
+
+def _is_database(process: psutil.Process) -> bool:
+    try:
+        return process.name() == "postgres"
+    except psutil.NoSuchProcess:
+        return False
 
 
 def bundle_of(text: str = PLAN) -> PlanBundle:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from foedus.data.files import write_columns
@@ -28,7 +27,7 @@ from foedus.node.settings import NodeSettings
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import Accepted, Assignment, DatasetRefused, PlanOffer, Renewed, Welcome, Work
 from tests.unit.client.peer import Answer, Peer, Request, problem, serving
-from tests.unit.node.support import PLAN, Desk, assignment, bundle_of, columns, truth
+from tests.unit.node.support import PLAN, Desk, assignment, bundle_of, children, columns, truth
 
 SETTINGS = NodeSettings(poll_wait=0.2, idle_limit=60.0)
 IDLE = Answer(200, Work().model_dump_json().encode())
@@ -177,9 +176,9 @@ def test_an_approved_plan_works_and_its_state_goes_on(node: Node, tmp_path: Path
     assert node.peer.blobs[second["update"]] == (desk.folder / "update").read_bytes() != update
     with Vault(node.home) as vault:
         until(lambda: [line.event for line in vault.audit()].count("work_done") == 2)
-    assert len(psutil.Process().children()) == 1
+    assert len(children()) == 1
     node.peer.answers["POST /node/poll"] = said(Work(ended=("r_1",)))
-    until(lambda: psutil.Process().children() == [])
+    until(lambda: children() == [])
 
 
 @pytest.mark.parametrize(
@@ -198,7 +197,7 @@ def test_what_may_not_or_cannot_be_done_is_refused_before_anything_runs(
     node.give(assignment(bundle_of(), **changed))
     answer = node.answer()
     assert (answer["verb"], answer["code"]) == ("fail", code)
-    assert psutil.Process().children() == []
+    assert children() == []
     assert node.peer.asked("GET") == []
 
 
@@ -210,7 +209,7 @@ def test_what_the_policy_does_not_allow_is_refused_with_its_rule_and_nothing_run
     assert (answer["verb"], answer["code"]) == ("fail", "policy_refused")
     assert "allow.options.local.epochs" in answer["reason"]
     assert str(node.home) not in str(answer)
-    assert psutil.Process().children() == []
+    assert children() == []
     assert node.peer.asked("GET") == []
     with Vault(node.home) as vault:
         until(lambda: [line.event for line in vault.audit()].count("refused") == 1)
@@ -242,9 +241,9 @@ def test_leases_are_renewed_while_steps_are_taken_and_work_ends_when_its_lease_i
     node.give(assignment(slow, lease=1.0, broadcast=with_model(node), options={"local": {"lr": 0.1, "epochs": 500}}))
     renewals = "/node/assignments/a_1/renew"
     until(lambda: len(node.peer.asked("POST", renewals)) >= 3)
-    assert len(psutil.Process().children()) == 1
+    assert len(children()) == 1
     node.peer.answers[f"POST {renewals}"] = problem(ConflictError("lease_lost", "It is lost."))
-    until(lambda: psutil.Process().children() == [])
+    until(lambda: children() == [])
     assert node.answers("a_1") == []
 
 
@@ -254,10 +253,10 @@ def test_case_21_work_that_a_poll_says_is_not_awaited_ends_and_what_is_in_hand_i
     node.know(slow)
     node.peer.answers["POST /node/assignments/a_1/renew"] = Answer(503, b"", "text/html")
     node.give(assignment(slow, lease=1.0, broadcast=with_model(node), options={"local": {"lr": 0.1, "epochs": 500}}))
-    until(lambda: psutil.Process().children())
+    until(children)
     until(lambda: any(poll.json().get("held") == ["a_1"] for poll in node.peer.asked("POST", "/node/poll")))
     node.peer.answers["POST /node/poll"] = [said(Work(stop=("a_1", "a_2"))), IDLE]
-    until(lambda: psutil.Process().children() == [])
+    until(lambda: children() == [])
     until(lambda: node.peer.asked("POST", "/node/poll")[-1].json()["held"] == [])
     assert node.answers("a_1") == []
 
@@ -299,7 +298,7 @@ def test_a_later_lease_of_what_is_in_hand_brings_its_token(node: Node) -> None:
     node.know(slow)
     down = with_model(node)
     node.give(assignment(slow, broadcast=down))
-    until(lambda: psutil.Process().children())
+    until(children)
     node.give(assignment(slow, token=2, broadcast=down))
     assert node.answer()["token"] == 2
     time.sleep(0.5)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -24,7 +23,7 @@ from foedus.node.session import Session
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import Assignment, PlanOffer, Welcome, Work
 from tests.unit.client.peer import Answer, Peer, serving
-from tests.unit.node.support import PLAN, Desk, assignment, bundle_of, truth
+from tests.unit.node.support import PLAN, Desk, assignment, bundle_of, children, truth
 from tests.unit.node.test_agent import IDLE, Node, living, said, until, with_model
 
 HOSTILE = "\x1b[2J"
@@ -98,7 +97,7 @@ def test_a_blob_with_other_bytes_than_its_digest_is_a_failed_ask_and_is_not_kept
     answer = node.answer()
     assert (answer["verb"], answer["code"]) == ("fail", "blob_corrupt")
     assert list((node.home / "cache").iterdir()) == []
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 def test_a_run_cannot_run_on_under_the_name_of_another_approved_plan(tmp_path: Path) -> None:
@@ -169,5 +168,5 @@ def test_assignments_for_what_was_not_approved_start_nothing_though_many_come(
         node.give(*asks)
         answers = [node.answer(ask.id) for ask in asks]
     assert {(answer["verb"], answer["code"]) for answer in answers} == {("fail", "plan_not_approved")}
-    assert psutil.Process().children() == []
+    assert children() == []
     assert node.peer.asked("GET") == []

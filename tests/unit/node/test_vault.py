@@ -78,7 +78,8 @@ def test_what_is_told_names_no_path(home: Path) -> None:
         vault.add_dataset(DATASET)
         vault.record_plan(PLAN)
         datasets, approvals = vault.told()
-    assert [view.model_dump() for view in datasets] == [{"client": "clinic-a", "tags": ("digits",), "examples": 25}]
+    told = {"client": "clinic-a", "tags": ("digits",), "examples": 25, "batch_size": None, "speed": None}
+    assert [view.model_dump() for view in datasets] == [told]
     assert [(plan.digest, plan.state) for plan in approvals] == [("a" * 64, "pending")]
 
 

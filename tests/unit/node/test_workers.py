@@ -12,7 +12,7 @@ import psutil
 
 from foedus.node.frames import Done, Failed, Order
 from foedus.node.workers import Limits, Pool, clean_environment
-from tests.unit.node.support import PLAN, Desk, bundle_of, truth
+from tests.unit.node.support import PLAN, Desk, bundle_of, children, truth
 
 Result = TypeVar("Result")
 
@@ -66,7 +66,7 @@ def nothing() -> None:
 
 
 def running() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    return children(recursive=True)
 
 
 def test_whims_of_a_plan_are_failed_asks_and_the_next_ask_works(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def forks():
     return len(children)
 said["forks"] = forks()
 def sparse():
-    with open("/tmp/sparse", "wb") as file:
+    with open("/private/sparse", "wb") as file:
         os.truncate(file.fileno(), 1 << 40)
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -149,16 +149,16 @@ tried("sparse", sparse)
 def filled():
     number = 0
     while True:
-        with open(f"/tmp/full{number}", "wb") as file:
+        with open(f"/private/full{number}", "wb") as file:
             file.write(bytes(1 << 20))
         number += 1
 tried("filled", filled)
-said["written"] = sum(os.path.getsize(f"/tmp/{name}") for name in os.listdir("/tmp"))
+said["written"] = sum(os.path.getsize(f"/private/{name}") for name in os.listdir("/private"))
 def many():
     for number in range(1_000_000):
-        open(f"/tmp/{number}", "wb").close()
-for name in os.listdir("/tmp"):
-    os.remove(f"/tmp/{name}")
+        open(f"/private/{number}", "wb").close()
+for name in os.listdir("/private"):
+    os.remove(f"/private/{name}")
 tried("many", many)
 import mmap
 tried("private", lambda: mmap.mmap(-1, 100 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
@@ -233,9 +233,9 @@ tried("remove", lambda: os.remove(path))
 tried("mode", lambda: os.chmod(path, 0o777))
 tried("beside", lambda: open("/foedus/data/new", "w"))
 tried("again", lambda: open(f"/proc/self/fd/{os.open(path, os.O_RDONLY)}", "r+"))
-tried("link", lambda: os.link(path, "/tmp/rows"))
-tried("symlink", lambda: os.symlink("/etc/passwd", "/tmp/x") or open("/tmp/x").read())
-tried("device", lambda: os.mknod("/tmp/sda", 0o60666, os.makedev(8, 0)))
+tried("link", lambda: os.link(path, "/private/rows"))
+tried("symlink", lambda: os.symlink("/etc/passwd", "/private/x") or open("/private/x").read())
+tried("device", lambda: os.mknod("/private/sda", 0o60666, os.makedev(8, 0)))
 tried("up", lambda: open("/foedus/../../../../etc/shadow").read())
 """,
         {"data": data},
@@ -287,7 +287,7 @@ def test_a_node_that_is_not_root_holds_with_a_user_namespace() -> None:
     (source / "foedus" / "domain").mkdir()
     for name in ("__init__.py", "errors.py"):
         shutil.copy(SOURCE / "foedus" / "domain" / name, source / "foedus" / "domain" / name)
-    script = "id -u; grep Cap /proc/self/status; touch /tmp/x && echo made"
+    script = "id -u; grep Cap /proc/self/status; touch /private/x && echo made"
     code = (
         "import subprocess, sys; from foedus.sandbox.bubblewrap import Sandbox, command; "
         f"sys.exit(subprocess.run(command(Sandbox(), ['/bin/sh', '-c', {script!r}]), env={{}}).returncode)"
