@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from foedus.coordinator.bells import of_run
 from foedus.coordinator.blob_rows import size_of_own, use_own
@@ -20,7 +20,7 @@ from foedus.coordinator.drawing import hear, listening
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live, find_run
 from foedus.coordinator.measures import CONTRIBUTIONS
-from foedus.coordinator.orders import TAKES, forget_state
+from foedus.coordinator.orders import PHASE_OF, TAKES, forget_state
 from foedus.domain.errors import ConflictError, ContributionError, IntegrityError, NotFoundError, RoundClosedError
 from foedus.domain.lifecycle import ACTIVE
 from foedus.domain.round import Receipt, Schema
@@ -32,8 +32,6 @@ from foedus.store.unit_of_work import notice
 from foedus.strategies.strategy import Phase, phases_of, round_of
 from foedus.wire.messages import Accepted, Contribute, Fail, Renew, Renewed
 
-PHASE_KEY = ("run_id", "round", "phase", "attempt")
-PHASE_OF = and_(*(phases.c[key] == assignments.c[key] for key in PHASE_KEY))
 SAID_AGAIN = {"token", "seconds"}
 """Fields in which a contribution told twice may differ: it was leased again, or computed again."""
 

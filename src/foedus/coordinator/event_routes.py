@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import Connection
 from starlette.responses import StreamingResponse
 
 from foedus.coordinator import webhooks
 from foedus.coordinator.context import context
 from foedus.coordinator.events import history, news, stream, taking_part
-from foedus.coordinator.http import parse, person, read_body, signed
+from foedus.coordinator.http import change, parse, person, read, read_body, signed
 from foedus.coordinator.identities import Person
 from foedus.coordinator.policy import acts
 from foedus.wire.events import EventList, Follow, NewWebhook, Webhook, WebhookList, WebhookView
@@ -62,33 +60,22 @@ async def post_webhook(request: Request, run: str, who: Who) -> Webhook:
     """Have a run's events, from now on, sent to a URL, signed with a secret that is shown this once."""
     command, settings = parse(NewWebhook, await read_body(request)), context(request).settings.webhooks
     await to_thread.run_sync(lambda: webhooks.check_target(command.url, settings))
-    return await _do(request, "create_webhook", lambda tx: webhooks.create(tx, run, command, who.name))
+    return await change(request, "create_webhook", lambda tx: webhooks.create(tx, run, command, who.name))
 
 
 @router.get("/runs/{run}/webhooks", tags=["people"], **acts("runs.read"))
 def get_webhooks(request: Request, run: str, who: Who) -> WebhookList:
     """A run's webhooks, with what could not be delivered."""
-    with context(request).store.reading() as tx:
-        return webhooks.listed(tx, run)
+    return read(request, lambda tx: webhooks.listed(tx, run))
 
 
 @router.post("/runs/{run}/webhooks/{webhook}/remove", tags=["people"], **acts("runs.change"))
 async def post_remove(request: Request, run: str, webhook: str, who: Who) -> WebhookView:
     """Send nothing more to a webhook."""
-    return await _do(request, "remove_webhook", lambda tx: webhooks.remove(tx, run, webhook))
+    return await change(request, "remove_webhook", lambda tx: webhooks.remove(tx, run, webhook))
 
 
 @router.post("/runs/{run}/webhooks/{webhook}/retry", tags=["people"], **acts("runs.change"))
 async def post_retry(request: Request, run: str, webhook: str, who: Who) -> WebhookView:
     """Send a webhook's dead letters anew."""
-    return await _do(request, "retry_webhook", lambda tx: webhooks.revive(tx, run, webhook))
-
-
-async def _do(request: Request, name: str, effect: Callable[[Connection], Reply]) -> Reply:
-    store = context(request).store
-
-    def work() -> Reply:
-        with store.transaction(name) as tx:
-            return effect(tx)
-
-    return await to_thread.run_sync(work)
+    return await change(request, "retry_webhook", lambda tx: webhooks.revive(tx, run, webhook))

@@ -34,6 +34,7 @@ from foedus.wire.http import IDEMPOTENCY_KEY, PROBLEM_TYPE, to_problem
 from foedus.wire.signing import RequestHead, Verified, Verifier, check_body, verify_head
 
 Command = TypeVar("Command", bound=BaseModel)
+Result = TypeVar("Result")
 log = logging.getLogger("foedus.coordinator")
 
 
@@ -225,6 +226,23 @@ def once(tx: Connection, actor: str, key: str, body: bytes, effect: Callable[[],
     kept = {"actor": actor, "key": key, "request_hash": asked, "status": 200, "body": reply, "created_at": time.time()}
     tx.execute(insert(idempotency).values(**kept))
     return reply
+
+
+def read(request: Request, look: Callable[[Connection], Result]) -> Result:
+    """What a look into the database gives; for routes that have a thread of their own."""
+    with context(request).store.reading() as tx:
+        return look(tx)
+
+
+async def change(request: Request, name: str, effect: Callable[[Connection], Result]) -> Result:
+    """Do ``effect`` in the transaction ``name``, in a thread."""
+    store = context(request).store
+
+    def work() -> Result:
+        with store.transaction(name) as tx:
+            return effect(tx)
+
+    return await to_thread.run_sync(work)
 
 
 async def _note_refusal(request: Request, error: FoedusError) -> None:

@@ -9,30 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from foedus.coordinator.live import find_run, spec_of
-from foedus.coordinator.runs import list_models
-from foedus.domain.errors import NotFoundError
+from foedus.coordinator.runs import model_of
 from foedus.domain.run import RunSpec
 from foedus.store.artifacts import Artifacts
 from foedus.store.tables import rounds
 from foedus.wire.lineage import ContributionView, Lineage, UpdateList, UpdateView
-from foedus.wire.messages import ModelView
-
-
-def model_of(tx: Connection, run: str, number: int) -> ModelView:
-    """The model after a round; 0: the initial one.
-
-    Raises:
-        NotFoundError: ``run_unknown``, ``model_missing``.
-    """
-    models = {model.round: model for model in list_models(tx, run).models}
-    if number not in models:
-        raise NotFoundError(
-            "model_missing",
-            f"Run {run} has no model of round {number}.",
-            f"It has models of the rounds {min(models)} to {max(models)}." if models else "It has none yet.",
-            "Name another round.",
-        )
-    return models[number]
 
 
 def lineage(tx: Connection, run: str, number: int) -> Lineage:

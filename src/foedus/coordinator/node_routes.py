@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 from anyio import to_thread
@@ -16,8 +15,8 @@ from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from foedus.coordinator import assignments, greeting, joining, keys, nodes
-from foedus.coordinator.context import Context, context
-from foedus.coordinator.http import head, parse, person, read_body, signed, signed_head, verifier
+from foedus.coordinator.context import context
+from foedus.coordinator.http import change, head, parse, person, read_body, signed, signed_head, verifier
 from foedus.coordinator.identities import Person
 from foedus.coordinator.policy import acts
 from foedus.coordinator.tls import CERTIFICATE, judge_certificate
@@ -46,7 +45,7 @@ async def post_join_token(request: Request, who: Who) -> JoinToken:
     """A token that enrols one node, once."""
     body = await read_body(request)
     command = parse(NewJoinToken, body) if body else NewJoinToken()
-    return await _do(request, "join_token", lambda tx: joining.create_join_token(tx, who, command))
+    return await change(request, "join_token", lambda tx: joining.create_join_token(tx, who, command))
 
 
 @router.get("/nodes", tags=["people"], **acts("nodes.read"))
@@ -64,13 +63,13 @@ async def post_revoke(request: Request, node: str, who: Who) -> NodeView:
         assignments.withdraw(tx, node, "node_revoked: its node was revoked")
         return nodes.revoke_node(tx, who, node)
 
-    return await _do(request, "revoke", effect)
+    return await change(request, "revoke", effect)
 
 
 @router.post("/client-names/{client}/release", tags=["people"], **acts("nodes.change"))
 async def post_release(request: Request, client: str, who: Who) -> Released:
     """Let another node take a client's name, which belongs to the node that had it first."""
-    return await _do(request, "release", lambda tx: greeting.release(tx, who, client))
+    return await change(request, "release", lambda tx: greeting.release(tx, who, client))
 
 
 @router.post("/node/join", tags=["nodes"], **acts("node.join"))
@@ -89,7 +88,7 @@ async def post_join(request: Request) -> Joined:
         verify(known, head(request), hashlib.sha256(body).digest(), time.time())
 
     await to_thread.run_sync(check)
-    return await _do(request, "join", lambda tx: joining.join_node(tx, command))
+    return await change(request, "join", lambda tx: joining.join_node(tx, command))
 
 
 @router.post("/node/rotate-key", tags=["nodes"], **acts("node.work"))
@@ -99,7 +98,7 @@ async def post_rotate_key(request: Request) -> Rotated:
     body = await read_body(request)
     check_body(verified, hashlib.sha256(body).digest())
     command = parse(RotateKey, body)
-    return await _do(request, "rotate_key", lambda tx: keys.rotate(tx, verified, command, time.time()))
+    return await change(request, "rotate_key", lambda tx: keys.rotate(tx, verified, command, time.time()))
 
 
 @router.post("/node/hello", tags=["nodes"], **acts("node.work"))
@@ -108,7 +107,7 @@ async def post_hello(request: Request) -> Welcome:
     node, body = await signed(request)
     command = parse(Hello, body)
     _check_protocol(command.protocol)
-    return await _do(request, "hello", lambda tx: nodes.hello(tx, node, command))
+    return await change(request, "hello", lambda tx: nodes.hello(tx, node, command))
 
 
 def _check_protocol(version: int) -> None:
@@ -119,13 +118,3 @@ def _check_protocol(version: int) -> None:
             "",
             "Install the same version of foedus on both sides.",
         )
-
-
-async def _do(request: Request, name: str, effect: Callable[[Connection], Reply]) -> Reply:
-    parts: Context = context(request)
-
-    def work() -> Reply:
-        with parts.store.transaction(name) as tx:
-            return effect(tx)
-
-    return await to_thread.run_sync(work)

@@ -8,13 +8,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, delete, func, insert, or_, select, update
 
 from foedus.domain.round import PhaseOrder, Receipt
 from foedus.store.tables import assignments, client_states, datasets, nodes, phases
 
 ONGOING = ("open", "closing")
 """States of a phase that is neither closed nor abandoned; a closing one takes no contributions."""
+
+PLACE = ("run_id", "round", "phase", "attempt")
+"""The columns by which a phase is found, in every table that has to do with phases."""
+
+
+def of_phase(table: Table) -> ColumnElement[bool]:
+    """The condition that joins a table's rows with their phase."""
+    return and_(*(phases.c[name] == table.c[name] for name in PLACE))
+
+
+PHASE_OF = of_phase(assignments)
+"""An assignment's own phase."""
 
 TAKES = or_(phases.c.status == "open", assignments.c.carries == 1)
 """Whether an answer to an assignment is still taken, where it is joined with its phase."""
@@ -36,8 +48,8 @@ class Answers:
 
 
 def key_of(run: str, order: PhaseOrder) -> dict[str, Any]:
-    """The columns by which a phase is found."""
-    return {"run_id": run, "round": order.round, "phase": order.phase, "attempt": order.attempt}
+    """The values of :data:`PLACE`."""
+    return dict(zip(PLACE, (run, order.round, order.phase, order.attempt), strict=True))
 
 
 def matches(table: Table, run: str, order: PhaseOrder) -> list[ColumnElement[bool]]:

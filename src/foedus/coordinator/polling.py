@@ -8,13 +8,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, or_, select, update
 
-from foedus.coordinator.assignments import PHASE_OF
 from foedus.coordinator.greeting import note_clash
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import RUN, Live, find_run, spec_of
 from foedus.coordinator.measures import ASSIGNMENT_SECONDS
 from foedus.coordinator.nodes import identify, seen
-from foedus.coordinator.orders import TAKES
+from foedus.coordinator.orders import PHASE_OF, TAKES
 from foedus.coordinator.pace import LONGEST, come_back, leave
 from foedus.domain.errors import ConflictError
 from foedus.domain.lifecycle import AT_REST, RunStatus

@@ -16,11 +16,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from foedus.coordinator.blob_rows import parts_of
 from foedus.coordinator.lineage import keeps_updates
-from foedus.coordinator.orders import ONGOING
+from foedus.coordinator.orders import ONGOING, PHASE_OF, of_phase
 from foedus.domain.errors import StorageError
 from foedus.domain.lifecycle import RunStatus
 from foedus.domain.run import parse_spec
@@ -38,7 +38,6 @@ UPLOAD_DAYS = 7
 
 BATCH = 500
 OVER = (RunStatus.COMPLETED, RunStatus.CANCELLED)
-PLACE = ("run_id", "round", "phase", "attempt")
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,9 @@ def needed(tx: Connection) -> set[str]:
     found = set(tx.execute(select(rounds.c.model_blob)).scalars())
     for row in tx.execute(select(runs.c.plan_blob, runs.c.initial_model, runs.c.parts)):
         found |= {row.plan_blob, row.initial_model, *row.parts.values()}
-    same = [phases.c[name] == assignments.c[name] for name in PLACE]
-    carried = select(assignments.c.id).where(*same, assignments.c.carries == 1, assignments.c.heard.is_(None)).exists()
+    carried = (
+        select(assignments.c.id).where(PHASE_OF, assignments.c.carries == 1, assignments.c.heard.is_(None)).exists()
+    )
     for broadcast in tx.execute(select(phases.c.broadcast).where(or_(phases.c.status.in_(ONGOING), carried))).scalars():
         found |= set(broadcast.values())
     return found | _needed_updates(tx)
@@ -69,11 +69,9 @@ def _needed_updates(tx: Connection) -> set[str]:
     keeping = [row.id for row in tx.execute(select(runs.c.id, runs.c.spec)) if keeps_updates(parse_spec(row.spec))]
     kept = select(assignments.c.update).select_from(assignments).join(blobs, blobs.c.digest == assignments.c.update)
     live = kept.join(runs, runs.c.id == assignments.c.run_id).where(runs.c.status.not_in(OVER))
-    made_in = and_(*(phases.c[name] == assignments.c[name] for name in PLACE))
-    heard_in = and_(*(phases.c[name] == phase_events.c[name] for name in PLACE))
-    heard = live.join(phase_events, phase_events.c.seq == assignments.c.heard).join(phases, heard_in)
+    heard = live.join(phase_events, phase_events.c.seq == assignments.c.heard).join(phases, of_phase(phase_events))
     queries = [
-        live.join(phases, made_in).where(assignments.c.carries == 0, phases.c.status.in_(ONGOING)),
+        live.join(phases, PHASE_OF).where(assignments.c.carries == 0, phases.c.status.in_(ONGOING)),
         live.where(assignments.c.carries == 1, assignments.c.heard.is_(None)),
         heard.where(assignments.c.carries == 1, phases.c.status.in_(ONGOING)),
         *(kept.where(assignments.c.run_id.in_(batch)) for batch in _batches(keeping)),

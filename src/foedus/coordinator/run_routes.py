@@ -14,7 +14,7 @@ from foedus.coordinator import lineage, runs, steering
 from foedus.coordinator.bells import RUNS, of_node, of_run
 from foedus.coordinator.blob_access import check_readable
 from foedus.coordinator.context import context
-from foedus.coordinator.http import idempotency_key, once, parse, person, read_body
+from foedus.coordinator.http import idempotency_key, once, parse, person, read, read_body
 from foedus.coordinator.identities import Person
 from foedus.coordinator.live import find_run
 from foedus.coordinator.policy import acts
@@ -54,44 +54,44 @@ async def post_run(request: Request, who: Who) -> RunView:
 @router.get("", **acts("runs.read"))
 def get_runs(request: Request, who: Who) -> RunList:
     """Runs, the newest first."""
-    return _read(request, lambda tx: runs.list_runs(tx, who))
+    return read(request, lambda tx: runs.list_runs(tx, who))
 
 
 @router.get("/{run}", **acts("runs.read"))
 def get_run(request: Request, run: str, who: Who) -> RunView:
     """One run, with its clients and who is waiting for whom."""
-    return _read(request, lambda tx: runs.show(tx, run))
+    return read(request, lambda tx: runs.show(tx, run))
 
 
 @router.get("/{run}/rounds", **acts("runs.read"))
 def get_rounds(request: Request, run: str, who: Who) -> RoundList:
     """The rounds so far, with what each client sent."""
-    return _read(request, lambda tx: runs.list_rounds(tx, run))
+    return read(request, lambda tx: runs.list_rounds(tx, run))
 
 
 @router.get("/{run}/models", **acts("runs.read"))
 def get_models(request: Request, run: str, who: Who) -> ModelList:
     """Every version of the run's model."""
-    return _read(request, lambda tx: runs.list_models(tx, run))
+    return read(request, lambda tx: runs.list_models(tx, run))
 
 
 @router.get("/{run}/models/{number}", **acts("runs.read"))
 def get_model(request: Request, run: str, number: Round, who: Who) -> ModelView:
     """The run's model after a round."""
-    return _read(request, lambda tx: lineage.model_of(tx, run, number))
+    return read(request, lambda tx: runs.model_of(tx, run, number))
 
 
 @router.get("/{run}/models/{number}/lineage", **acts("runs.read"))
 def get_lineage(request: Request, run: str, number: Round, who: Who) -> Lineage:
     """Where the model after a round comes from."""
-    return _read(request, lambda tx: lineage.lineage(tx, run, number))
+    return read(request, lambda tx: lineage.lineage(tx, run, number))
 
 
 @router.get("/{run}/rounds/{number}/updates", **acts("runs.read"))
 def get_updates(request: Request, run: str, number: Round, who: Who) -> UpdateList:
     """What each client sent in a round, and whether it is kept."""
     artifacts = context(request).artifacts
-    return _read(request, lambda tx: lineage.updates(tx, artifacts, run, number))
+    return read(request, lambda tx: lineage.updates(tx, artifacts, run, number))
 
 
 @router.post("/{run}/start", status_code=202, **acts("runs.change"))
@@ -123,11 +123,6 @@ def post_retry(request: Request, run: str, who: Who) -> RunView:
 def post_cancel(request: Request, run: str, who: Who) -> RunView:
     """End a run before its time, for good."""
     return _steer(request, run, who, "cancel_run", steering.cancel)
-
-
-def _read(request: Request, look: Callable[[Connection], Reply]) -> Reply:
-    with context(request).store.reading() as tx:
-        return look(tx)
 
 
 def _steer(request: Request, run: str, who: Person, name: str, move: Callable[[Connection, str], None]) -> RunView:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import ColumnElement, Connection, func, insert, select
 
 from foedus.coordinator.blob_rows import name_blobs
 from foedus.coordinator.checks import check_model
@@ -142,18 +142,32 @@ def list_rounds(connection: Connection, run: str) -> RoundList:
 def list_models(connection: Connection, run: str) -> ModelList:
     """The model after each round; round 0 is the initial one."""
     find_run(connection, run)
-    query = (
-        select(rounds, blobs.c.size)
-        .join(blobs, blobs.c.digest == rounds.c.model_blob)
-        .where(rounds.c.run_id == run)
-        .order_by(rounds.c.round)
+    return ModelList(models=_models(connection, run))
+
+
+def model_of(connection: Connection, run: str, number: int) -> ModelView:
+    """The model after a round; 0: the initial one.
+
+    Raises:
+        NotFoundError: ``run_unknown``, ``model_missing``.
+    """
+    find_run(connection, run)
+    if found := _models(connection, run, rounds.c.round == number):
+        return found[0]
+    last = connection.execute(select(func.max(rounds.c.round)).where(rounds.c.run_id == run)).scalar()
+    raise NotFoundError(
+        "model_missing",
+        f"Run {run} has no model of round {number}.",
+        "It has none yet." if last is None else f"It has models of the rounds 0 to {last}.",
+        "Name another round.",
     )
-    return ModelList(
-        models=tuple(
-            ModelView(run=run, round=row.round, model_digest=row.model_digest, blob=row.model_blob, size=row.size)
-            for row in connection.execute(query)
-        )
-    )
+
+
+def _models(connection: Connection, run: str, *wanted: ColumnElement[bool]) -> tuple[ModelView, ...]:
+    columns = (rounds.c.round, rounds.c.model_digest, rounds.c.model_blob.label("blob"), blobs.c.size)
+    query = select(*columns).join(blobs, blobs.c.digest == rounds.c.model_blob).where(rounds.c.run_id == run, *wanted)
+    rows = connection.execute(query.order_by(rounds.c.round))
+    return tuple(ModelView(run=run, **row._mapping) for row in rows)
 
 
 def view(connection: Connection, run: RunRow) -> RunView:

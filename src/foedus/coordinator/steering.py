@@ -10,14 +10,12 @@ from sqlalchemy import Connection, Row, delete, select, update
 from foedus.coordinator.drawing import restart_clocks
 from foedus.coordinator.live import RunRow, find_run
 from foedus.coordinator.moves import move_run, reach, stage_of
-from foedus.coordinator.orders import ONGOING
+from foedus.coordinator.orders import ONGOING, PHASE_OF, PLACE
 from foedus.coordinator.readiness import candidates
 from foedus.domain.errors import ConflictError, UsageError
 from foedus.domain.lifecycle import ACTIVE, RoundStage, RunStatus
 from foedus.store.artifacts import Artifacts
 from foedus.store.tables import assignments, phase_events, phases, runs
-
-PLACE = ("run_id", "round", "phase", "attempt", "client")
 
 
 def start(tx: Connection, run: str) -> None:
@@ -98,10 +96,7 @@ def retry(tx: Connection, artifacts: Artifacts, run: str) -> None:
         return
     _take_up(tx, row, RunStatus.FAILED)
     done = (assignments.c.run_id == run, assignments.c.status == "done", phases.c.status.in_(ONGOING))
-    same = [assignments.c[name] == phases.c[name] for name in PLACE[:-1]]
-    query = select(assignments).join(phases, phases.c.run_id == assignments.c.run_id)
-    query = select(assignments).join(phases, phases.c.run_id == assignments.c.run_id)
-    for found in tx.execute(query.where(*done, *same)).all():
+    for found in tx.execute(select(assignments).join(phases, PHASE_OF).where(*done)).all():
         if found.update is not None and not artifacts.has(found.update):
             _ask_again(tx, found)
 
@@ -135,7 +130,7 @@ def _void(tx: Connection, run: RunRow) -> None:
 
 
 def _ask_again(tx: Connection, assignment: Row[Any]) -> None:
-    here = [phase_events.c[name] == assignment._mapping[name] for name in PLACE]
+    here = [phase_events.c[name] == assignment._mapping[name] for name in (*PLACE, "client")]
     tx.execute(delete(phase_events).where(*here))
     blank = {"status": "open", "update": None, "contribution": None, "receipt": None}
     tx.execute(update(assignments).where(assignments.c.id == assignment.id).values(**blank))
