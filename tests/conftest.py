@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -22,6 +23,10 @@ GROUPED = ("parity", "faults")
 
 # Before anything imports torch or matplotlib, and inherited by the processes that tests start.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", MPLBACKEND="Agg", NO_COLOR="1")
+
+# A shell that starts this in the background has it ignore Ctrl-C, and so would the processes that tests start and stop.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines that share their cores make no promise about time. CI repeats the same examples; `make soak` tries many.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)

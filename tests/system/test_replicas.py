@@ -21,7 +21,7 @@ from tests.ports import free_port
 from tests.postgres import Postgres
 
 LEASE = 2.0
-ROUNDS = 3
+ROUNDS = 12
 DATA = {
     "name": "digits",
     "tags": ["digits"],

@@ -47,6 +47,13 @@ HEADER_LIMITS = {
     "upload-offset": 20,
 }
 PATH, QUERY = re.compile(r"/[^?#]{0,4095}"), re.compile(r"[^#]{0,4095}")
+SMALL_ORDER = {
+    *(0, 1, 2**255 - 20),
+    2707385501144840649318225287225658788936804267575313519463743609750303402022,
+    55188659117513257062467267217118295137698188065244968500265048394206261417927,
+}
+"""y of the eight points of small order (RFC 8032, 5.1). Anybody signs for such a key, by a few tries."""
+
 NONCE, KEY = re.compile(r"[0-9a-f]{32}"), re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 EMPTY = hashlib.sha256(b"").digest()
@@ -99,12 +106,16 @@ def parse_public_key(text: str) -> Ed25519PublicKey:
     """The key that ``text`` is the base64 of, written in the one canonical way: a revoked key has no other name.
 
     Raises:
-        AccessError: ``key_malformed``.
+        AccessError: ``key_malformed``, also for a key of small order, for which anybody can sign.
     """
     try:
-        return Ed25519PublicKey.from_public_bytes(base64.b64decode(text if KEY.fullmatch(text) else "", validate=True))
+        raw = base64.b64decode(text if KEY.fullmatch(text) else "", validate=True)
+        found = Ed25519PublicKey.from_public_bytes(raw)
     except (ValueError, binascii.Error) as error:
         raise AccessError("key_malformed", "The public key is not 32 bytes in base64.", type(error).__name__) from error
+    if int.from_bytes(raw, "little") % 2**255 % (2**255 - 19) in SMALL_ORDER:
+        raise AccessError("key_malformed", "The public key is a point of small order.", "Nobody alone can hold it.")
+    return found
 
 
 def content_digest(body_sha256: bytes) -> str:

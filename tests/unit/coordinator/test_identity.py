@@ -158,10 +158,8 @@ def test_a_key_is_taken_only_from_who_holds_it_and_never_returns(door: Door) -> 
     assert code(rotate(door, old, new, proof=prove(generate_key(), rotation(old.key_id, public)))) == "proof_refused"
     assert code(rotate(door, old, new, proof=prove(new, rotation(other.key_id, public)))) == "proof_refused"
     assert code(rotate(door, old, new, proof="!" * 88)) == "proof_refused"
-    assert code(rotate(door, old, new, public_key="A" * 43 + "=", proof=base64.b64encode(bytes(64)).decode())) in {
-        "proof_refused",
-        "key_malformed",
-    }
+    anybody_signs = {"public_key": "A" * 43 + "=", "proof": base64.b64encode(bytes(64)).decode()}
+    assert code(rotate(door, old, new, **anybody_signs)) == "key_malformed"
     assert code(rotate(door, old, other.private)) == "key_taken"
     assert rotate(door, old, new).status_code == 200
     assert code(rotate(door, other, old.private)) == "key_taken"

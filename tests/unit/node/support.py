@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,17 @@ SEED = 3
 OPTIONS: dict[str, Any] = {"local": {"lr": 0.1, "epochs": 2, "batch_size": 4}}
 
 
+shared: set[psutil.Process] = set()
+"""Services that all tests of this process share: what it had started before a test began."""
+
+
 def children(*, recursive: bool = False) -> list[psutil.Process]:
-    """What this process has started and is there; but the database that tests of this process share."""
-    found = psutil.Process().children(recursive=recursive)
-    return [child for child in found if not _is_database(child)]
-
-
-def _is_database(process: psutil.Process) -> bool:
-    try:
-        return process.name() == "postgres"
-    except psutil.NoSuchProcess:
-        return False
+    """What the test has started and is there."""
+    found = [child for child in psutil.Process().children() if child not in shared]
+    for child in list(found) if recursive else ():
+        with suppress(psutil.NoSuchProcess):
+            found += child.children(recursive=True)
+    return found
 
 
 def bundle_of(text: str = PLAN) -> PlanBundle:

@@ -288,6 +288,15 @@ def test_a_malformed_public_key_is_refused(text: str) -> None:
     assert caught.value.code == "key_malformed"
 
 
+def test_a_key_of_small_order_for_which_anybody_signs_is_refused() -> None:
+    y = bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")
+    points = [bytes(32), b"\1" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f", b"\xee" + b"\xff" * 30 + b"\x7f", y]
+    for point in [*points, *(point[:31] + bytes([point[31] | 0x80]) for point in points)]:
+        with pytest.raises(AccessError) as caught:
+            parse_public_key(base64.b64encode(point).decode())
+        assert caught.value.code == "key_malformed"
+
+
 def test_keys_are_new_and_their_halves_fit() -> None:
     one, two = generate_key(), generate_key()
     assert one != two and len(one) == 32
