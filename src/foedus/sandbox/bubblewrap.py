@@ -19,7 +19,10 @@ from pathlib import Path
 from foedus.domain.errors import StorageError
 from foedus.sandbox.limits import Limits
 
-PRIVATE = Path("/tmp")
+PRIVATE = Path("/private")
+"""The private folder, inside; /tmp leads there too, unless something that is shown lies below it."""
+
+TEMPORARY = Path("/tmp")
 INSIDE = Path("/foedus")
 """Where the sandbox shows what it was given."""
 
@@ -80,7 +83,8 @@ def _walls(sandbox: Sandbox) -> list[str]:
         command += ["--setenv", name, value]
     command += ["--cap-drop", "ALL", *_privileges()]
     places = {path: path for path in readable()} | {INSIDE / name: path for name, path in sandbox.shown.items()}
-    for folder in dict.fromkeys(parent for place in places for parent in reversed(place.parents[:-1])):
+    folders = dict.fromkeys(parent for place in places for parent in reversed(place.parents[:-1]))
+    for folder in folders:
         command += ["--perms", "0755", "--dir", str(folder)]  # those that bwrap makes by itself are root's alone
     for place, path in places.items():
         if path.is_symlink():
@@ -88,6 +92,8 @@ def _walls(sandbox: Sandbox) -> list[str]:
         else:
             command += ["--ro-bind", str(path), str(place)]
     command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--dir", str(PRIVATE)]
+    if TEMPORARY not in folders:
+        command += ["--symlink", str(PRIVATE), str(TEMPORARY)]
     return [*command, "--remount-ro", "/"]
 
 
