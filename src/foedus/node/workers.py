@@ -136,9 +136,9 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         if self.process.stdin is not None:
             self.process.stdin.close()
-        await self.process.wait()
         assert self.process.stdout is not None
         last = [self.printing, asyncio.create_task(_drained(self.process.stdout))]
+        await self.process.wait()
         await asyncio.wait(last, timeout=GRACE)
         for task in last:
             task.cancel()
@@ -250,8 +250,8 @@ async def _received(
 
 
 async def _drained(stream: asyncio.StreamReader) -> None:
-    """Read what is left: a pipe is closed at its end, and one that is not read does not come to it."""
-    with contextlib.suppress(OSError):
+    """Read what is left, unless somebody else does: one that is not read to its end keeps its process from ending."""
+    with contextlib.suppress(OSError, RuntimeError):
         while await stream.read(1 << 16):
             pass
 
