@@ -54,14 +54,11 @@ Look = Callable[[str], None]
 class Labour:
     """Work processes, played by the agent's own: the same session, with pauses in place of the work's duration."""
 
-    def __init__(self, home: Path, limits: object) -> None:
+    def __init__(self, home: Path, patience: object, policy: object) -> None:
         (home / "work").mkdir(exist_ok=True)
         self._sessions: dict[str, Session] = {}
 
-    def warm(self) -> None:
-        """Nothing has to be started."""
-
-    async def ask(self, order: Order, stepped: Callable[[], None]) -> Done | Failed:
+    async def ask(self, order: Order, into: Path, stepped: Callable[[], None]) -> Done | Failed:
         """Have an order done."""
         process = PROCESS.get()
         assert process is not None
@@ -70,9 +67,12 @@ class Labour:
             run = order.assignment.run
             if run not in self._sessions:
                 self._sessions[run] = Session(parse_bundle(Path(order.bundle).read_bytes()), order.assignment)
-            return self._sessions[run].work(order, stepped)
+            worked = self._sessions[run].work(order, stepped)
         except Exception as error:
             return failure_of(error)
+        (into / "update").write_bytes(worked.update)
+        (into / "state").write_bytes(worked.state)
+        return worked.done
 
     async def drop(self, run: str) -> None:
         """The run asks no more."""

@@ -31,11 +31,12 @@ from foedus.node.duty import Held, Tools, perform
 from foedus.node.facts import hello, tell_refused
 from foedus.node.keys import other_key
 from foedus.node.offers import keep_plan
+from foedus.node.policy import check_sandbox, read_policy
 from foedus.node.settings import NodeSettings, read_settings
 from foedus.node.transport import Link, passing
 from foedus.node.vault import Vault
 from foedus.node.witness import observe
-from foedus.node.workers import Limits, Pool
+from foedus.node.workers import Patience, Pool
 from foedus.wire.audit import parse_head
 from foedus.wire.messages import Assignment, PlanOffer, Poll, Renew, Renewed, Welcome, Work
 from foedus.wire.signing import Signer
@@ -61,8 +62,14 @@ def run_agent(home: Path, stop: threading.Event | None = None, settings: NodeSet
     Raises:
         NotFoundError: ``node_missing``. UsageError: ``node_not_joined``. ConflictError: ``node_running``.
         AccessError: where the coordinator does not know the node, or has revoked it.
+        ConfigError: where the policy is malformed. StorageError: ``sandbox_unavailable``.
     """
     with Vault(home) as vault, _alone(home):
+        policy = read_policy(home)
+        check_sandbox(policy)
+        if policy.sandbox == "off":
+            _log.warning("the owner's policy lets plans run without a sandbox")
+            vault.record("sandbox_off", "policy", "plans see and reach what this node's user does")
         asyncio.run(_live(vault, stop or threading.Event(), settings or read_settings()))
 
 
@@ -121,7 +128,8 @@ class Agent:
         self._refused: set[bytes] = set()
         self._unwelcome: frozenset[str] = frozenset()
         shutil.rmtree(vault.home / "work", ignore_errors=True)
-        self.pool = Pool(vault.home, Limits(settings.idle_limit, settings.keep_idle, settings.workers))
+        patience = Patience(settings.idle_limit, settings.keep_idle, settings.workers, settings.blob_bytes)
+        self.pool = Pool(vault.home, patience, lambda: read_policy(vault.home))
         cache = Cache(vault.home / "cache", settings.cache_bytes, settings.blob_bytes)
         cache.clean(())
         states = States(vault.home / "states")
@@ -269,7 +277,6 @@ class Agent:
             if self._vault.undecided() >= UNDECIDED:
                 _log.debug("plan %s waits: %d others wait for a decision", offer.digest[:12], UNDECIDED)
                 return False
-            self.pool.warm()
             try:
                 await keep_plan(self._tools, offer)
             except (FoedusError, OSError) as error:

@@ -1,11 +1,13 @@
 """The work process of a node: it lives for one run and is the only one here that imports torch and runs a plan.
 
-``python -m foedus.node.child`` reads orders from standard input and answers on standard output, in frames. Both are
-moved away before anything foreign runs: what a plan prints goes to standard error, which the agent caps and logs.
+``python -m foedus.node.child [LIMITS]`` reads orders from standard input and answers on standard output, in frames.
+Both are moved away before anything foreign runs: what a plan prints goes to standard error, which the agent caps and
+logs. What it made goes out behind the last frame, so that it needs no folder that anybody else reads.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -20,6 +22,7 @@ from foedus.domain.plan import parse_bundle
 from foedus.node.frames import Order, Ready, Stepped, pack, read
 from foedus.node.reasons import failure_of
 from foedus.node.session import Session
+from foedus.sandbox import limits
 from foedus.wire.messages import Message
 
 PULSE = 0.5
@@ -29,6 +32,8 @@ PULSE = 0.5
 def main() -> None:
     """Serve orders until the agent closes the pipe."""
     commands, replies = _own(0, os.O_RDONLY), _own(1, os.O_WRONLY)
+    if len(sys.argv) > 1:
+        limits.apply(limits.Limits(**json.loads(sys.argv[1])))
     orders: SimpleQueue[Order] = SimpleQueue()
     Thread(target=_listen, args=(commands, orders), daemon=True).start()
     _send(replies, Ready())
@@ -38,7 +43,8 @@ def main() -> None:
         try:
             if session is None:
                 session = Session(parse_bundle(Path(order.bundle).read_bytes()), order.assignment)
-            _send(replies, session.work(order, _Pulse(replies)))
+            worked = session.work(order, _Pulse(replies))
+            _send(replies, worked.done, worked.update, worked.state)
         except Exception as error:
             _send(replies, failure_of(error))
 
@@ -68,8 +74,9 @@ def _own(descriptor: int, flags: int) -> BinaryIO:
     return mine
 
 
-def _send(replies: BinaryIO, frame: Message) -> None:
-    replies.write(pack(frame))
+def _send(replies: BinaryIO, frame: Message, *contents: bytes) -> None:
+    for content in (pack(frame), *contents):
+        replies.write(content)
     replies.flush()
 
 

@@ -107,12 +107,12 @@ async def _work(tools: Tools, ask: Assignment, folder: Path) -> Contribute | Fai
     state = tools.states.current(ask.run, ask.client, ask.state) if ask.state else None
     if ask.state and state is None:
         return failure("client_state_missing", ask.state)
-    order = await _order(tools, ask, dataset, state, folder)
-    done = await tools.pool.ask(order, tools.moved)
-    return await _store(tools, ask, order, done) if isinstance(done, Done) else done
+    order = await _order(tools, ask, dataset, state)
+    done = await tools.pool.ask(order, folder, tools.moved)
+    return await _store(tools, ask, folder, done) if isinstance(done, Done) else done
 
 
-async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | None, folder: Path) -> Order:
+async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | None) -> Order:
     read_plan(tools.vault, ask.plan)
     needed = set(ask.broadcast.values())
     parts = {
@@ -125,17 +125,15 @@ async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | 
         parts=parts,
         dataset=str(dataset.path),
         state=None if state is None else str(state),
-        update_out=str(folder / "update"),
-        state_out=str(folder / "state"),
     )
 
 
-async def _store(tools: Tools, ask: Assignment, order: Order, done: Done) -> Contribute:
+async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Contribute:
     """Bring the update up and keep the new state, both before the contribution is sent."""
-    update = await upload(tools.link, Path(order.update_out), tools.moved) if done.update else None
+    update = await upload(tools.link, folder / "update", tools.moved) if done.update else None
     if done.update and done.seconds > 0 and (examples := done.weights.get("examples", 0.0)) > 0:
         tools.speeds[ask.client] = examples / done.seconds
-    state = tools.states.keep(ask.run, ask.client, Path(order.state_out))
+    state = tools.states.keep(ask.run, ask.client, folder / "state")
     return Contribute(
         token=ask.token,
         update=update,

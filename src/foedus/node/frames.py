@@ -23,10 +23,9 @@ Path = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 
 
 class Order(Message):
-    """Do an assignment. Every path is the agent's own: the plan's bundle, the broadcast's parts, the client's file.
+    """Do an assignment. The paths are as the work process sees them: plan, parts of the broadcast, the client's file.
 
-    ``state`` is the current client state (none: the first contribution); update and new state are written to
-    ``update_out`` and ``state_out``.
+    ``state`` is the current client state (none: the first contribution).
     """
 
     kind: Literal["order"] = "order"
@@ -35,8 +34,6 @@ class Order(Message):
     parts: dict[Name, Path]
     dataset: Path
     state: Path | None
-    update_out: Path
-    state_out: Path
 
 
 class Ready(Message):
@@ -53,13 +50,14 @@ class Stepped(Message):
 
 
 class Done(Message):
-    """The work is done. ``update`` says whether there is one: a test has none. The new state is always written."""
+    """The work is done. After this frame come the bytes of the update (a test has none) and those of the new state."""
 
     kind: Literal["done"] = "done"
     weights: Annotated[dict[Name, Finite], Field(max_length=100)]
     metrics: Annotated[dict[Name, Finite], Field(max_length=1000)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    update: bool
+    update: Count
+    state: Count
 
 
 class Failed(Message):

@@ -1,7 +1,7 @@
 """A node's policy: what its owner lets approved plans do. One file, read before every assignment; free of torch.
 
-Without a file everything that an approved plan may be asked for is allowed. A refusal names the rule, and neither a
-path nor a value of the data.
+Without a file everything that an approved plan may be asked for is allowed, in a sandbox. A refusal names the rule, and
+neither a path nor a value of the data.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from foedus.domain.errors import ForbiddenError
+from foedus.domain.errors import ForbiddenError, StorageError
 from foedus.domain.table import Name, PositiveInt, Table, Text, read_toml, validate
+from foedus.domain.text import size
+from foedus.sandbox.bubblewrap import unavailable
+from foedus.sandbox.limits import Limits
 
 FILE = "policy.toml"
 
@@ -48,10 +51,26 @@ class Allow(Table):
     hours: Hours | None = None
 
 
-class Policy(Table):
-    """The owner's rules."""
+class Resources(Table):
+    """What a run's process may take: bytes of memory and of its private folder, processes, seconds of a processor."""
 
+    memory: Annotated[int, Field(ge=64 << 20)] = Limits.memory
+    temporary: Annotated[int, Field(ge=1 << 20)] = Limits.temporary
+    processes: PositiveInt = Limits.processes
+    cpu_seconds: PositiveInt = Limits.cpu
+
+    @property
+    def limits(self) -> Limits:
+        """As the sandbox takes them."""
+        return Limits(memory=self.memory, temporary=self.temporary, processes=self.processes, cpu=self.cpu_seconds)
+
+
+class Policy(Table):
+    """The owner's rules. ``sandbox = "off"`` lets plans see what the node's own user sees; it is said at each start."""
+
+    sandbox: Literal["bubblewrap", "off"] = "bubblewrap"
     allow: Allow = Allow()
+    resources: Resources = Resources()
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,21 @@ def read_policy(home: Path) -> Policy:
     """
     path = home / FILE
     return validate(Policy, read_toml(path), f"The node's {FILE}") if path.is_file() else Policy()
+
+
+def check_sandbox(policy: Policy) -> None:
+    """Refuse to work where plans would have to be held and cannot be.
+
+    Raises:
+        StorageError: ``sandbox_unavailable``.
+    """
+    if policy.sandbox == "bubblewrap" and (why := unavailable()):
+        raise StorageError(
+            "sandbox_unavailable",
+            "This machine cannot hold a plan in a sandbox.",
+            why,
+            f'Install bubblewrap (apt-get install bubblewrap), or opt out in the home\'s {FILE}: sandbox = "off".',
+        )
 
 
 def check(policy: Policy, request: Request, now: datetime) -> None:
@@ -114,8 +148,11 @@ def explained(policy: Policy) -> list[str]:
     >>> explained(Policy())[-2:]
     ['a dataset of 1 example or more', 'rounds that ask 1 client or more']
     """
-    allow = policy.allow
-    lines = [f"the strategies {', '.join(allow.strategies)}" if allow.strategies != ["*"] else "every strategy"]
+    allow, took = policy.allow, policy.resources
+    off = "no sandbox: plans see and reach what the node's own user does"
+    held = f"a sandbox: {size(took.memory)} of memory, {took.processes} processes, {took.cpu_seconds} s of a processor"
+    lines = [held if policy.sandbox == "bubblewrap" else off]
+    lines += [f"the strategies {', '.join(allow.strategies)}" if allow.strategies != ["*"] else "every strategy"]
     lines += [f"its option {key}: {_bounds(bound)}" for key, bound in sorted(allow.options.items())]
     lines += [f"the first {allow.rounds} rounds of a run"] if allow.rounds else []
     lines += [f"from {allow.hours.replace('-', ' to ')}, this machine's time"] if allow.hours else []

@@ -40,6 +40,8 @@ SENTENCES = {
     "prepare_refused": "The plan's prepare() did not return inputs and targets.",
     "run_changed": "The assignment asks for another plan or other options than its run has.",
     "update_not_finite": "Training diverged: the update has NaN or infinity.",
+    "sandbox_unavailable": "The node cannot hold plans in a sandbox.",
+    "update_too_large": "What the work made is larger than the node sends.",
     "work_crashed": "The work process ended before its work was done.",
     "work_failed": "The work failed inside the node.",
     "work_stalled": "The work took no step for longer than the node's idle limit.",

@@ -6,7 +6,7 @@ Everything is built as the simulation builds it (kernel ``eager``), so that the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,15 @@ def spec_of(assignment: Assignment) -> RunSpec:
     )
 
 
+@dataclass(frozen=True)
+class Worked:
+    """What an ask came to: what is said of it, and the bytes of the update (none of a test) and of the new state."""
+
+    done: Done
+    update: bytes
+    state: bytes
+
+
 class Session:
     """One run on one node. The plan is imported and the model built once; a client's data are prepared once.
 
@@ -82,8 +91,8 @@ class Session:
         self._data: dict[tuple[str, str], ClientData] = {}
         self._made_of = _made_of(assignment)
 
-    def work(self, order: Order, stepped: Callable[[], None]) -> Done:
-        """Do one ask; write update and new state; call ``stepped`` after each step.
+    def work(self, order: Order, stepped: Callable[[], None]) -> Worked:
+        """Do one ask; call ``stepped`` after each step.
 
         Raises:
             ClientWorkError, DataError, PlanError, IntegrityError, OSError: where it fails.
@@ -97,15 +106,16 @@ class Session:
         data = self._client(order)
         asked, rng = Ask(ask.client, ask.round, ask.phase), Randomness(ask.seed, ask.round, ask.client)
         contribution, new_state = run_client(task, asked, data, state, rng)
-        if contribution.update:
-            Path(order.update_out).write_bytes(encode(State(contribution.update)))
-        Path(order.state_out).write_bytes(encode(new_state))
-        return Done(
+        update = encode(State(contribution.update)) if contribution.update else b""
+        kept = encode(new_state)
+        done = Done(
             weights=dict(contribution.weights),
             metrics=dict(contribution.metrics),
             seconds=contribution.seconds,
-            update=bool(contribution.update),
+            update=len(update),
+            state=len(kept),
         )
+        return Worked(done, update, kept)
 
     def _client(self, order: Order) -> ClientData:
         ask, key = order.assignment, (order.assignment.client, order.dataset)

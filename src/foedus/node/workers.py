@@ -1,28 +1,40 @@
 """Work processes as the agent sees them: started, asked, watched for progress, and ended with all they have started.
 
-Each works for one run. A process that ends, stalls or talks nonsense is a failed ask, never a dead agent. Torch is
-imported there, not here.
+Each works for one run and one dataset, in a sandbox of its own. A process that ends, stalls or talks nonsense is a
+failed ask, never a dead agent: what it says is checked as a stranger's. Torch is imported there, not here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import foedus
-from foedus.domain.errors import IntegrityError
+from foedus.domain.errors import FoedusError, IntegrityError
 from foedus.node.frames import HEAD, Done, Failed, Order, Ready, Stepped, length, pack, parse
+from foedus.node.policy import Policy
 from foedus.node.reasons import failure
+from foedus.node.staging import Stage
+from foedus.sandbox.bubblewrap import PRIVATE, Sandbox, command
+from foedus.sandbox.limits import Limits
 
 LOG_LIMIT = 1 << 20
 """Bytes of what a work process prints that are kept; the rest is dropped."""
+
+GRACE = 10.0
+"""Seconds for the pipes of a killed process to end; they do when the last of what it started is gone."""
+
+CHUNK = 1 << 20
+"""Bytes of an update that are read at once."""
 
 HANDED_ON = ("PATH", "HOME", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT")
 HANDED_ON_PREFIXES = ("ATEN_", "DNNL_", "KMP_", "LANG", "LC_", "MKL_", "ONEDNN_", "OPENBLAS_", "PYTHON", "TORCH_")
@@ -45,35 +57,40 @@ def _environment() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """``idle``: seconds that work may take no step. ``keep``: how long an idle process lives. ``workers``: how many."""
+class Patience:
+    """``idle``: seconds that work may take no step. ``keep``: how long an idle process lives. ``workers``: how many.
+
+    ``largest``: bytes that an update or a state may have.
+    """
 
     idle: float
     keep: float
     workers: int
+    largest: int = 32 << 30
 
 
 @dataclass
 class Worker:
-    """One work process, and the run that it works for (none yet: it is kept warm)."""
+    """One work process, and where what it is given lies."""
 
     process: asyncio.subprocess.Process
     printing: asyncio.Task[None]
-    run: str = ""
+    stage: Stage
     used: float = field(default_factory=time.monotonic)
+    ending: asyncio.Task[None] | None = None
 
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
         return self.process.returncode is None
 
-    async def ask(self, order: Order, idle: float, stepped: Callable[[], None]) -> Done | Failed:
-        """Have an order done. A process that fails to answer rightly is ended."""
+    async def ask(self, order: Order, into: Path, patience: Patience, stepped: Callable[[], None]) -> Done | Failed:
+        """Have an order done, and what it made written to ``into``. A process that fails to answer rightly is ended."""
         self.used = time.monotonic()
         try:
-            return await self._ask(order, idle, stepped)
+            return await self._ask(self.stage.set(order), into, patience, stepped)
         except TimeoutError:
-            return failure("work_stalled", f"no step for {idle:g} s")
+            return failure("work_stalled", f"no step for {patience.idle:g} s")
         except (asyncio.IncompleteReadError, ConnectionError):
             await self.end()
             return failure("work_crashed", f"the work process ended with {self.process.returncode}")
@@ -82,8 +99,8 @@ class Worker:
         finally:
             self.used = time.monotonic()
 
-    async def _ask(self, order: Order, idle: float, stepped: Callable[[], None]) -> Done | Failed:
-        commands, replies = self.process.stdin, self.process.stdout
+    async def _ask(self, order: Order, into: Path, patience: Patience, stepped: Callable[[], None]) -> Done | Failed:
+        commands, replies, idle = self.process.stdin, self.process.stdout, patience.idle
         assert commands is not None and replies is not None
         answered = False
         try:
@@ -94,6 +111,11 @@ class Worker:
                 async with asyncio.timeout(idle):
                     head = await replies.readexactly(HEAD.size)
                     frame = parse(await replies.readexactly(length(head)))
+                if isinstance(frame, Done):
+                    if max(frame.update, frame.state) > patience.largest:
+                        return failure("update_too_large", f"{max(frame.update, frame.state)} bytes")
+                    await _received(replies, into / "update", frame.update, idle, stepped)
+                    await _received(replies, into / "state", frame.state, idle, stepped)
                 if isinstance(frame, Done | Failed):
                     answered = True
                     return frame
@@ -104,105 +126,132 @@ class Worker:
                 await self.end()
 
     async def end(self) -> None:
-        """Kill the process and its whole group, and wait for it."""
+        """Kill the process with all that it started, and wait for it, also where who waits is told to go."""
+        if self.ending is None:
+            self.ending = asyncio.create_task(self._end())
+        await asyncio.shield(self.ending)
+
+    async def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         if self.process.stdin is not None:
             self.process.stdin.close()
-        await self.process.wait()
         assert self.process.stdout is not None
         last = [self.printing, asyncio.create_task(_drained(self.process.stdout))]
-        await asyncio.wait(last, timeout=1.0)
+        await self.process.wait()
+        await asyncio.wait(last, timeout=GRACE)
         for task in last:
             task.cancel()
+        self.stage.clear()
 
 
 class Pool:
-    """The work processes of a node: at most one per run, a few in all, and one that waits for the next run."""
+    """The work processes of a node: at most one per run, and a few in all. ``policy`` is asked when one is started."""
 
-    def __init__(self, home: Path, limits: Limits) -> None:
-        self._home, self._limits = home, limits
-        self._workers: dict[str, Worker] = {}
-        self._spare: asyncio.Task[Worker] | None = None
+    def __init__(self, home: Path, patience: Patience, policy: Callable[[], Policy]) -> None:
+        self._home, self._patience, self._policy = home, patience, policy
+        self._workers: dict[str, asyncio.Task[Worker]] = {}
         self._log = home / "logs" / "work.log"
         for folder in (self._log.parent, home / "work"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def warm(self) -> None:
-        """Start a process that imports torch now, for a run that may come; foreign code waits for its order."""
-        if self._spare is None:
-            self._spare = asyncio.create_task(self._start())
+    async def ask(self, order: Order, into: Path, stepped: Callable[[], None]) -> Done | Failed:
+        """Have an order done by the process of its run, and what it made written to ``into``.
 
-    async def ask(self, order: Order, stepped: Callable[[], None]) -> Done | Failed:
-        """Have an order done by the process of its run."""
-        worker = await self._of(order.assignment.run)
-        try:
-            return await worker.ask(order, self._limits.idle, stepped)
-        finally:
-            if not worker.alive:
-                self._workers.pop(order.assignment.run, None)
+        Raises:
+            StorageError: ``sandbox_unavailable``.
+        """
+        run = order.assignment.run
+        worker = await self._of(run, Path(order.dataset))
+        return await worker.ask(order, into, self._patience, stepped)
 
     async def drop(self, run: str) -> None:
-        """End the process of a run that asks no more."""
-        if worker := self._workers.pop(run, None):
-            await worker.end()
+        """End the process of a run that asks no more; it is known until it has ended."""
+        if run in self._workers:
+            with contextlib.suppress(FoedusError, OSError):
+                await (await asyncio.shield(self._workers[run])).end()
+            self._workers.pop(run, None)
 
     async def tidy(self) -> None:
-        """End processes that have had nothing to do for long, the spare one too."""
-        before = time.monotonic() - self._limits.keep
-        for run in [run for run, worker in self._workers.items() if worker.used < before]:
-            await self.drop(run)
-        if (spare := self._spare) is not None and spare.done():
-            if spare.exception() is not None:
-                self._spare = None
-            elif spare.result().used < before:
-                await (await self._take()).end()
+        """End processes that have had nothing to do for long."""
+        before = time.monotonic() - self._patience.keep
+        for run, begun in list(self._workers.items()):
+            if begun.done() and (begun.exception() is not None or begun.result().used < before):
+                await self.drop(run)
 
     async def close(self) -> None:
         """End every process."""
         for run in list(self._workers):
             await self.drop(run)
-        if self._spare is not None:
-            with contextlib.suppress(OSError):
-                await (await self._take()).end()
 
-    async def _of(self, run: str) -> Worker:
-        worker = self._workers.get(run)
-        if worker is not None and worker.alive:
-            return worker
-        while len(self._workers) >= self._limits.workers:
-            await self.drop(min(self._workers, key=lambda name: self._workers[name].used))
-        worker = await self._take()
-        if not worker.alive:
-            await worker.end()
-            worker = await self._start()
-        worker.run = run
-        self._workers[run] = worker
-        return worker
+    async def _of(self, run: str, dataset: Path) -> Worker:
+        if run in self._workers:
+            worker = await self._begun(run)
+            if worker.alive and worker.stage.dataset == dataset:
+                return worker
+            await self.drop(run)
+        while len(self._workers) >= self._patience.workers:
+            await self.drop(next(iter(self._workers)))
+        self._workers[run] = asyncio.create_task(self._start(dataset))
+        return await self._begun(run)
 
-    async def _take(self) -> Worker:
-        self.warm()
-        spare, self._spare = self._spare, None
-        assert spare is not None
-        return await spare
+    async def _begun(self, run: str) -> Worker:
+        """The process of a run, when it has started; the run used last comes last."""
+        begun = self._workers.pop(run)
+        self._workers[run] = begun
+        try:
+            return await asyncio.shield(begun)  # who waits may go, and the process stays for the next one
+        finally:
+            if begun.done() and (begun.cancelled() or begun.exception()):
+                self._workers.pop(run, None)
 
-    async def _start(self) -> Worker:
+    async def _start(self, dataset: Path) -> Worker:
+        policy = self._policy()
+        held = policy.sandbox == "bubblewrap"
+        stage = Stage(self._home / "work" / secrets.token_hex(8), dataset, held)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "foedus.node.child"),
+            *_command(stage, policy.resources.limits if held else None),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self._home / "work",
-            env=_environment(),
+            env={} if held else _environment(),
             start_new_session=True,
         )
         assert process.stderr is not None
-        return Worker(process, asyncio.create_task(_keep_prints(process.stderr, self._log)))
+        return Worker(process, asyncio.create_task(_keep_prints(process.stderr, self._log)), stage)
+
+
+def _command(stage: Stage, limits: Limits | None) -> list[str]:
+    """The work process: in a sandbox with these limits, or without one."""
+    python = [sys.executable, "-P", "-m"]
+    if limits is None:
+        return [*python, "foedus.node.child"]
+    inside = {"HOME": str(PRIVATE), "TMPDIR": str(PRIVATE), "PATH": "/usr/bin:/bin"}
+    sandbox = Sandbox(stage.shown, limits, {**_environment(), **inside})
+    return command(sandbox, [*python, "foedus.sandbox.enter", "foedus.node.child", json.dumps(asdict(limits))])
+
+
+async def _received(
+    replies: asyncio.StreamReader, path: Path, size: int, idle: float, moved: Callable[[], None]
+) -> None:
+    """The next ``size`` bytes, in a file; nothing where there are none."""
+    if not size:
+        return
+    with path.open("wb") as file:
+        while size:
+            async with asyncio.timeout(idle):
+                chunk = await replies.read(min(size, CHUNK))
+            if not chunk:
+                raise asyncio.IncompleteReadError(b"", size)
+            await asyncio.to_thread(file.write, chunk)
+            size -= len(chunk)
+            moved()
 
 
 async def _drained(stream: asyncio.StreamReader) -> None:
-    """Read what is left: a pipe is closed at its end, and one that is not read does not come to it."""
-    with contextlib.suppress(OSError):
+    """Read what is left, unless somebody else does: one that is not read to its end keeps its process from ending."""
+    with contextlib.suppress(OSError, RuntimeError):
         while await stream.read(1 << 16):
             pass
 

@@ -16,8 +16,8 @@ from foedus.domain.plan import PlanBundle
 from foedus.domain.tree import State, Tensors
 from foedus.local.loader import load_plan
 from foedus.local.plan import TrainingPlan, build_model, manifest_of, tensors_of
-from foedus.node.frames import Order
-from foedus.node.session import spec_of
+from foedus.node.frames import Done, Order
+from foedus.node.session import Worked, spec_of
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import Phase, RunContext
 from foedus.wire.messages import Assignment
@@ -100,9 +100,14 @@ class Desk:
             parts={"model": str(self.folder / "model")},
             dataset=str(self.folder / "data.npz"),
             state=None if state is None else str(state),
-            update_out=str(self.folder / "update"),
-            state_out=str(self.folder / "state"),
         )
+
+    def keep(self, worked: Worked) -> Done:
+        """Write what a session made where a pool writes it."""
+        for name, content in (("update", worked.update), ("state", worked.state)):
+            if content:
+                (self.folder / name).write_bytes(content)
+        return worked.done
 
 
 @dataclass

@@ -164,14 +164,15 @@ def test_an_approved_plan_works_and_its_state_goes_on(node: Node, tmp_path: Path
     down, session = with_model(node), Session(bundle, assignment(bundle))
     node.give(assignment(bundle, broadcast=down))
     first = node.answer()
-    session.work(desk.order(truth().model), lambda: None)
+    desk.keep(session.work(desk.order(truth().model), lambda: None))
     update = (desk.folder / "update").read_bytes()
     assert (first["verb"], first["token"], first["weights"]) == ("contribute", 1, {"examples": 20.0})
     assert node.peer.blobs[first["update"]] == update
     assert first["state"] == hashlib.sha256((desk.folder / "state").read_bytes()).hexdigest()
     node.give(assignment(bundle, id="a_2", token=7, round=2, broadcast=down, state=first["state"]))
     second = node.answer("a_2")
-    session.work(desk.order(truth().model, (desk.folder / "state").rename(desk.folder / "s"), round=2), lambda: None)
+    order = desk.order(truth().model, (desk.folder / "state").rename(desk.folder / "s"), round=2)
+    desk.keep(session.work(order, lambda: None))
     assert second["token"] == 7
     assert node.peer.blobs[second["update"]] == (desk.folder / "update").read_bytes() != update
     with Vault(node.home) as vault:

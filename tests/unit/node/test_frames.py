@@ -15,7 +15,7 @@ from foedus.node.frames import LIMIT, Done, Failed, Ready, Stepped, length, pack
     [
         Ready(),
         Stepped(steps=3),
-        Done(weights={"examples": 2.0}, metrics={"loss": 0.5}, seconds=1.0, update=True),
+        Done(weights={"examples": 2.0}, metrics={"loss": 0.5}, seconds=1.0, update=8, state=9),
         Failed(code="plan_failed", reason="It failed.", detail="all of it"),
     ],
 )

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from foedus.domain.errors import ConfigError, ForbiddenError
+from foedus.domain.errors import ConfigError, ForbiddenError, StorageError
 from foedus.domain.table import validate
-from foedus.node.policy import FILE, Policy, Request, broken, check, explained, read_policy
+from foedus.node.policy import FILE, Policy, Request, broken, check, check_sandbox, explained, read_policy
+from foedus.sandbox.bubblewrap import unavailable
 
 NOON = datetime(2026, 5, 4, 12, 0)
 LOCAL = {"lr": 0.1, "epochs": 2, "optimizer": "sgd"}
@@ -67,6 +68,21 @@ def test_what_is_allowed_passes(allow: dict[str, Any]) -> None:
     check(policy(**allow), request(), NOON)
 
 
+def test_a_sandbox_is_the_default_and_where_there_is_none_the_owner_has_to_opt_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unavailable.cache_clear()
+    monkeypatch.setenv("PATH", "/nowhere")
+    try:
+        with pytest.raises(StorageError, match="opt out") as refused:
+            check_sandbox(Policy())
+        check_sandbox(Policy(sandbox="off"))
+    finally:
+        unavailable.cache_clear()
+    assert refused.value.code == "sandbox_unavailable"
+    assert "no sandbox" in explained(Policy(sandbox="off"))[0]
+
+
 @pytest.mark.parametrize("now", ["20:00", "23:59", "00:00", "05:59"])
 def test_hours_may_be_over_midnight(now: str) -> None:
     check(policy(hours="20:00-06:00"), request(), datetime.fromisoformat(f"2026-05-04T{now}"))
@@ -81,4 +97,4 @@ def test_the_file_is_read_strictly_and_without_it_everything_is_allowed(tmp_path
     with pytest.raises(ConfigError):
         read_policy(tmp_path)
     (tmp_path / FILE).write_text("[allow]\nstrategies = ['fedavg']\noptions = { 'local.epochs' = { high = 3 } }\n")
-    assert explained(read_policy(tmp_path))[:2] == ["the strategies fedavg", "its option local.epochs: 3 or less"]
+    assert explained(read_policy(tmp_path))[1:3] == ["the strategies fedavg", "its option local.epochs: 3 or less"]

@@ -11,10 +11,14 @@ from typing import TypeVar
 import psutil
 
 from foedus.node.frames import Done, Failed, Order
-from foedus.node.workers import Limits, Pool, clean_environment
+from foedus.node.policy import Policy
+from foedus.node.workers import Patience, Pool, clean_environment
 from tests.unit.node.support import PLAN, Desk, bundle_of, children, truth
 
 Result = TypeVar("Result")
+
+POLICY = Policy(sandbox="off")
+"""These plans leave signs in a folder of the test's; sandboxes are tried in test_held.py."""
 
 WHIMS = f"""{PLAN}
 import os, pathlib, subprocess, sys, time
@@ -48,7 +52,7 @@ def desk_in(folder: Path) -> Desk:
 
 def pooled(home: Path, what: Callable[[Pool], Awaitable[Result]], workers: int = 2, idle: float = 60.0) -> Result:
     async def working() -> Result:
-        pool = Pool(home, Limits(idle, 60.0, workers))
+        pool = Pool(home, Patience(idle, 60.0, workers), lambda: POLICY)
         try:
             return await what(pool)
         finally:
@@ -77,10 +81,10 @@ def test_whims_of_a_plan_are_failed_asks_and_the_next_ask_works(tmp_path: Path) 
         said = {}
         for whim in ("exit", "talk", "print"):
             (desk.folder / whim).touch()
-            answer = await pool.ask(order, nothing)
+            answer = await pool.ask(order, desk.folder, nothing)
             said[whim] = answer.code if isinstance(answer, Failed) else "done"
             (desk.folder / whim).unlink()
-        assert isinstance(await pool.ask(order, nothing), Done)
+        assert isinstance(await pool.ask(order, desk.folder, nothing), Done)
         return said
 
     assert pooled(tmp_path, asked) == {"exit": "work_crashed", "talk": "work_crashed", "print": "done"}
@@ -93,10 +97,10 @@ def test_work_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
     order = order_for(desk)
 
     async def asked(pool: Pool) -> Done | Failed:
-        assert isinstance(await pool.ask(order, nothing), Done)
-        pool._limits = Limits(0.5, 60.0, 2)
+        assert isinstance(await pool.ask(order, desk.folder, nothing), Done)
+        pool._patience = Patience(0.5, 60.0, 2)
         (desk.folder / "hang").touch()
-        return await pool.ask(order, nothing)
+        return await pool.ask(order, desk.folder, nothing)
 
     answer = pooled(tmp_path, asked)
     assert isinstance(answer, Failed) and answer.code == "work_stalled"
@@ -109,7 +113,7 @@ def test_work_that_is_not_wanted_any_more_is_ended(tmp_path: Path) -> None:
     (desk.folder / "hang").touch()
 
     async def asked(pool: Pool) -> bool:
-        task = asyncio.create_task(pool.ask(order_for(desk), nothing))
+        task = asyncio.create_task(pool.ask(order_for(desk), desk.folder, nothing))
         while not (desk.folder / "pid").exists():
             await asyncio.sleep(0.05)
         task.cancel()
@@ -123,10 +127,9 @@ def test_a_run_keeps_its_process_and_few_are_kept(tmp_path: Path) -> None:
     desk = desk_in(tmp_path / "desk")
 
     async def asked(pool: Pool) -> list[list[int]]:
-        pool.warm()
         seen = []
         for run in ("r_1", "r_1", "r_2"):
-            assert isinstance(await pool.ask(order_for(desk, run=run), nothing), Done)
+            assert isinstance(await pool.ask(order_for(desk, run=run), desk.folder, nothing), Done)
             seen.append([process.pid for process in running()])
         await pool.drop("r_2")
         return [*seen, [process.pid for process in running()]]
@@ -141,7 +144,7 @@ def test_the_plan_sees_no_secret_of_the_environment_and_works_in_a_folder_of_its
     desk = desk_in(tmp_path / "desk")
     os.environ["FOEDUS_NODE_SECRET"] = "swordfish"
     try:
-        pooled(tmp_path, lambda pool: pool.ask(order_for(desk), nothing))
+        pooled(tmp_path, lambda pool: pool.ask(order_for(desk), desk.folder, nothing))
     finally:
         del os.environ["FOEDUS_NODE_SECRET"]
     assert "swordfish" not in (desk.folder / "environment").read_text()

@@ -1,0 +1,70 @@
+"""What a work process is given to read, and where it finds it: links in a folder of its own, shown read-only inside.
+
+A sandbox shows the folder and the run's dataset; without one, the process sees the same files where they are. Names are
+ours, never the coordinator's. Free of torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from foedus.node.frames import Order
+from foedus.sandbox.bubblewrap import INSIDE
+
+GIVEN = "given"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One work process's folder, for one dataset; ``inside``: whether it looks from within a sandbox."""
+
+    folder: Path
+    dataset: Path
+    inside: bool
+
+    def __post_init__(self) -> None:
+        self.given.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def given(self) -> Path:
+        """The folder of links."""
+        return self.folder / GIVEN
+
+    @property
+    def shown(self) -> Mapping[str, Path]:
+        """What the sandbox shows, by its name inside; the dataset keeps its ending, which tells its format."""
+        return {GIVEN: self.given, f"data{self.dataset.suffix}": self.dataset}
+
+    def set(self, order: Order) -> Order:
+        """Put what the order names in place, in place of the order's before; returns it with the paths seen inside."""
+        if not self.inside:
+            return order
+        for link in self.given.iterdir():  # the folder stays: the sandbox shows this very one
+            link.unlink()
+        parts = {part: self._give(path, f"part{at}") for at, (part, path) in enumerate(sorted(order.parts.items()))}
+        return order.model_copy(
+            update={
+                "bundle": self._give(order.bundle, "plan"),
+                "parts": parts,
+                "dataset": str(INSIDE / f"data{self.dataset.suffix}"),
+                "state": None if order.state is None else self._give(order.state, "state"),
+            }
+        )
+
+    def clear(self) -> None:
+        """Remove it; the process is gone."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _give(self, path: str, name: str) -> str:
+        link = self.given / name
+        try:
+            os.link(path, link)
+        except OSError:  # another disk, or one without hard links
+            shutil.copyfile(path, link)
+        link.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)
+        return str(INSIDE / GIVEN / name)
