@@ -13,7 +13,7 @@ from foedus.coordinator.blob_rows import name_blobs
 from foedus.coordinator.folding import Closing, Given, fold_and_close
 from foedus.coordinator.live import Live, RunRow
 from foedus.coordinator.orders import Answers, answers, close_assignments, make_current, matches
-from foedus.domain.errors import FoedusError, RunFailedError
+from foedus.domain.errors import FoedusError, RunFailedError, UnreachableError
 from foedus.domain.plain import Json
 from foedus.domain.round import PhaseOrder, PhaseRecord
 from foedus.schedules.schedule import Close
@@ -54,6 +54,7 @@ def settle(live: Live, run: RunRow, ending: Ending) -> Settled:
 
     Raises:
         RunFailedError: ``aggregation_failed``, with what was wrong.
+        UnreachableError: where the database or the storage is away; then it is done again.
     """
     order, artifacts = ending.order, live.artifacts
     with live.store.reading() as tx:
@@ -63,6 +64,8 @@ def settle(live: Live, run: RunRow, ending: Ending) -> Settled:
     try:
         with artifacts.keeping():
             closed = fold_and_close(_closing(live, run, ending, found), artifacts.temporary)
+    except UnreachableError:  # nothing is wrong with what was sent
+        raise
     except Exception as error:
         raise _aggregation_failed(order, error) from error
     digests = dict(run.parts)

@@ -21,9 +21,12 @@ from foedus.domain.round import PhaseOrder
 from foedus.domain.tree import State
 from foedus.engine.driver import drive
 from foedus.store import crashpoints
+from foedus.store.artifacts import open_artifacts
 from foedus.store.tables import phases
 from foedus.strategies.strategy import Phase
 from foedus.wire.messages import PhaseView
+from tests.balancer import Balancer
+from tests.s3 import S3
 from tests.unit.coordinator.scene import Scene, refusal, until
 
 CLIENTS = ("alpha", "beta", "gamma")
@@ -306,6 +309,35 @@ def test_a_test_phase_without_answers_leaves_the_round_untested(supervised: Scen
         first = runs.list_rounds(tx, run).rounds[0]
     assert [phase.outcome for phase in first.phases] == ["closed", "untested"]
     assert supervised.show(run).model_digest == supervised.expected(CLIENTS)
+
+
+def test_a_run_waits_for_a_storage_that_is_away_while_it_is_aggregated(
+    scene: Scene, s3: S3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The updates came through another replica, so that they must be fetched to be folded."""
+    way, url = Balancer([s3.port]), s3.fresh()
+    leading, other = (
+        open_artifacts(tmp_path / name, url.replace(str(s3.port), str(port)))
+        for name, port in (("leading", way.port), ("other", s3.port))
+    )
+    scene.live = replace(scene.live, artifacts=other)
+    supervisor = Supervisor(replace(scene.live, artifacts=leading))
+    supervisor.start()
+    try:
+        run = begin(scene)
+        taken = [scene.take(client) for client in CLIENTS]
+        way.replicas.clear()
+        for assignment in taken:
+            scene.contribute(assignment)
+        until(lambda: "does not answer just now" in caplog.text, 60)
+        assert (scene.show(run).status, scene.show(run).stage) == ("running", "aggregating")
+        way.replicas.append(s3.port)
+        scene.play(run, CLIENTS)
+        assert scene.show(run).model_digest == scene.expected(CLIENTS)
+        assert "run_failed" not in kinds(scene, run)
+    finally:
+        supervisor.stop()
+        way.close()
 
 
 def test_d8_an_error_while_aggregating_is_a_visible_state_and_is_tried_again(supervised: Scene) -> None:
