@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from foedus.client.runs import Submission
-from foedus.domain.codec import encode_tensors, layout
+from foedus.domain.codec import encode_tensors
+from foedus.domain.header import TensorSpec, layout
 from foedus.domain.plan import ModelManifest, ModelTensor, PlanBundle
 from foedus.domain.run import RunSpec, parse_spec
-from foedus.domain.tree import TensorSpec, to_bytes
+from foedus.domain.tree import to_bytes
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import RunContext, Strategy
 

@@ -26,10 +26,11 @@ from hypothesis import strategies as st
 from foedus.coordinator.app import create_app, open_coordinator
 from foedus.coordinator.checks import check_update
 from foedus.coordinator.settings import Settings
-from foedus.domain.codec import HEADER_LIMIT, TensorFile, decode, encode
+from foedus.domain.codec import TensorFile, decode, encode
 from foedus.domain.errors import FoedusError, IntegrityError, TooLargeError
+from foedus.domain.header import HEADER_LIMIT, TensorSpec
 from foedus.domain.round import PartSpec, Schema
-from foedus.domain.tree import State, TensorSpec
+from foedus.domain.tree import State
 from foedus.wire.nonces import Nonces
 from foedus.wire.signing import RequestHead, Signer, Verifier, generate_key, public_key, sign, verify_head
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from foedus.domain.codec import CHUNK, TensorFile
 from foedus.domain.errors import ContributionError, TooLargeError
+from foedus.domain.header import TensorSpec
 from foedus.domain.plan import ModelManifest
 from foedus.domain.round import Schema
-from foedus.domain.tree import TensorSpec, slices
+from foedus.domain.tree import slices
 
 WEIGHTS = (1e-12, 1e12)
 EXAMPLES = (1.0, 1e9)

@@ -20,9 +20,10 @@ import torch
 from foedus.aggregation.aggregator import Sums
 from foedus.coordinator.part_writer import PartWriter, Window
 from foedus.domain.codec import CHUNK, TensorFile
+from foedus.domain.header import TensorSpec
 from foedus.domain.plain import Json
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
-from foedus.domain.tree import Parts, Slice, State, Tensors, TensorSpec, dtypes, slices, specs, to_bytes
+from foedus.domain.tree import Parts, Slice, State, Tensors, dtypes, slices, specs, to_bytes
 from foedus.engine.kernels import discounted
 from foedus.engine.round import close_phase, current_phase
 from foedus.engine.workers import cores

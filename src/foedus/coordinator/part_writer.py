@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from foedus.domain.codec import layout
-from foedus.domain.tree import Tensors, TensorSpec, dtypes, to_bytes
+from foedus.domain.header import TensorSpec, layout
+from foedus.domain.tree import Tensors, dtypes, to_bytes
 
 Window = Mapping[str, tuple[int, int]]
 """Ranges of tensors, by name, that are worked on together."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from foedus.domain.header import TensorSpec
 from foedus.domain.plain import Json
 
 names_of_dtypes = {
@@ -31,14 +32,6 @@ dtypes = {name: dtype for dtype, name in names_of_dtypes.items()}
 
 Tensors = Mapping[str, Tensor]
 Parts = Mapping[str, Tensors]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Shape and dtype (in safetensors' names, ``F32`` …) of one tensor."""
-
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)

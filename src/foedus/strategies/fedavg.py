@@ -13,9 +13,10 @@ from typing import Any
 from foedus.aggregation.named import AggregatorOptions, aggregator_of
 from foedus.aggregation.robust import trimmed
 from foedus.domain.errors import ConfigError
+from foedus.domain.header import TensorSpec
 from foedus.domain.round import Aggregate, PartSpec, Schema
 from foedus.domain.table import Table
-from foedus.domain.tree import State, Tensors, TensorSpec, clone, dtypes
+from foedus.domain.tree import State, Tensors, clone, dtypes
 from foedus.local.sgd import LocalOptions, local_sgd
 from foedus.optim.optimizer import ServerOptions, server_optimizer
 from foedus.strategies.strategy import Recipe, RunContext, Strategy, compose

@@ -12,9 +12,10 @@ import torch
 from foedus.coordinator.checks import check_metrics, check_model, check_update, check_weights
 from foedus.domain.codec import encode, encode_tensors
 from foedus.domain.errors import ContributionError, FoedusError, IntegrityError
+from foedus.domain.header import TensorSpec
 from foedus.domain.plan import ModelManifest, ModelTensor
 from foedus.domain.round import PartSpec, Schema
-from foedus.domain.tree import State, TensorSpec
+from foedus.domain.tree import State
 
 SCHEMA = Schema(
     {

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foedus.domain.codec import HEADER_LIMIT, TensorFile, decode, encode, encode_tensors
+from foedus.domain.codec import TensorFile, decode, encode, encode_tensors
 from foedus.domain.errors import IntegrityError, TooLargeError
+from foedus.domain.header import HEADER_LIMIT
 from foedus.domain.tree import State, dtypes, same
 
 names = st.text("abcxyz._0123456789", min_size=1, max_size=12)
