@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foedus.domain.errors import DataError, PlanError
+from foedus.domain.names import PART
 from foedus.domain.rng import generator
 
 Columns = Mapping[str, Tensor]
@@ -17,6 +18,9 @@ Columns = Mapping[str, Tensor]
 
 Values = Tensor | dict[str, Tensor]
 """One tensor, or several by name; the first dimension of each is the number of examples."""
+
+TRAINED_ON, TESTED_ON, VALIDATED_ON = 0, 1, 2
+"""What a row is for, as the column :data:`foedus.domain.names.PART` says it."""
 
 Prepare = Callable[[Columns], tuple[Values, Values]]
 
@@ -126,24 +130,46 @@ def split(examples: Examples, test: float, validation: float, seed: int, client:
     return ClientData(client, *(examples.take(part) for part in (order[kept:], order[:tested], order[tested:kept])))
 
 
+def given_split(examples: Examples, part: Tensor, client: str) -> ClientData:
+    """The client's parts as its data say them; ``part`` ``[n]`` has for each example what it is for.
+
+    Raises:
+        DataError: ``split_refused``.
+    """
+    trained = part == TRAINED_ON
+    known = trained | (part == TESTED_ON) | (part == VALIDATED_ON)
+    if part.ndim != 1 or len(part) != len(examples) or not bool(known.all()) or not bool(trained.any()):
+        raise DataError(
+            "split_refused",
+            f"The column `{PART}` of the dataset of {client} is no split.",
+            "It says for each example whether it is to train on (0), to test on (1) or to validate on (2).",
+            "Mend the column, train on one example at least, and let the plan's prepare() keep the number of rows.",
+        )
+    rows = (torch.nonzero(part == wanted).flatten() for wanted in (TRAINED_ON, TESTED_ON, VALIDATED_ON))
+    return ClientData(client, *(examples.take(index) for index in rows))
+
+
 def prepare_client(
     name: str, columns: Columns, prepare: Prepare, test: float, seed: int, validation: float = 0.0
 ) -> ClientData:
     """A client's columns through the plan's ``prepare``, checked and split by shares for testing and validation.
 
+    Where the data have a split of their own (the column :data:`foedus.domain.names.PART`), it stands instead.
     Nothing is made of columns without rows.
 
     Raises:
-        DataError: ``column_missing``, and as :func:`check_columns`.
+        DataError: ``column_missing``, ``split_refused``, and as :func:`check_columns`.
         PlanError: ``prepare_failed``, ``prepare_refused``.
     """
     if columns and all(column.ndim and not len(column) for column in columns.values()):
         return ClientData(name, NO_EXAMPLES, NO_EXAMPLES)
     check_columns(columns, f"The dataset of {name}")
     try:
-        prepared = prepare(columns)
+        prepared = prepare({key: column for key, column in columns.items() if key != PART})
     except Exception as error:
         raise _failure(name, columns, error) from error
+    if PART in columns:
+        return given_split(_examples(prepared), columns[PART], name)
     return split(_examples(prepared), test, validation, seed, name)
 
 

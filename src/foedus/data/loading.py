@@ -1,92 +1,24 @@
-"""Loading plans: how a site's own file becomes the columns that a training plan expects. They belong to the owner.
-
-Sites name columns, write units, classes and missing values each in their own way. A loading plan is a table (TOML) that
-says it for one file: which cells are missing, and for each column of the result where it comes from and what is done to
-it, in this order: classes become numbers, units are converted, values out of range count as missing, missing ones are
-refused, filled, or their rows dropped, and what is left may be normalised by stated statistics. Nothing in it is code.
-"""
+"""What loading plans (:mod:`foedus.data.loading_plan`) say is done: a site's own file becomes columns of tensors."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
-from foedus.data.dataset import Columns
+from foedus.data.dataset import TRAINED_ON, Columns
 from foedus.data.files import check_column
+from foedus.data.loading_plan import ColumnTable, LoadingPlan
 from foedus.domain.errors import DataError
-from foedus.domain.table import Name, Rate, Table, Text, read_toml, validate
+from foedus.domain.names import PART
 
-MISSING = ("", "?", "na", "nan", "null", "none")
-"""Cells that are missing where a plan does not say which, in lower case."""
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
 Values = NDArray[np.float64]
-
-
-class FileTable(Table):
-    """How the file is read: its delimiter, the names of its columns where it has no header, and what a missing cell is.
-
-    Without a header and without ``names`` the columns are called ``1``, ``2`` … in their order.
-    """
-
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    header: bool = True
-    names: list[Text] = Field(default_factory=list, max_length=10_000)
-    missing: list[Text] = Field(default_factory=lambda: [*MISSING], max_length=100)
-
-
-class ColumnTable(Table):
-    """One column of the result; :class:`LoadingPlan` says in which order these are done.
-
-    ``from``: the file's name for it, where it is another one. ``classes``: text → number; any other text is refused.
-    ``scale`` and ``offset``: ``value · scale + offset``. ``low``, ``high``: values below or above are missing.
-    ``missing``: what becomes of missing values. ``mean``, ``deviation``: ``(value - mean) / deviation``.
-    """
-
-    source: Annotated[Text | None, Field(alias="from")] = None
-    classes: Annotated[dict[Text, Number], Field(default_factory=dict, max_length=10_000)]
-    scale: Number = 1.0
-    offset: Number = 0.0
-    low: Number | None = None
-    high: Number | None = None
-    missing: Literal["refuse", "drop", "mean", "median", "mode"] | Number = "refuse"
-    mean: Number = 0.0
-    deviation: Rate = 1.0
-    type: Literal["float32", "int64"] = "float32"
-
-
-class LoadingPlan(Table):
-    """A loading plan as it is written, kept and named in a round's record by :func:`digest`."""
-
-    name: Name
-    file: FileTable = FileTable()
-    columns: Annotated[dict[Text, ColumnTable], Field(min_length=1, max_length=10_000)]
-
-
-def read_loading_plan(path: Path) -> LoadingPlan:
-    """The loading plan in a TOML file.
-
-    Raises:
-        ConfigError: ``config_missing``, ``config_malformed``, ``config_refused``.
-    """
-    return validate(LoadingPlan, read_toml(path), f"The loading plan {path.name}")
-
-
-def digest(plan: LoadingPlan) -> str:
-    """SHA-256 over all that a plan says, its defaults too."""
-    text = json.dumps(plan.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load(plan: LoadingPlan, path: Path) -> Columns:
@@ -112,7 +44,9 @@ def made(plan: LoadingPlan, read: Mapping[str, Values]) -> Columns:
     for name, column in plan.columns.items():
         if column.missing == "drop":
             kept &= ~np.isnan(converted[name])
-    return {name: _finished(name, column, converted[name][kept]) for name, column in plan.columns.items()}
+    there = {name: _filled(name, column, converted[name][kept]) for name, column in plan.columns.items()}
+    trained = there[PART] == TRAINED_ON if PART in there else np.ones(int(kept.sum()), dtype=bool)
+    return {name: _finished(name, column, there[name], trained) for name, column in plan.columns.items()}
 
 
 def _numbers(plan: LoadingPlan, rows: Iterator[list[str]]) -> dict[str, Values]:
@@ -166,11 +100,19 @@ def _converted(column: ColumnTable, values: Values) -> Values:
     return np.where((values < low) | (values > high) | ~np.isfinite(values), math.nan, values)
 
 
-def _finished(name: str, column: ColumnTable, values: Values) -> torch.Tensor:
+def _filled(name: str, column: ColumnTable, values: Values) -> Values:
     gone = np.isnan(values)
-    if gone.any():
-        values = np.where(gone, _filling(name, column, values[~gone], int(gone.sum())), values)
-    normal = (values - column.mean) / column.deviation
+    return np.where(gone, _filling(name, column, values[~gone], int(gone.sum())), values) if gone.any() else values
+
+
+def _finished(name: str, column: ColumnTable, values: Values, trained: NDArray[np.bool_]) -> torch.Tensor:
+    """The column, normalised; ``trained`` says which rows statistics are of, ``[rows]``."""
+    mean, deviation = column.mean, column.deviation
+    if isinstance(mean, str):
+        mean = float(np.mean(values[trained])) if trained.any() else 0.0
+    if isinstance(deviation, str):
+        deviation = (float(np.std(values[trained], ddof=1)) if trained.sum() > 1 else 0.0) or 1.0
+    normal = (values - mean) / deviation
     if column.type == "int64" and not np.array_equal(normal, np.rint(normal)):
         raise DataError(
             "dataset_not_numeric",

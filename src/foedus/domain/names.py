@@ -9,6 +9,12 @@ from foedus.domain.errors import ConfigError
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 TENSOR_NAME_LIMIT = 256
 
+PART = "foedus_part"
+"""The column, where a data set has it, that says of each row what it is for; then a run's shares do not count.
+
+0: to train on, 1: to test on, 2: to validate on. A plan's ``prepare`` does not see it.
+"""
+
 
 def check_name(name: str, kind: str) -> str:
     """Return ``name`` if it is 1 to 64 letters, digits, ``.``, ``_`` or ``-``, and starts and ends with the first two.

@@ -110,3 +110,32 @@ def test_a_table_of_the_plans_own_that_lacks_a_value_is_no_missing_column() -> N
     with pytest.raises(FoedusError) as refusal:
         prepare_client("c", GOOD, lambda columns: {}[float(columns["x"][4, 1])], 0.2, 1)
     assert refusal.value.code == "prepare_failed"
+
+
+def test_a_split_that_the_data_bring_stands_and_the_plan_does_not_see_it() -> None:
+    given = {**GOOD, "foedus_part": torch.tensor([1.0, 0.0, 0.0, 2.0, 0.0])}
+
+    def prepare(columns: Columns) -> tuple[Tensor, Tensor]:
+        assert set(columns) == {"x", "y"}
+        return columns["x"], columns["y"]
+
+    for test, seed in ((0.0, 1), (0.4, 2)):
+        data = prepare_client("c", given, prepare, test, seed)
+        parts = [part.inputs[:, 0].tolist() for part in (data.train, data.test, data.validation)]
+        assert parts == [[2.0, 4.0, 8.0], [0.0], [6.0]]
+
+
+@pytest.mark.parametrize(
+    "part", [[1, 1, 1, 2, 1], [0, 0, 0, 0, 3], [0, 0, 0, 0, -1], [[0], [0], [0], [0], [1]]], ids=str
+)
+def test_a_split_that_is_none_is_refused(part: list[object]) -> None:
+    with pytest.raises(DataError) as refusal:
+        prepare_client("c", {**GOOD, "foedus_part": torch.tensor(part)}, lambda c: (c["x"], c["y"]), 0.2, 1)
+    assert refusal.value.code == "split_refused"
+
+
+def test_a_plan_keeps_the_rows_that_a_split_speaks_of() -> None:
+    given = {**GOOD, "foedus_part": torch.tensor([0, 0, 0, 0, 1])}
+    with pytest.raises(DataError) as refusal:
+        prepare_client("c", given, lambda c: (c["x"][1:], c["y"][1:]), 0.2, 1)
+    assert refusal.value.code == "split_refused"

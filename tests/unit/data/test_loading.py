@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from foedus.data.loading import LoadingPlan, digest, load, read_loading_plan
+from foedus.data.loading import load
+from foedus.data.loading_plan import LoadingPlan, digest, read_loading_plan
 from foedus.domain.errors import ConfigError, DataError
 from foedus.domain.table import validate
 
@@ -58,6 +59,26 @@ def test_missing_values_are_filled_by_the_rule(tmp_path: Path, rule: str | float
 
 def test_the_commonest_value_and_the_smallest_of_those(tmp_path: Path) -> None:
     assert loaded(tmp_path, "a\n3\n1\n3\n1\n-\n", {"a": {"missing": "mode"}}, missing=["-"])["a"][-1] == 1
+
+
+def test_statistics_are_of_the_rows_to_train_on_alone(tmp_path: Path) -> None:
+    text = "a,b,use\n1,5,train\n3,5,train\n100,9,test\n5,5,train\n?,1,train\n"
+    part = {"from": "use", "classes": {"train": 0, "test": 1}, "type": "int64"}
+    columns = {
+        "a": {"missing": "drop", "mean": "train", "deviation": "train"},
+        "b": {"mean": "train", "deviation": "train"},
+        "foedus_part": part,
+    }
+    made = loaded(tmp_path, text, columns)
+    assert made["a"] == [-1.0, 0.0, 48.5, 1.0], "mean 3 and deviation 2, of 1, 3 and 5"
+    assert made["b"] == [0.0, 0.0, 4.0, 0.0], "what does not vary is not divided"
+    assert made["foedus_part"] == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("key", ["mean", "deviation"])
+def test_statistics_of_rows_to_train_on_need_to_know_which_these_are(key: str) -> None:
+    with pytest.raises(ConfigError, match="foedus_part"):
+        plan({"a": {key: "train"}})
 
 
 def test_a_file_without_a_header_is_named_or_numbered(tmp_path: Path) -> None:
