@@ -34,6 +34,9 @@ COORDINATOR = _both(
 NODE = _both("commit:node_audit", "rename:node_state", "rename:node_blob")
 FIRST_CONTACT = _both(
     "rename:node_key",
+    "commit:node_format",
+    "commit:node_audit",
+    "commit:node_logged",
     "commit:node_init",
     "commit:node_join",
     "commit:node_dataset",

@@ -24,6 +24,7 @@ from foedus.domain.errors import (
     NotFoundError,
     UsageError,
 )
+from foedus.node import acts
 from foedus.node.blobs import Cache
 from foedus.node.certificate import trust_of
 from foedus.node.checkpoint import States
@@ -252,6 +253,7 @@ class Agent:
         for held in [self._held[ask] for ask in work.stop if ask in self._held]:
             _log.info("%s is not awaited any more", held)
             self._lose(held)
+        await acts.requested(self._vault, [each for each in work.assignments if each.id not in self._held])
         for assignment in work.assignments:
             self._hold(assignment)
         offers = [await self._consider(offer) for offer in work.plans]

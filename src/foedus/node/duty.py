@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,9 +17,11 @@ from pathlib import Path
 
 from foedus.domain.errors import ConflictError, FoedusError, NotFoundError
 from foedus.domain.spans import span
+from foedus.node import acts
 from foedus.node.blobs import Cache, upload
 from foedus.node.checkpoint import States
 from foedus.node.frames import Done, Failed, Order
+from foedus.node.loadings import Kept, loading_of
 from foedus.node.owner import read_plan
 from foedus.node.policy import Request, check, read_policy
 from foedus.node.reasons import failure, failure_of
@@ -37,13 +40,15 @@ _log = logging.getLogger(__name__)
 class Held:
     """An assignment that this node holds. A later lease of the same one brings a newer token.
 
-    ``sending``: its work is done, and only the coordinator's answer is awaited.
+    ``sending``: its work is done, and only the coordinator's answer is awaited. ``began``: when it was found to be
+    allowed and its work began, on the monotonic clock.
     """
 
     assignment: Assignment
     renew_at: float
     seen: int = 0
     sending: bool = False
+    began: float | None = None
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
@@ -75,9 +80,16 @@ async def perform(tools: Tools, held: Held) -> None:
 
 
 async def _perform(tools: Tools, held: Held) -> None:
+    try:
+        await _do(tools, held)
+    finally:
+        await asyncio.shield(_ended(tools, held, "withdrawn"))
+
+
+async def _do(tools: Tools, held: Held) -> None:
     with tempfile.TemporaryDirectory(dir=tools.vault.home / "work") as folder:
         try:
-            said = await _work(tools, held.assignment, Path(folder))
+            said = await _work(tools, held, Path(folder))
         except Exception as error:
             said = failure_of(error)
     held.sending = True
@@ -94,7 +106,8 @@ async def _perform(tools: Tools, held: Held) -> None:
             await _fail(tools, held, failure_of(error))
 
 
-async def _work(tools: Tools, ask: Assignment, folder: Path) -> Contribute | Failed:
+async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
+    ask = held.assignment
     dataset = next((each for each in tools.vault.datasets() if each.client == ask.client), None)
     if tools.vault.plan_state(ask.plan) != "approved":
         return failure("plan_not_approved")
@@ -107,9 +120,14 @@ async def _work(tools: Tools, ask: Assignment, folder: Path) -> Contribute | Fai
     state = tools.states.current(ask.run, ask.client, ask.state) if ask.state else None
     if ask.state and state is None:
         return failure("client_state_missing", ask.state)
-    order = await _order(tools, ask, dataset, state)
-    done = await tools.pool.ask(order, folder, tools.moved)
-    return await _store(tools, ask, folder, done) if isinstance(done, Done) else done
+    await acts.started(tools.vault, ask)
+    held.began = time.monotonic()
+    order, loading = await _order(tools, ask, dataset, state), loading_of(tools.vault, dataset)
+    done = await tools.pool.ask(_read_by(order, loading), folder, tools.moved)
+    if not isinstance(done, Done):
+        return done
+    made = await _store(tools, ask, folder, done)
+    return made if loading is None else made.model_copy(update={"loading": loading.reference})
 
 
 async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | None) -> Order:
@@ -126,6 +144,10 @@ async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | 
         dataset=str(dataset.path),
         state=None if state is None else str(state),
     )
+
+
+def _read_by(order: Order, loading: Kept | None) -> Order:
+    return order if loading is None else order.model_copy(update={"loading": loading.content})
 
 
 async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Contribute:
@@ -147,7 +169,7 @@ async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Con
 async def _contribute(tools: Tools, held: Held, message: Contribute) -> None:
     path = f"/node/assignments/{held.assignment.id}/contribute"
     await tools.link.retried(lambda: tools.link.post(path, _newest(held, message), Accepted))
-    tools.vault.record("work_done", held.assignment.run, f"{held}; update {message.update or 'none'}")
+    await _ended(tools, held, "contributed")
     _log.info("%s is done", held)
 
 
@@ -156,8 +178,16 @@ async def _fail(tools: Tools, held: Held, said: Failed) -> None:
     path = f"/node/assignments/{held.assignment.id}/fail"
     message = Fail(token=held.assignment.token, code=said.code, reason=said.reason)
     await tools.link.retried(lambda: tools.link.post(path, _newest(held, message), Accepted))
-    event = "refused" if said.code in REFUSALS else "work_failed"
-    tools.vault.record(event, held.assignment.run, f"{held}: {said.code}")
+    if said.code in REFUSALS:
+        await acts.refused(tools.vault, held.assignment, said.code, said.reason)
+    await _ended(tools, held, "failed", said.code)
+
+
+async def _ended(tools: Tools, held: Held, outcome: acts.Outcome, code: str = "") -> None:
+    """Have the end of work that began in the log, once."""
+    began, held.began = held.began, None
+    if began is not None:
+        await acts.ended(tools.vault, held.assignment, outcome, began, code)
 
 
 def _newest(held: Held, message: Contribute | Fail) -> Contribute | Fail:

@@ -24,7 +24,18 @@ datasets = Table(
     Column("examples", Integer, nullable=False),
     Column("columns", JSON, nullable=False),
     Column("added_at", Float, nullable=False),
+    Column("loading", Text),
 )
+
+loadings = Table(
+    "loadings",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("content", JSON, nullable=False),
+    Column("added_at", Float, nullable=False),
+)
+"""Loading plans; a dataset names the one that it is read by."""
 
 plans = Table(
     "plans",
@@ -38,6 +49,15 @@ plans = Table(
     Column("decided_at", Float),
 )
 
+home = Table(
+    "home",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True),
+    Column("format", Integer, nullable=False),
+    Column("release", Text, nullable=False),
+)
+"""One row: the format of the home, and the first release that reads it (see :mod:`foedus.node.formats`)."""
+
 audit = Table(
     "audit",
     metadata,
@@ -46,8 +66,10 @@ audit = Table(
     Column("event", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("detail", Text, nullable=False),
+    Column("facts", JSON),
     sqlite_autoincrement=True,
 )
+"""Lines of the security log that were committed with a change, until they are in its file; then they go."""
 
 witness = Table(
     "witness",
@@ -59,3 +81,34 @@ witness = Table(
     Column("broken", Text, nullable=False),
 )
 """The newest head of the coordinator's audit log that was verified, and what is wrong with the log since."""
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("by", Text, CheckConstraint("by IN ('owner', 'signature', 'policy')"), nullable=False),
+    Column("signer", Text, nullable=False),
+    Column("scope", JSON, nullable=False),
+    Column("until", Float),
+    Column("at", Float, nullable=False),
+)
+"""How a plan came to be approved, and for what. It stays when the approval is revoked."""
+
+signers = Table(
+    "signers",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("scope", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+)
+"""Authors whose signature of a plan approves it."""
+
+signatures = Table(
+    "signatures",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("signer", Text, primary_key=True),
+    Column("signature", Text, nullable=False),
+)
+"""Signatures of plans that came with them, each checked."""

@@ -1,7 +1,8 @@
-"""A node's durable records: who it is, its datasets, what its owner decided of plans, and its own audit log.
+"""A node's durable records: who it is, its datasets, and what its owner decided of plans.
 
-One SQLite file (WAL) in the node's home, beside it the private key and the bundles of plans that were offered. The
-owner's commands and the agent open it side by side. Free of torch.
+One SQLite file (WAL) in the node's home, beside it the private key, the bundles of plans that were offered and the
+security log (:mod:`foedus.node.security`). A line of the log that tells of a change is committed with it, and goes from
+there into the log's file, once. The owner's commands and the agent open it side by side. Free of torch.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ from sqlalchemy.dialects.sqlite import insert
 from foedus.domain.errors import ConflictError, NotFoundError
 from foedus.node import tables
 from foedus.node.files import move_durably
+from foedus.node.formats import bring_forward
+from foedus.node.security import Entry, Event, Fact, SecurityLog
 from foedus.store.unit_of_work import Store
 from foedus.wire.messages import DatasetView, PlanApproval
 from foedus.wire.signing import generate_key
 
 FILE, KEY, PLANS = "vault.db", "key", "plans"
+AT_ONCE = 32
+"""Lines that go into the security log's file at once."""
+
 TOLD_LIMIT = 1000
 """Datasets and plans that a greeting has room for."""
 
@@ -41,7 +47,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One client: a file of the owner's. ``added_at`` is in Unix seconds."""
+    """One client: a file of the owner's. ``added_at`` is in Unix seconds; ``loading`` names its loading plan, if any."""
 
     client: str
     path: Path
@@ -49,6 +55,7 @@ class Dataset:
     examples: int
     columns: tuple[str, ...]
     added_at: float
+    loading: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,16 +69,6 @@ class PlanEntry:
     note: str
     seen_at: float
     decided_at: float | None
-
-
-@dataclass(frozen=True)
-class AuditEntry:
-    """One line of the node's own log. ``at`` is in Unix seconds."""
-
-    at: float
-    event: str
-    subject: str
-    detail: str
 
 
 def create_home(home: Path, name: str) -> None:
@@ -115,7 +112,14 @@ class Vault:
         self.home = home
         (home / PLANS).mkdir(exist_ok=True, mode=0o700)
         self._store = Store(f"sqlite:///{home / FILE}", tables.metadata)
-        self.transaction, self.reading = self._store.transaction, self._store.reading
+        self.reading = self._store.reading
+        self.security = SecurityLog(home)
+        try:
+            bring_forward(self._store, home)
+            self._write_log()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -126,6 +130,13 @@ class Vault:
     def close(self) -> None:
         """Close the file."""
         self._store.close()
+
+    @contextmanager
+    def transaction(self, name: str) -> Iterator[Connection]:
+        """A change of the records; what it logged is in the log's file when the block has ended."""
+        with self._store.transaction(name) as db:
+            yield db
+        self._write_log()
 
     @contextmanager
     def changes(self) -> Iterator[Callable[[], int]]:
@@ -142,9 +153,9 @@ class Vault:
         """Where the bundle of the plan ``digest`` is kept; the digest was checked to be one."""
         return self.home / PLANS / f"{digest}.json"
 
-    def log(self, db: Connection, event_name: str, subject: str = "", detail: str = "") -> None:
-        """Append to the audit log, in a transaction of the caller's."""
-        row = {"at": time.time(), "event": event_name, "subject": subject, "detail": detail[:2000]}
+    def log(self, db: Connection, event_name: str, subject: str = "", detail: str = "", **facts: Fact) -> None:
+        """Have a line in the security log if, and only if, the caller's transaction is committed."""
+        row = {"at": time.time(), "event": event_name, "subject": subject, "detail": detail, "facts": facts}
         db.execute(insert(tables.audit).values(row))
 
     def identity(self) -> Identity:
@@ -175,11 +186,9 @@ class Vault:
             waiting = select(func.count()).select_from(tables.plans).where(tables.plans.c.decided_at.is_(None))
             return db.execute(waiting).scalar_one()
 
-    def audit(self, limit: int = 1000) -> tuple[AuditEntry, ...]:
-        """The newest lines of the audit log, oldest first."""
-        with self.reading() as db:
-            rows = db.execute(select(tables.audit).order_by(tables.audit.c.id.desc()).limit(limit)).all()
-        return tuple(AuditEntry(row.at, row.event, row.subject, row.detail) for row in reversed(rows))
+    def audit(self, limit: int = 1000) -> tuple[Entry, ...]:
+        """The newest lines of the security log, oldest first."""
+        return self.security.newest(limit)
 
     def told(self) -> tuple[tuple[DatasetView, ...], tuple[PlanApproval, ...]]:
         """What the coordinator may know: datasets without their paths, and the owner's decisions, approvals first."""
@@ -237,15 +246,30 @@ class Vault:
             db.execute(update(tables.plans).where(tables.plans.c.digest == digest).values(row))
             self.log(db, state, digest, note)
 
-    def record(self, event_name: str, subject: str, detail: str) -> None:
-        """Append one line to the audit log."""
-        with self.transaction("node_audit") as db:
-            self.log(db, event_name, subject, detail)
+    def record(self, event_name: str, subject: str, detail: str, **facts: Fact) -> None:
+        """Append one line to the security log: of what changes no record here."""
+        self.security.append(Event(event_name, subject, detail, facts))
+
+    def _write_log(self) -> None:
+        """Bring lines that were committed into the log's file, each once, whoever is killed in between."""
+        while self._unwritten():
+            with self.security.writing() as write:
+                events = self._unwritten()
+                there = {(line.row, line.at) for line in self.security.newest(2 * AT_ONCE)}
+                if new := [event for event in events if (event.row, event.moment) not in there]:
+                    write(new)
+                with self._store.transaction("node_logged") as db:
+                    db.execute(delete(tables.audit).where(tables.audit.c.id.in_([event.row for event in events])))
+
+    def _unwritten(self) -> list[Event]:
+        with self.reading() as db:
+            rows = db.execute(select(tables.audit).order_by("id").limit(AT_ONCE)).all()
+        return [Event(row.event, row.subject, row.detail, row.facts or {}, row.at, row.id) for row in rows]
 
 
 def _dataset(row: Row[Any]) -> Dataset:
     path, tags, columns = Path(row.path), tuple(row.tags), tuple(row.columns)
-    return Dataset(row.client, path, tags, row.examples, columns, row.added_at)
+    return Dataset(row.client, path, tags, row.examples, columns, row.added_at, row.loading)
 
 
 def _told(plan: PlanEntry) -> dict[str, str]:

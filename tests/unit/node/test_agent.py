@@ -176,7 +176,7 @@ def test_an_approved_plan_works_and_its_state_goes_on(node: Node, tmp_path: Path
     assert second["token"] == 7
     assert node.peer.blobs[second["update"]] == (desk.folder / "update").read_bytes() != update
     with Vault(node.home) as vault:
-        until(lambda: [line.event for line in vault.audit()].count("work_done") == 2)
+        until(lambda: [line.event for line in vault.audit()].count("round_ended") == 2)
     assert len(children()) == 1
     node.peer.answers["POST /node/poll"] = said(Work(ended=("r_1",)))
     until(lambda: children() == [])
