@@ -20,7 +20,7 @@ def evaluation(objective: Objective) -> LocalWork:
     """Client work that measures; a client's state does not change."""
 
     def init(broadcast: Broadcast, state: State, rng: Randomness) -> Carry:
-        return {"model": objective.place(broadcast.tensors["model"]), "sums": {}}
+        return {"model": objective.place(broadcast.tensors["model"]), "sums": {}, "state": dict(state.tensors)}
 
     def step(carry: Carry, batch: Batch) -> tuple[Carry, Mapping[str, Tensor]]:
         measured = objective.measure(carry["model"], batch)
@@ -28,7 +28,7 @@ def evaluation(objective: Objective) -> LocalWork:
         return carry, measured
 
     def finish(broadcast: Broadcast, carry: Carry) -> Finished:
-        return Finished({}, carry["sums"])
+        return Finished({}, carry["sums"], carry["state"])
 
     return LocalWork(_in_order, init, step, finish, _account)
 

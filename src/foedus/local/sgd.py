@@ -18,12 +18,14 @@ from pydantic import Field
 from torch import Tensor
 
 from foedus.data.batching import batch_count, batches
+from foedus.domain.plain import Json
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast
 from foedus.domain.table import Amount, Rate, Table
-from foedus.domain.tree import State, device_of
+from foedus.domain.tree import State, clone, device_of
 from foedus.local.work import Account, Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
 from foedus.optim.optimizer import Decay, Optimizer, adam, clipped, sgd
+from foedus.optim.rates import RateTable, rate_at
 
 
 class LocalOptions(Table):
@@ -31,11 +33,14 @@ class LocalOptions(Table):
 
     ``num_updates`` steps in place of the epochs, where given: the same for every client, however many examples it has.
     ``momentum`` is SGD's; ``beta1``, ``beta2`` and ``epsilon`` are Adam's, whose ``weight_decay`` is decoupled (AdamW).
-    ``clip`` bounds the norm of each batch's gradient.
+    ``clip`` bounds the norm of each batch's gradient. ``lr_schedule`` changes ``lr`` over rounds or steps. With
+    ``keep_optimizer`` the optimizer's moments go on from the client's round before, and are not begun anew.
     """
 
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: Rate
+    lr_schedule: RateTable | None = None
+    keep_optimizer: bool = False
     momentum: Decay = 0.0
     weight_decay: Amount = 0.0
     beta1: Decay = 0.9
@@ -67,19 +72,28 @@ class LocalOptions(Table):
 
 def local_sgd(options: LocalOptions) -> WorkBuilder:
     """Client work that trains. The update: ``start - end`` of the trainable parameters, and the buffers' end values."""
-    optimizer = _optimizer(options)
+    optimizer, schedule = _optimizer(options), options.lr_schedule
 
     def build(objective: Objective) -> LocalWork:
         def init(broadcast: Broadcast, state: State, rng: Randomness) -> Carry:
             model = objective.place(broadcast.tensors["model"])
             moments = optimizer.init({name: model[name] for name in objective.trainable})
-            return {"model": model, "moments": moments, "loss": torch.zeros((), device=device_of(model))}
+            if options.keep_optimizer:
+                moments = {part: clone(state.tensors.get(part, fresh)) for part, fresh in moments.items()}
+            carry = {"model": model, "moments": moments, "loss": torch.zeros((), device=device_of(model))}
+            if schedule is not None:
+                taken = rng.round - 1 if schedule.over == "rounds" else _count(state, "steps")
+                carry["taken"] = torch.tensor(float(taken), device=device_of(model))
+            return carry
 
         def step(carry: Carry, batch: Batch) -> tuple[Carry, Mapping[str, Tensor]]:
             gradients, loss = objective.gradient(carry["model"], batch)
             if options.clip is not None:
                 gradients = clipped(gradients, options.clip)
-            optimizer.update(gradients, carry["moments"], carry["model"])
+            rate = None if schedule is None else rate_at(schedule, options.lr, carry["taken"])
+            optimizer.update(gradients, carry["moments"], carry["model"], rate)
+            if schedule is not None and schedule.over == "steps":
+                carry["taken"] += 1
             carry["loss"] += loss * batch.rows
             return carry, {"loss": loss}
 
@@ -88,7 +102,8 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
             update = {"parameters": {name: start[name] - end[name] for name in objective.trainable}}
             if objective.buffers:
                 update["buffers"] = {name: end[name].clone() for name in objective.buffers}
-            return Finished(update, {"loss": carry["loss"]})
+            moments = {part: clone(carry["moments"][part]) for part in optimizer.moments if options.keep_optimizer}
+            return Finished(update, {"loss": carry["loss"]}, moments)
 
         return LocalWork(order, init, step, finish, account)
 
@@ -101,8 +116,12 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
 
     def account(examples: int, state: State) -> Account:
         epoch, first = _position(state)
-        more, batch = divmod(first + options.updates(examples), batch_count(examples, options.batch_size))
-        return Account({"examples": float(examples)}, {**state.data, "epoch": epoch + more, "batch": batch})
+        taken = options.updates(examples)
+        more, batch = divmod(first + taken, batch_count(examples, options.batch_size))
+        counts: dict[str, Json] = {"epoch": epoch + more, "batch": batch}
+        if schedule is not None:
+            counts["steps"] = _count(state, "steps") + taken
+        return Account({"examples": float(examples)}, {**state.data, **counts})
 
     return build
 
@@ -115,5 +134,9 @@ def _optimizer(options: LocalOptions) -> Optimizer:
 
 def _position(state: State) -> tuple[int, int]:
     """The epoch that a client is in, and how many batches of it are done."""
-    epoch, batch = state.data.get("epoch", 0), state.data.get("batch", 0)
-    return (epoch, batch) if isinstance(epoch, int) and isinstance(batch, int) else (0, 0)
+    return _count(state, "epoch"), _count(state, "batch")
+
+
+def _count(state: State, name: str) -> int:
+    count = state.data.get(name, 0)
+    return count if isinstance(count, int) else 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -23,12 +23,22 @@ from foedus.domain.tree import Parts, Tensors
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+class Update(Protocol):
+    """One step, written into the parameters and the moments."""
+
+    def __call__(self, gradients: Tensors, moments: Parts, parameters: Tensors, rate: Tensor | None = None) -> None:
+        """Take it."""
+
+
 @dataclass(frozen=True)
 class Optimizer:
-    """``moments`` names what is remembered; ``update(gradients, moments, parameters)`` writes in place."""
+    """``moments`` names what is remembered; ``update(gradients, moments, parameters, rate)`` writes in place.
+
+    ``rate`` (``[]``) stands in for the learning rate in this one step, where a schedule says it; none is usual.
+    """
 
     init: Callable[[Tensors], Parts]
-    update: Callable[[Tensors, Parts, Tensors], None]
+    update: Update
     moments: tuple[str, ...]
 
 
@@ -56,13 +66,13 @@ def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimize
     def init(parameters: Tensors) -> Parts:
         return {"momentum": _filled(parameters, 0.0)} if momentum else {}
 
-    def update(gradients: Tensors, moments: Parts, parameters: Tensors) -> None:
+    def update(gradients: Tensors, moments: Parts, parameters: Tensors, rate: Tensor | None = None) -> None:
         for name, gradient in gradients.items():
             parameter = parameters[name]
             step = gradient.add(parameter, alpha=weight_decay) if weight_decay else gradient
             if momentum:
                 step = moments["momentum"][name].mul_(momentum).add_(step)
-            parameter.sub_(step, alpha=lr)
+            _descend(parameter, step, lr, rate)
 
     return Optimizer(init, update, ("momentum",) if momentum else ())
 
@@ -80,7 +90,7 @@ def adam(lr: float, betas: tuple[float, float], epsilon: float, weight_decay: fl
         steps = {name: torch.zeros((), dtype=tensor.dtype) for name, tensor in parameters.items()}
         return {"first_moment": _filled(parameters, 0.0), "second_moment": _filled(parameters, 0.0), "steps": steps}
 
-    def update(gradients: Tensors, moments: Parts, parameters: Tensors) -> None:
+    def update(gradients: Tensors, moments: Parts, parameters: Tensors, rate: Tensor | None = None) -> None:
         for name, gradient in gradients.items():
             first, second = moments["first_moment"][name], moments["second_moment"][name]
             t = moments["steps"][name].add_(1)
@@ -88,8 +98,8 @@ def adam(lr: float, betas: tuple[float, float], epsilon: float, weight_decay: fl
             second.mul_(beta2).add_(gradient.square(), alpha=1 - beta2)
             root = (second / (1 - beta2**t)).sqrt() + epsilon
             if weight_decay:
-                parameters[name].mul_(1 - lr * weight_decay)
-            parameters[name].sub_(first / (1 - beta1**t) / root, alpha=lr)
+                parameters[name].mul_(1 - (lr if rate is None else rate) * weight_decay)
+            _descend(parameters[name], first / (1 - beta1**t) / root, lr, rate)
 
     return Optimizer(init, update, ("first_moment", "second_moment", "steps"))
 
@@ -113,12 +123,12 @@ def adaptive(options: ServerOptions) -> Optimizer:
     def init(parameters: Tensors) -> Parts:
         return {"first_moment": _filled(parameters, 0.0), "second_moment": _filled(parameters, tau * tau)}
 
-    def update(gradients: Tensors, moments: Parts, parameters: Tensors) -> None:
+    def update(gradients: Tensors, moments: Parts, parameters: Tensors, rate: Tensor | None = None) -> None:
         for name, gradient in gradients.items():
             first, second = moments["first_moment"][name], moments["second_moment"][name]
             first.mul_(beta1).add_(gradient, alpha=1 - beta1)
             accumulate(second, gradient.square(), beta2)
-            parameters[name].sub_(first / (second.sqrt() + tau), alpha=options.lr)
+            _descend(parameters[name], first / (second.sqrt() + tau), options.lr, rate)
 
     return Optimizer(init, update, ("first_moment", "second_moment"))
 
@@ -145,6 +155,13 @@ _SECOND_MOMENTS: Mapping[str, Callable[[Tensor, Tensor, float], None]] = {
     "adam": _adam,
     "yogi": _yogi,
 }
+
+
+def _descend(parameter: Tensor, step: Tensor, lr: float, rate: Tensor | None) -> None:
+    if rate is None:
+        parameter.sub_(step, alpha=lr)
+    else:
+        parameter.sub_(step * rate)
 
 
 def _filled(parameters: Tensors, value: float) -> dict[str, Tensor]:
