@@ -40,6 +40,7 @@ FIRST_CONTACT = _both(
     "commit:node_init",
     "commit:node_join",
     "commit:node_dataset",
+    "commit:node_loading",
     "commit:node_plan",
     "rename:node_blob",
     "rename:node_plan",

@@ -72,6 +72,9 @@ def _enrolled(federation: LocalFederation, ready: Prepared, place: str) -> bool:
     killed |= _done(
         log, place, "node", "join", "--home", home, "--coordinator", federation.url, FOEDUS_JOIN_TOKEN=token
     )
+    plan = federation.folder / "site.toml"
+    plan.write_text('name = "site"\n[columns.age]\n')
+    killed |= _done(log, place, "node", "loading", "add", str(plan), "--home", home)
     data = ("node", "data", "add", str(part), "--name", CLIENT, "--tags", "digits", "--home", home)
     return killed | _done(log, place, *data)
 
@@ -94,5 +97,5 @@ def test_a_node_killed_at_its_first_contact_gets_there_when_it_is_tried_again(
     assert node.id == identity(federation.home(CLIENT)).node
     with Vault(federation.home(CLIENT)) as vault:
         events = [entry.event for entry in vault.audit()]
-    for event in ("initialised", "joined", "dataset_added", "plan_seen", "approved"):
+    for event in ("initialised", "joined", "loading_added", "dataset_added", "plan_seen", "approved"):
         assert events.count(event) == 1, f"{event} stands {events.count(event)} times in the node's log"

@@ -25,6 +25,7 @@ from foedus.wire.trust import OVERLAP
 LAZY = {
     "certificate": ("foedus.cli.node_certificate", "The TLS certificate that this node shows."),
     "data": ("foedus.cli.node_data", "The datasets that this node offers."),
+    "loading": ("foedus.cli.node_loading", "The loading plans by which this node's files are read."),
     "policy": ("foedus.cli.node_policy", "What approved plans may be asked for."),
     "witness": ("foedus.cli.node_witness", "What this node has seen of the coordinator's audit log."),
 }

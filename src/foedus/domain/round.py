@@ -60,7 +60,8 @@ class Receipt:
     ``weights`` and ``metrics`` as sent; ``digest`` names the update's bytes, ``state`` the client state that becomes
     current because this contribution was counted (both empty in simulation); ``seconds`` of work on the client.
     ``failure`` is a reason where the client did not contribute, and empty where it did. ``staleness``: how many
-    versions the model was further, when the phase was closed, than the one that the client began with.
+    versions the model was further, when the phase was closed, than the one that the client began with. ``loading``: the
+    name and digest of the loading plan that the client's data were read by (empty: by none, or in simulation).
     """
 
     client: str
@@ -72,17 +73,22 @@ class Receipt:
     size: int = 0
     failure: str = ""
     staleness: int = 0
+    loading: str = ""
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """An update with weights and metrics, as received. ``update`` has the parts that the phase's schema declares."""
+    """An update with weights and metrics, as received. ``update`` has the parts that the phase's schema declares.
+
+    ``seconds`` of work, and what they were spent on (``timings``).
+    """
 
     client: str
     update: Parts
     weights: Mapping[str, float]
     metrics: Metrics
     seconds: float = 0.0
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -25,7 +25,8 @@ Path = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 class Order(Message):
     """Do an assignment. The paths are as the work process sees them: plan, parts of the broadcast, the client's file.
 
-    ``state`` is the current client state (none: the first contribution).
+    ``state`` is the current client state (none: the first contribution). ``loading``: what the dataset's loading plan
+    says, where it has one.
     """
 
     kind: Literal["order"] = "order"
@@ -34,6 +35,7 @@ class Order(Message):
     parts: dict[Name, Path]
     dataset: Path
     state: Path | None
+    loading: dict[str, Any] | None = None
 
 
 class Ready(Message):
@@ -61,12 +63,18 @@ class Done(Message):
 
 
 class Failed(Message):
-    """The work failed. ``reason`` may leave the node; ``detail`` stays in the owner's log."""
+    """The work failed. ``reason`` may leave the node; ``detail`` stays in the owner's log.
+
+    ``raised``: the type of what the plan raised, in the ``line`` of its ``file``.
+    """
 
     kind: Literal["failed"] = "failed"
     code: Name
     reason: Annotated[Line, StringConstraints(max_length=500)]
     detail: Annotated[str, StringConstraints(max_length=10_000)] = ""
+    raised: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_0-9]{0,60}$")] = ""
+    file: Annotated[str, StringConstraints(max_length=100)] = ""
+    line: Count = 0
 
 
 Frame = Annotated[Order | Ready | Stepped | Done | Failed, Field(discriminator="kind")]

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foedus.data.dataset import ClientData, prepare_client
+from foedus.data.dataset import ClientData, Columns, prepare_client
 from foedus.data.files import read_columns
+from foedus.data.loading import load
+from foedus.data.loading_plan import LoadingPlan
 from foedus.domain.codec import TensorFile, encode
 from foedus.domain.errors import ClientWorkError, IntegrityError
 from foedus.domain.plan import PlanBundle
@@ -120,7 +122,7 @@ class Session:
     def _client(self, order: Order) -> ClientData:
         ask, key = order.assignment, (order.assignment.client, order.dataset)
         if key not in self._data:
-            columns = read_columns(Path(order.dataset))
+            columns = _columns(order)
             self._data[key] = prepare_client(
                 ask.client, columns, self._plan.prepare, ask.test_ratio, ask.seed, ask.validation_ratio
             )
@@ -131,6 +133,13 @@ class Session:
         if found := next((phase for phase in phases if phase.name == ask.phase), None):
             return found
         raise ClientWorkError("phase_unknown", f"The strategy {ask.strategy} has no phase {ask.phase!r:.80}.")
+
+
+def _columns(order: Order) -> Columns:
+    """The owner's file, as its loading plan has it read, or as it is."""
+    if order.loading is None:
+        return read_columns(Path(order.dataset))
+    return load(validate(LoadingPlan, order.loading, "The loading plan"), Path(order.dataset))
 
 
 def _made_of(ask: Assignment) -> tuple[object, ...]:

@@ -48,6 +48,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Lease = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Tag = Name
+Loading = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}$")]
 
 
 class Message(BaseModel):
@@ -171,12 +172,20 @@ class PlanOffer(Message):
     author: Annotated[Line, StringConstraints(max_length=200)]
 
 
+class Sends(Message):
+    """What may come of an ask, by name, fixed before any data is touched: parts of the update, weights, metrics."""
+
+    parts: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+    weights: Annotated[tuple[Name, ...], Field(max_length=100)] = ()
+    metrics: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
+
+
 class Assignment(Message):
     """An ask, leased to a node until ``lease`` seconds from now; ``token`` is the fencing token.
 
     ``broadcast`` names the blobs that go down, part by part (``model``: plain named tensors). ``state`` is the
     digest of the client state that is current (none: this client has not contributed to the run yet). ``cohort``: how
-    many clients the phase asks (none: it asks as it goes).
+    many clients the phase asks (none: it asks as it goes). ``sends``: what may come of it (none: it is not said).
     """
 
     id: Id
@@ -198,6 +207,7 @@ class Assignment(Message):
     validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
     cohort: Count | None = None
     schedule: dict[str, Any] | None = None
+    sends: Sends | None = None
 
 
 class Work(Message):
@@ -230,7 +240,10 @@ class Renewed(Message):
 
 
 class Contribute(Message):
-    """A contribution: its update's blob was uploaded before. A test phase has no update."""
+    """A contribution: its update's blob was uploaded before. A test phase has no update.
+
+    ``loading``: by which loading plan the dataset was read: its name, a colon and its digest (none: by none).
+    """
 
     token: Count
     update: Digest | None
@@ -238,6 +251,7 @@ class Contribute(Message):
     metrics: Annotated[dict[Name, Finite], Field(max_length=1000)]
     state: Digest | None
     seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=True)]
+    loading: Loading | None = None
 
 
 class Fail(Message):
@@ -334,6 +348,7 @@ class ReceiptView(Message):
     size: int
     failure: str = ""
     staleness: int = 0
+    loading: str = ""
 
 
 class PhaseView(Message):
