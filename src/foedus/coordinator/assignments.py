@@ -18,7 +18,7 @@ from foedus.coordinator.blob_rows import size_of_own, use_own
 from foedus.coordinator.checks import check_metrics, check_update, check_weights
 from foedus.coordinator.drawing import hear, listening
 from foedus.coordinator.identities import NodeIdentity
-from foedus.coordinator.live import Live, find_run
+from foedus.coordinator.live import Live
 from foedus.coordinator.measures import CONTRIBUTIONS
 from foedus.coordinator.orders import PHASE_OF, TAKES, forget_state
 from foedus.domain.errors import ConflictError, ContributionError, IntegrityError, NotFoundError, RoundClosedError
@@ -29,7 +29,7 @@ from foedus.domain.timing import BufferedTable, TimedTable
 from foedus.domain.tree import State
 from foedus.store.tables import assignments, phases, runs
 from foedus.store.unit_of_work import notice
-from foedus.strategies.strategy import Phase, phases_of, round_of
+from foedus.strategies.strategy import Phase, round_of
 from foedus.wire.messages import Accepted, Contribute, Fail, Renew, Renewed
 
 SAID_AGAIN = {"token", "seconds"}
@@ -101,6 +101,7 @@ def contribute(live: Live, node: NodeIdentity, assignment: str, command: Contrib
         state=command.state or "",
         seconds=command.seconds,
         size=size,
+        loading=command.loading or "",
     )
     return _record(live, node, held, receipt, command)
 
@@ -146,10 +147,7 @@ def _begin(live: Live, node: NodeIdentity, assignment: str, command: Contribute 
 
 def _phase_of(live: Live, held: Held) -> Phase:
     """The phase in which an assignment was made, as the strategy has it."""
-    with live.store.reading() as tx:
-        strategy = live.strategy(find_run(tx, held.row.run_id))
-    phases_there = phases_of(strategy, State(), held.row.round)
-    found = next((phase for phase in phases_there if phase.name == held.row.phase), None)
+    found = live.phase_at(held.row.run_id, held.row.round, held.row.phase)
     if found is None:
         raise _closed()
     return found

@@ -19,7 +19,7 @@ from foedus.store.notices import MISSED
 from foedus.store.tables import runs
 from foedus.store.unit_of_work import Store
 from foedus.strategies.catalogue import build
-from foedus.strategies.strategy import Phase, RunContext, Strategy
+from foedus.strategies.strategy import Phase, RunContext, Strategy, phases_of
 
 OWN_COMMITS = frozenset(
     {"lease", "renew", "contribute", "fail", "open_phase", "close_phase", "commit_round", "tick", "seen", "closing"}
@@ -60,6 +60,12 @@ class Live:
         """The phase that the run is in; none between rounds."""
         phase = self.strategy(run).phase(State({}, run.data))
         return phase if isinstance(phase, Phase) else None
+
+    def phase_at(self, run: str, number: int, name: str) -> Phase | None:
+        """A run's phase of this name in round ``number``, as the strategy has it."""
+        with self.store.reading() as tx:
+            strategy = self.strategy(find_run(tx, run))
+        return next((phase for phase in phases_of(strategy, State(), number) if phase.name == name), None)
 
     def _heard(self, notices: Collection[str]) -> None:
         if MISSED in notices:

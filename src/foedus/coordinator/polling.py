@@ -18,7 +18,7 @@ from foedus.coordinator.pace import LONGEST, come_back, leave
 from foedus.domain.errors import ConflictError
 from foedus.domain.lifecycle import AT_REST, RunStatus
 from foedus.store.tables import approvals, assignments, client_states, datasets, nodes, phases, runs
-from foedus.wire.messages import Assignment, PlanOffer, Poll, Work
+from foedus.wire.messages import Assignment, PlanOffer, Poll, Sends, Work
 
 AT_ONCE = 4
 """Assignments that one poll brings at most."""
@@ -138,7 +138,14 @@ def _lease(live: Live, node: NodeIdentity, poll: Poll, now: float) -> tuple[Assi
             waited += [now - row.asked_at] if token == 1 and row.asked_at is not None else []
     for seconds in waited:
         ASSIGNMENT_SECONDS.observe(seconds)
-    return tuple(told)
+    return tuple(ask.model_copy(update={"sends": _sends(live, ask)}) for ask in told)
+
+
+def _sends(live: Live, ask: Assignment) -> Sends | None:
+    """What the phase takes, which the node checks before it sends anything; none where the phase is over."""
+    if (phase := live.phase_at(ask.run, ask.round, ask.phase)) is None:
+        return None
+    return Sends(parts=tuple(phase.schema.parts), weights=phase.schema.weights, metrics=phase.schema.metrics)
 
 
 def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assignment:

@@ -15,6 +15,9 @@ PLAN_FILE = "<plan>/"
 
 DETAIL_LIMIT = 10_000
 
+OURS = ("output_refused", "policy_refused")
+"""Codes of the agent's own refusals, whose words name a rule and nothing of the data."""
+
 SENTENCES = {
     "client_state_missing": "The client's state is not on this node any more.",
     "column_missing": "The plan asks for a column that the dataset does not have.",
@@ -27,6 +30,7 @@ SENTENCES = {
     "disk_full": "The node's disk is full.",
     "no_examples": "The client has no examples for this phase.",
     "out_of_memory": "The work ran out of memory.",
+    "output_refused": "What the work made is not what it was asked for.",
     "phase_unknown": "The run's strategy has no such phase.",
     "plan_does_not_import": "The plan does not import.",
     "plan_failed": "The plan's code failed.",
@@ -61,18 +65,26 @@ def failure_of(error: BaseException) -> Failed:
         return failure("disk_full" if error.errno in {28, 122} else "work_failed", detail)
     if not isinstance(error, FoedusError):
         return failure("work_failed", detail)
-    if error.code == "policy_refused":  # our own words, which name the owner's rule
+    if error.code in OURS:
         return Failed(code=error.code, reason=f"{error.what} {error.why}", detail="")
-    said = failure(error.code, detail)
-    return said.model_copy(update={"reason": f"{said.reason}{_where(error.__cause__)}"})
+    return _placed(failure(error.code, detail), error.__cause__)
 
 
-def _where(cause: BaseException | None) -> str:
-    """Type and place of what the plan raised: both are the plan's author's own words, cut short."""
+def placed(failed: Failed, raised: str, file: str = "", line: int = 0) -> Failed:
+    """The failure with what a plan raised and where: both are the plan's author's own words, cut short."""
+    at = f" ({file}, line {line})" if file else ""
+    said = {"raised": raised, "file": file, "line": line}
+    return failed.model_copy(update={**said, "reason": f"{failed.reason} It raised {raised or 'an exception'}{at}."})
+
+
+def _placed(failed: Failed, cause: BaseException | None) -> Failed:
     if cause is None:
-        return ""
+        return failed
     places = [frame for frame in traceback.extract_tb(cause.__traceback__) if frame.filename.startswith(PLAN_FILE)]
-    name = type(cause).__name__
-    shown = name[:60] if name.isidentifier() else "an exception"
-    at = f" ({places[-1].filename.removeprefix(PLAN_FILE)[:100]}, line {places[-1].lineno})" if places else ""
-    return f" It raised {shown}{at}." if places or not isinstance(cause, FoedusError) else ""
+    if not places and isinstance(cause, FoedusError):
+        return failed
+    name = type(cause).__name__[:60]
+    known = name if name.isidentifier() and name.isascii() else ""
+    if not places:
+        return placed(failed, known)
+    return placed(failed, known, places[-1].filename.removeprefix(PLAN_FILE)[:100], places[-1].lineno or 0)

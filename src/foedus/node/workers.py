@@ -21,6 +21,7 @@ from pathlib import Path
 import foedus
 from foedus.domain.errors import FoedusError, IntegrityError
 from foedus.node.frames import HEAD, Done, Failed, Order, Ready, Stepped, length, pack, parse
+from foedus.node.outgoing import checked
 from foedus.node.policy import Policy
 from foedus.node.reasons import failure
 from foedus.node.staging import Stage
@@ -35,6 +36,9 @@ GRACE = 10.0
 
 CHUNK = 1 << 20
 """Bytes of an update that are read at once."""
+
+UPDATE = "update"
+"""The file of what the work made, as a duty looks for it."""
 
 HANDED_ON = ("PATH", "HOME", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT")
 HANDED_ON_PREFIXES = ("ATEN_", "DNNL_", "KMP_", "LANG", "LC_", "MKL_", "ONEDNN_", "OPENBLAS_", "PYTHON", "TORCH_")
@@ -85,7 +89,12 @@ class Worker:
         return self.process.returncode is None
 
     async def ask(self, order: Order, into: Path, patience: Patience, stepped: Callable[[], None]) -> Done | Failed:
-        """Have an order done, and what it made written to ``into``. A process that fails to answer rightly is ended."""
+        """Have an order done, and what it made written to ``into``; what it says is checked before it is believed."""
+        said = await self._said(order, into, patience, stepped)
+        return await asyncio.to_thread(checked, order, said, into / UPDATE)
+
+    async def _said(self, order: Order, into: Path, patience: Patience, stepped: Callable[[], None]) -> Done | Failed:
+        """What it says. A process that fails to answer rightly is ended."""
         self.used = time.monotonic()
         try:
             return await self._ask(self.stage.set(order), into, patience, stepped)
@@ -114,7 +123,7 @@ class Worker:
                 if isinstance(frame, Done):
                     if max(frame.update, frame.state) > patience.largest:
                         return failure("update_too_large", f"{max(frame.update, frame.state)} bytes")
-                    await _received(replies, into / "update", frame.update, idle, stepped)
+                    await _received(replies, into / UPDATE, frame.update, idle, stepped)
                     await _received(replies, into / "state", frame.state, idle, stepped)
                 if isinstance(frame, Done | Failed):
                     answered = True
