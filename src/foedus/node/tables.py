@@ -86,7 +86,7 @@ grants = Table(
     "grants",
     metadata,
     Column("digest", Text, primary_key=True),
-    Column("by", Text, CheckConstraint("by IN ('owner', 'signature', 'policy')"), nullable=False),
+    Column("given_by", Text, CheckConstraint("given_by IN ('owner', 'signature', 'policy')"), nullable=False),
     Column("signer", Text, nullable=False),
     Column("scope", JSON, nullable=False),
     Column("until", Float),
