@@ -14,6 +14,7 @@ import torch
 
 from foedus.data.dataset import Columns, count
 from foedus.data.names import SOURCES, check_source
+from foedus.data.owned import Reading, kind_of
 from foedus.data.partition import clients_of
 from foedus.data.population import Federation, OnDemand, take
 from foedus.data.sources.source import Pool, Request, Source
@@ -73,6 +74,21 @@ def load(data: DataTable, base: Path = Path(), seed: int = 0) -> Pool | Federati
         options=validate(source.options, data.options, f"[data] options of {data.name}"),
     )
     return source.read(request)
+
+
+def read_owned(reading: Reading, path: Path) -> Columns:
+    """The columns of a file or folder of an owner's. No refusal names the place.
+
+    Raises:
+        ConfigError: ``dataset_unknown``, ``config_refused``.
+        DataError: ``dataset_missing``, ``extra_missing``, and as the source does.
+    """
+    kind = kind_of(path, reading.kind)
+    source = _source(kind)
+    options = validate(source.options, reading.options, f"The options of {kind}")
+    found = source.read(Request(kind, folder=path, file=path, options=options))
+    assert isinstance(found, Pool)  # none of these kinds has clients of its own where no column names them
+    return found.columns
 
 
 def held_out(columns: Columns, share: float, seed: int) -> tuple[Columns, Columns]:

@@ -54,8 +54,8 @@ def read_columns(path: Path) -> Columns:
     return columns
 
 
-def read_keyed(path: Path, key: str) -> tuple[Columns, list[str]]:
-    """As :func:`read_columns`, with the column ``key`` apart, as text, row by row.
+def read_keyed(path: Path, key: str, wanted: Collection[str] = ()) -> tuple[Columns, list[str]]:
+    """As :func:`read_columns`, with the column ``key`` apart, as text, row by row; of the others only those ``wanted``.
 
     Raises:
         DataError: ``column_missing``, and as :func:`read_columns`.
@@ -63,13 +63,14 @@ def read_keyed(path: Path, key: str) -> tuple[Columns, list[str]]:
     if path.suffix.lower() == ".csv":
         try:
             keys: list[str] = []
-            columns = _read_csv(path, key, keys)
+            columns = _read_csv(path, key, keys, wanted)
         except NOT_A_DATASET as error:
             raise _unreadable(path, f"{type(error).__name__}.") from error
         return columns, keys
     columns = read_columns(path)
     check_column(columns, key, path.name)
-    return {name: column for name, column in columns.items() if name != key}, list(map(str, columns[key].tolist()))
+    taken = {name: column for name, column in columns.items() if name != key and (not wanted or name in wanted)}
+    return taken, list(map(str, columns[key].tolist()))
 
 
 def check_column(columns: Collection[str], name: str, where: str) -> None:
@@ -106,22 +107,24 @@ def _read_safetensors(path: Path) -> Columns:
         return dict(file)
 
 
-def _read_csv(path: Path, key: str | None = None, keys: list[str] | None = None) -> Columns:
-    """The columns; the cells of ``key`` are put into ``keys`` as they stand."""
+def _read_csv(
+    path: Path, key: str | None = None, keys: list[str] | None = None, wanted: Collection[str] = ()
+) -> Columns:
+    """The columns (those ``wanted``, or all); the cells of ``key`` are put into ``keys`` as they stand."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file)
         names = next(rows, [])
         _check_header(path, names)
         if key is not None:
             check_column(names, key, path.name)
-        columns = {name: array("d") for name in names if name != key}
+        columns = {name: array("d") for name in names if name != key and (not wanted or name in wanted)}
         for number, row in enumerate(rows, start=2):
             if row and len(row) != len(names):
                 raise _not_numeric(path, f"row {number} has {len(row)} cells where the header has {len(names)}")
             for name, cell in zip(names, row, strict=False):
-                if name != key:
+                if name in columns:
                     columns[name].append(_number(path, cell, name, number))
-                elif keys is not None:
+                elif name == key and keys is not None:
                     keys.append(cell.strip())
     return {name: torch.from_numpy(np.asarray(values)).float() for name, values in columns.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from foedus.domain.errors import ConfigError
 from foedus.domain.table import nearest
@@ -15,6 +15,9 @@ SOURCES: Mapping[str, tuple[str, str, str]] = {
     **dict.fromkeys(("csv", "npz", "safetensors"), ("tables", "SOURCE", "")),
     **dict.fromkeys(("parquet", "arrow"), ("columnar", "SOURCE", "parquet")),
     "sqlite": ("sqlite", "SOURCE", ""),
+    "sql": ("sql", "SOURCE", ""),
+    "medical": ("medical", "SOURCE", "medical"),
+    "loader": ("loader", "SOURCE", ""),
     "leaf": ("leaf", "SOURCE", ""),
     "huggingface": ("huggingface", "SOURCE", "huggingface"),
     "shakespeare": ("speakers", "SOURCE", ""),
@@ -23,16 +26,16 @@ SOURCES: Mapping[str, tuple[str, str, str]] = {
 """Name → the module of its source, the source in it, and the extra of foedus that it needs, if any."""
 
 
-def check_source(name: str) -> None:
-    """Refuse a name that stands for no source.
+def check_source(name: str, known: Collection[str] = SOURCES) -> None:
+    """Refuse a name that stands for no source, or for none of those that are ``known`` here.
 
     Raises:
         ConfigError: ``dataset_unknown``.
     """
-    if name not in SOURCES:
+    if name not in known:
         raise ConfigError(
             "dataset_unknown",
-            f"There is no data set `{name}`.{nearest(name, SOURCES)}",
-            f"There are: {', '.join(sorted(SOURCES))}.",
-            "Set `data.name` to one of them.",
+            f"There is no data set `{name}`.{nearest(name, known)}",
+            f"There are: {', '.join(sorted(known))}.",
+            "Name one of them.",
         )
