@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from foedus.domain.rng import derive
 from foedus.domain.tree import names_of_dtypes
 
 Loss = Callable[[Any, Any], Tensor]
+Score = Callable[[dict[str, float]], float]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class TrainingPlan:
     """``loss(output, target)`` is a scalar; each metric is a mean over the batch; ``prepare`` makes inputs and targets.
 
     Each of these is one tensor or several by name: inputs by name are the model's keyword arguments, targets a dict.
-    ``directions`` says for each metric whether ``max`` or ``min`` is better (of the loss less always is).
+    ``directions`` says for each metric whether ``max`` or ``min`` is better (of the loss less always is). ``scores``
+    are functions of the loss and the metrics, by which models may be kept; ``declared`` is what the plan itself says of
+    the directions of metrics and scores.
     """
 
     model: Callable[[], nn.Module]
@@ -32,6 +35,8 @@ class TrainingPlan:
     metrics: Mapping[str, Loss]
     directions: Mapping[str, str]
     prepare: Prepare
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    declared: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_model(plan: TrainingPlan, seed: int) -> nn.Module:
