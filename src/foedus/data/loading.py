@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from foedus.data.dataset import TRAINED_ON, Columns
 from foedus.data.files import check_column
-from foedus.data.loading_plan import ColumnTable, LoadingPlan
+from foedus.data.loading_plan import ColumnTable, LoadingPlan, Statistics
 from foedus.domain.errors import DataError
 from foedus.domain.names import PART
 
@@ -107,12 +107,8 @@ def _filled(name: str, column: ColumnTable, values: Values) -> Values:
 
 def _finished(name: str, column: ColumnTable, values: Values, trained: NDArray[np.bool_]) -> torch.Tensor:
     """The column, normalised; ``trained`` says which rows statistics are of, ``[rows]``."""
-    mean, deviation = column.mean, column.deviation
-    if isinstance(mean, str):
-        mean = float(np.mean(values[trained])) if trained.any() else 0.0
-    if isinstance(deviation, str):
-        deviation = (float(np.std(values[trained], ddof=1)) if trained.sum() > 1 else 0.0) or 1.0
-    normal = (values - mean) / deviation
+    by = _statistics(values[trained]) if isinstance(column.normalise, str) else column.normalise
+    normal = (values - by.mean) / by.deviation
     if column.type == "int64" and not np.array_equal(normal, np.rint(normal)):
         raise DataError(
             "dataset_not_numeric",
@@ -121,6 +117,13 @@ def _finished(name: str, column: ColumnTable, values: Values, trained: NDArray[n
             'Say type = "float32", or mend its `classes`, `scale` or `missing`.',
         )
     return torch.from_numpy(normal).to(getattr(torch, column.type))
+
+
+def _statistics(values: Values) -> Statistics:
+    if not len(values):
+        return Statistics()
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return Statistics(mean=float(np.mean(values)), deviation=deviation or 1.0)
 
 
 def _filling(name: str, column: ColumnTable, there: Values, count: int) -> float:

@@ -21,7 +21,6 @@ MISSING = ("", "?", "na", "nan", "null", "none")
 """Cells that are missing where a plan does not say which, in lower case."""
 
 TRAIN = "train"
-"""Statistics of the rows that are trained on, in place of stated ones."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -38,13 +37,20 @@ class FileTable(Table):
     missing: list[Text] = Field(default_factory=lambda: [*MISSING], max_length=100)
 
 
+class Statistics(Table):
+    """Stated ones, in the column's unit after ``scale`` and ``offset``: ``(value - mean) / deviation``."""
+
+    mean: Number = 0.0
+    deviation: Rate = 1.0
+
+
 class ColumnTable(Table):
     """One column of the result; :class:`LoadingPlan` says in which order these are done.
 
     ``from``: the file's name for it, where it is another one. ``classes``: text → number; any other text is refused.
     ``scale`` and ``offset``: ``value · scale + offset``. ``low``, ``high``: values below or above are missing.
-    ``missing``: what becomes of missing values. ``mean``, ``deviation``: ``(value - mean) / deviation``, by stated
-    numbers, or by those of the rows that are trained on: ``"train"``.
+    ``missing``: what becomes of missing values. ``normalise``: by stated statistics, or by those of the rows that are
+    trained on, ``"train"``: their mean, and their deviation with ``n - 1`` (where they do not vary, 1).
     """
 
     source: Annotated[Text | None, Field(alias="from")] = None
@@ -54,8 +60,7 @@ class ColumnTable(Table):
     low: Number | None = None
     high: Number | None = None
     missing: Literal["refuse", "drop", "mean", "median", "mode"] | Number = "refuse"
-    mean: Literal["train"] | Number = 0.0
-    deviation: Literal["train"] | Rate = 1.0
+    normalise: Literal["train"] | Statistics = Statistics()
     type: Literal["float32", "int64"] = "float32"
 
 
@@ -72,7 +77,7 @@ class LoadingPlan(Table):
 
     @model_validator(mode="after")
     def _rows_to_train_on_are_known(self) -> Self:
-        wanted = [name for name, column in self.columns.items() if TRAIN in (column.mean, column.deviation)]
+        wanted = [name for name, column in self.columns.items() if column.normalise == TRAIN]
         if wanted and PART not in self.columns:
             why = "is normalised by the rows that are trained on"
             raise ValueError(f"`columns.{wanted[0]}` {why}, and there is no column `{PART}` that says which these are")

@@ -18,6 +18,7 @@ SOURCES: Mapping[str, tuple[str, str, str]] = {
     "sql": ("sql", "SOURCE", ""),
     "medical": ("medical", "SOURCE", "medical"),
     "loader": ("loader", "SOURCE", ""),
+    "sites": ("sites", "SOURCE", ""),
     "leaf": ("leaf", "SOURCE", ""),
     "huggingface": ("huggingface", "SOURCE", "huggingface"),
     "shakespeare": ("speakers", "SOURCE", ""),
