@@ -59,10 +59,10 @@ def keep(home: Path, plan: LoadingPlan) -> Kept:
     """
     content = plan.model_dump(mode="json", by_alias=True)
     with Vault(home) as vault, vault.transaction("node_loading") as db:
-        if db.execute(select(func.count()).select_from(loadings)).scalar_one() >= LIMIT:
-            raise ConflictError("too_many_loadings", f"A node keeps at most {LIMIT} loading plans.")
         row = {"name": plan.name, "digest": digest(plan), "content": content, "added_at": time.time()}
         if db.execute(insert(loadings).values(row).on_conflict_do_nothing()).rowcount:
+            if db.execute(select(func.count()).select_from(loadings)).scalar_one() > LIMIT:
+                raise ConflictError("too_many_loadings", f"A node keeps at most {LIMIT} loading plans.")
             vault.log(db, "loading_added", plan.name, digest(plan))
         found = _one(db, plan.name)
         if found.digest != digest(plan):
