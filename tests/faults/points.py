@@ -59,6 +59,8 @@ SOMETIMES = _both(
     "commit:renew",
     "commit:late",
     "commit:clash",
+    "commit:progress",
+    "reply:POST /api/v1/node/progress",
     "reply:POST /api/v1/node/assignments/{assignment}/renew",
     "reply:GET /readyz",
     "reply:GET /api/v1/runs/{run}",

@@ -15,6 +15,7 @@ LAZY = {
     "submit": ("foedus.cli.run_submit", "Submit a run, and follow it if you like."),
     "create": ("foedus.cli.run_create", "Submit a run as a draft, which rests until it is started."),
     "watch": ("foedus.cli.run_watch", "Follow a run to its end, and keep its folder."),
+    "history": ("foedus.cli.run_history", "Show how the work of a run's clients went, step by step."),
     "lineage": ("foedus.cli.run_lineage", "Show where a model of a run comes from."),
     "updates": ("foedus.cli.run_updates", "List the clients' updates of a round, and download those that are kept."),
     "webhook": ("foedus.cli.run_webhook", "Have the events of a run sent to a URL."),

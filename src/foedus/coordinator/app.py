@@ -29,6 +29,7 @@ from foedus.coordinator import (
     measures,
     node_routes,
     people_routes,
+    progress_routes,
     recording,
     run_routes,
     tls,
@@ -132,6 +133,7 @@ def create_app(parts: Context) -> FastAPI:
     app.add_middleware(Requests)
     for router in (
         run_routes.router,
+        progress_routes.router,
         event_routes.router,
         recording.router,
         assignment_routes.router,
