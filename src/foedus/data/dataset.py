@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foedus.domain.errors import DataError, PlanError
 from foedus.domain.names import PART
-from foedus.domain.rng import generator
+from foedus.domain.rng import Randomness, generator
 
 Columns = Mapping[str, Tensor]
 """Named columns; the first dimension of each is the number of examples."""
@@ -21,8 +21,6 @@ Values = Tensor | dict[str, Tensor]
 
 TRAINED_ON, TESTED_ON, VALIDATED_ON = 0, 1, 2
 """What a row is for, as the column :data:`foedus.domain.names.PART` says it."""
-
-Prepare = Callable[[Columns], tuple[Values, Values]]
 
 
 def count(columns: Columns) -> int:
@@ -38,7 +36,7 @@ class Examples:
     targets: Values
 
     def __len__(self) -> int:
-        return next((len(tensor) for tensor in named("", self.targets).values()), 0)
+        return next((len(t) for values in (self.targets, self.inputs) for t in named("", values).values()), 0)
 
     def take(self, index: Tensor | slice) -> Examples:
         """The examples at ``index`` ``[k]``; a range of them is a view."""
@@ -75,21 +73,50 @@ def _rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
     return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
 
 
+Prepare = Callable[[Columns], "tuple[Values, Values] | Examples"]
+"""A plan's ``prepare``: inputs and targets, or examples as they are."""
+
 NO_EXAMPLES = Examples(torch.empty(0), torch.empty(0))
 
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client's prepared data, in parts that share no example: to train on, to test on, and to validate on."""
+    """One client's prepared data, in parts that share no example: to train on, to test on, and to validate on.
+
+    ``given``: the data say themselves which part an example is in.
+    """
 
     name: str
     train: Examples
     test: Examples
     validation: Examples = NO_EXAMPLES
+    given: bool = False
 
     def to(self, device: str) -> ClientData:
         """The same on a device."""
-        return ClientData(self.name, self.train.to(device), self.test.to(device), self.validation.to(device))
+        train, test, validation = (part.to(device) for part in (self.train, self.test, self.validation))
+        return replace(self, train=train, test=test, validation=validation)
+
+    def shuffled(self, rng: Randomness) -> ClientData:
+        """The same with another test part of the same size, drawn for this round; what was given stays as it is."""
+        if self.given or not len(self.test):
+            return self
+        tested, n = len(self.test), len(self.test) + len(self.train)
+        order = torch.randperm(n, generator=rng.generator("split"))
+        both = _joined(self.test, self.train)
+        return replace(self, train=both.take(order[tested:]), test=both.take(order[:tested]))
+
+
+def _joined(first: Examples, second: Examples) -> Examples:
+    """The examples of both, in this order."""
+
+    def joined(one: Values, other: Values) -> Values:
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            return torch.cat([one, other])
+        assert isinstance(one, dict) and isinstance(other, dict)
+        return {name: torch.cat([tensor, other[name]]) for name, tensor in one.items()}
+
+    return Examples(joined(first.inputs, second.inputs), joined(first.targets, second.targets))
 
 
 def check_columns(columns: Columns, what: str = "The dataset") -> None:
@@ -121,13 +148,17 @@ def check_columns(columns: Columns, what: str = "The dataset") -> None:
 def split(examples: Examples, test: float, validation: float, seed: int, client: str) -> ClientData:
     """The client's parts, by a permutation from the seed: the same in every round, and never all kept from training.
 
-    ``floor(share * n)`` examples each; where they would leave none to train on, the test part comes first.
+    ``floor(share * n)`` examples each; where they would leave none to train on, the test part comes first. A share of 1
+    is for runs that do not train: all examples are tested on.
     """
     n = len(examples)
+    if test == 1:
+        return ClientData(client, examples.take(slice(0)), examples)
     order = torch.randperm(n, generator=generator(seed, 0, client, "split"))
     tested = min(int(test * n), n - 1)
     kept = min(tested + int(validation * n), n - 1)
-    return ClientData(client, *(examples.take(part) for part in (order[kept:], order[:tested], order[tested:kept])))
+    train, tests, others = (examples.take(part) for part in (order[kept:], order[:tested], order[tested:kept]))
+    return ClientData(client, train, tests, others)
 
 
 def given_split(examples: Examples, part: Tensor, client: str) -> ClientData:
@@ -146,7 +177,8 @@ def given_split(examples: Examples, part: Tensor, client: str) -> ClientData:
             "Mend the column, train on one example at least, and let the plan's prepare() keep the number of rows.",
         )
     rows = (torch.nonzero(part == wanted).flatten() for wanted in (TRAINED_ON, TESTED_ON, VALIDATED_ON))
-    return ClientData(client, *(examples.take(index) for index in rows))
+    train, test, validation = (examples.take(index) for index in rows)
+    return ClientData(client, train, test, validation, given=True)
 
 
 def prepare_client(
@@ -193,6 +225,8 @@ def _failure(name: str, columns: Columns, error: Exception) -> DataError | PlanE
 
 def _examples(prepared: object) -> Examples:
     match prepared:
+        case Examples():
+            return prepared
         case (inputs, targets) if _are_values(inputs) and _are_values(targets):
             examples = Examples(inputs, targets)
             if len({len(tensor) for tensor in examples.tensors.values()}) == 1:

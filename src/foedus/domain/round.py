@@ -74,6 +74,7 @@ class Receipt:
     failure: str = ""
     staleness: int = 0
     loading: str = ""
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

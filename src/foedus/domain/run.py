@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from foedus.domain.checkpoint import CheckpointTable
+from foedus.domain.checkpoint import CHECKPOINTERS, CheckpointerTable, CheckpointTable
 from foedus.domain.stop import StopTable
 from foedus.domain.table import Name, PositiveInt, Share, Table, Text, override, read_toml, validate
 from foedus.domain.timing import ScheduleTable, SynchronousTable, TimeTable
 from foedus.domain.track import TrackTable
 from foedus.domain.trainer import TrainerTable
+from foedus.domain.training_args import resolved
 
 
 class StrategyTable(BaseModel):
@@ -115,30 +116,48 @@ class TestTable(Table):
 
     ``validation``: another share, kept from training and testing and measured as well: for what chooses between models.
 
+    ``on_global_updates``: a client that is asked to train first measures the model that it received on its test part,
+    and ``on_local_updates``: what it has made of it, after training. ``shuffle``: the test part is drawn anew in each
+    round, and is else the same in all of them. A ``ratio`` of 1 is for runs that only evaluate.
+
     ``central_every`` so many rounds a simulation measures the model on the held-out part as well (0: only at the end).
     """
 
     __test__ = False
 
-    ratio: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    on_global_updates: bool = False
+    on_local_updates: bool = False
+    shuffle: bool = False
     every: PositiveInt = 1
     central_every: Annotated[int, Field(ge=0, le=2**53)] = 0
 
 
+CHECKS = ("on_global_updates", "on_local_updates", "shuffle")
+"""The keys of ``[test]`` that say what clients measure around their training."""
+
+
 class RunSpec(Table):
-    """run.toml, resolved: every key with its value."""
+    """run.toml, resolved: every key with its value.
+
+    ``training = false``: every round only evaluates, and no weight changes. ``initial``: a safetensors file, beside
+    run.toml, with the model that the run begins with, in place of one that the seed gives.
+    """
 
     plan: Text
     rounds: PositiveInt
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     name: Name | None = None
+    training: bool = True
+    initial: Text | None = None
     strategy: StrategyTable
     cohort: CohortTable
     data: DataTable
     test: TestTable = TestTable()
     trainer: TrainerTable = TrainerTable()
     checkpoint: CheckpointTable = CheckpointTable()
+    checkpointer: Annotated[list[CheckpointerTable], Field(max_length=CHECKPOINTERS)] = Field(default_factory=list)
     schedule: ScheduleTable = SynchronousTable()
     time: TimeTable | None = None
     stop: StopTable | None = None
@@ -163,10 +182,15 @@ class RunSpec(Table):
             )
         return self
 
-    @property
-    def tested_share(self) -> float:
-        """The share of each client's examples that the test phase measures the model on; 0 where there is none."""
-        return 0.0 if self.trainer.skip_model_tests else self.test.ratio
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if self.training and self.test.ratio == 1:
+            raise ValueError("`test.ratio` is 1, which leaves nothing to train on; it goes with `training = false`")
+        if not self.training and self.test.ratio == 0 and self.test.validation == 0:
+            raise ValueError("`training` is false and `test.ratio` is 0, so there is nothing to evaluate on")
+        if not self.training and self.schedule.name != "synchronous":
+            raise ValueError(f"`training` is false, and the schedule `{self.schedule.name}` orders training")
+        return self
 
 
 def run_file(path: Path) -> Path:
@@ -193,4 +217,4 @@ def parse_spec(table: Mapping[str, Any], where: str = "run.toml") -> RunSpec:
     Raises:
         ConfigError: ``config_refused``, with every wrong key, what is allowed there, and the nearest right name.
     """
-    return validate(RunSpec, table, where)
+    return validate(RunSpec, resolved(table, where), where)

@@ -37,6 +37,7 @@ _QUOTED = re.compile(r"'([^']*)'")
 PositiveInt = Annotated[int, Field(ge=1, le=2**53)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Text = Annotated[str, Field(max_length=4096)]
@@ -179,7 +180,9 @@ def _walk(model: type[BaseModel], location: list[str]) -> tuple[list[str], list[
 
 
 def _named(table: type[BaseModel]) -> str:
-    """The one name that a table may have; empty where it may have any."""
+    """What tells a table from others: its title, or the one name that it may have; empty where it may have any."""
+    if title := table.model_config.get("title"):
+        return title
     field = table.model_fields.get("name")
     names = get_args(field.annotation) if field else ()
     return names[0] if len(names) == 1 and isinstance(names[0], str) else ""

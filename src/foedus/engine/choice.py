@@ -28,8 +28,11 @@ from foedus.engine.prepare import Prepared
 from foedus.engine.proof import Case, prove
 from foedus.engine.ray_extra import ray_executor
 from foedus.engine.recipe import recipe_of
+from foedus.engine.saving import saving_of
 from foedus.engine.workers import WorkersExecutor, available, cores
+from foedus.local.kinds import Plan
 from foedus.local.objective import EagerObjective
+from foedus.local.own import OwnPlan
 from foedus.local.work import Batch
 from foedus.schedules.named import contributions
 from foedus.strategies.strategy import Done, phases_of
@@ -96,21 +99,22 @@ def choose(engine: Engine, prepared: Prepared, source: ClientSource, clients: Se
     """
     _check("kernel", engine.kernel, KERNELS)
     _check("executor", engine.executor, EXECUTORS)
-    _check_device(engine)
+    _check_device(engine, prepared.plan)
     if engine.workers is not None and engine.workers < 1:
         raise ConfigError("workers_refused", f"{engine.workers} workers cannot run anything.", "", "Give 1 or more.")
+    own = isinstance(prepared.plan, OwnPlan)
     case = _case(engine, prepared, source, clients)
     wondering = "auto" in (engine.kernel, engine.executor)
     effort = _effort(case, prepared.spec.rounds) if case and wondering else Effort(0.0)
     kernel, of_kernel = _kernel(engine, prepared, case, effort)
     recipe = kernel.recipe if isinstance(kernel, GraphKernel) else None
     how = (recipe.stack, engine.device, recipe.plain()) if recipe else (1, engine.device, {})
-    cohort = case.cohort if case else 1
+    cohort = contributions(prepared.spec.schedule, prepared.spec.cohort, len(clients)) if case or own else 1
     if engine.executor == "ray":
         executor, count = ray_executor(kernel, prepared, source, engine.workers, cohort)
         reason = f"kernel {kernel.name}: {of_kernel}; executor ray: as asked, {count} workers"
         return executor, Choice(kernel.name, "ray", count, reason, *how)
-    count, of_executor = _workers(engine, effort, cohort)
+    count, of_executor = _workers(engine, None if own else effort, cohort)
     if count and isinstance(kernel, GraphKernel) and _threads_of_autograd():
         count, of_executor = 0, "proving the graph started threads for an accelerator, which do not survive a fork"
     reason = f"kernel {kernel.name}: {of_kernel}; executor {'workers' if count else 'inline'}: {of_executor}"
@@ -119,10 +123,17 @@ def choose(engine: Engine, prepared: Prepared, source: ClientSource, clients: Se
     return _started(kernel, prepared, source, clients, count), Choice(kernel.name, "workers", count, reason, *how)
 
 
-def _check_device(engine: Engine) -> None:
+def _check_device(engine: Engine, plan: Plan) -> None:
     _check("device", engine.device, DEVICES)
     if engine.device == "cpu":
         return
+    if isinstance(plan, OwnPlan):
+        raise ConfigError(
+            "device_unavailable",
+            f"A {plan.depth} plan is not computed on the device `{engine.device}`.",
+            "It does its own work, and takes what devices it finds.",
+            "Leave --device out.",
+        )
     if not torch.cuda.is_available():
         raise ConfigError(
             "device_unavailable",
@@ -150,11 +161,11 @@ def _check(what: str, name: str, known: Iterable[str]) -> None:
 
 
 def _case(engine: Engine, prepared: Prepared, source: ClientSource, clients: Sequence[str]) -> Case | None:
-    """The first training phase and the first clients with examples; none where nobody has any."""
+    """The first training phase and the first clients with examples; none where there are none to step for."""
     state = prepared.strategy.init(prepared.model)
     phase = prepared.strategy.phase(state)
     sampled = _sampled(source, clients)
-    if isinstance(phase, Done) or not sampled:
+    if isinstance(phase, Done) or not sampled or isinstance(prepared.plan, OwnPlan):
         return None
     broadcast = Broadcast(placed({part: state.tensors[part] for part in phase.broadcast}, engine.device))
     order = PhaseOrder(1, phase.name, sampled)
@@ -209,9 +220,15 @@ def _threads_of_autograd() -> bool:
 
 
 def _kernel(engine: Engine, prepared: Prepared, case: Case | None, effort: Effort) -> tuple[Kernel, str]:
-    eager = EagerKernel(prepared.plan, prepared.spec.seed, engine.device)
+    eager = EagerKernel(prepared.plan, prepared.spec.seed, engine.device, saving_of(prepared))
+    if isinstance(prepared.plan, OwnPlan):
+        return eager, f"a {prepared.plan.depth} plan does its own work"
     if engine.kernel == "eager":
         return eager, "as asked"
+    if prepared.spec.checkpointer:
+        return eager, "checkpointers look at each client's model"
+    if case is not None and case.work.phase.eager:
+        return eager, case.work.phase.eager
     if case is None:
         return eager, "no client has examples to try a graph on"
     if engine.recipe:
@@ -225,8 +242,8 @@ def _kernel(engine: Engine, prepared: Prepared, case: Case | None, effort: Effor
     return graph, f"as asked, {graph.recipe.words()}" if engine.kernel == "graph" else graph.recipe.words()
 
 
-def _workers(engine: Engine, effort: Effort, cohort: int) -> tuple[int, str]:
-    """The number of worker processes, 0 for none, and the reason."""
+def _workers(engine: Engine, effort: Effort | None, cohort: int) -> tuple[int, str]:
+    """The number of worker processes, 0 for none, and the reason; ``effort``: none where nothing could be timed."""
     count = engine.workers or min(cores(), cohort)
     if engine.executor == "inline":
         return 0, "as asked"
@@ -238,6 +255,8 @@ def _workers(engine: Engine, effort: Effort, cohort: int) -> tuple[int, str]:
         return 0, "this platform does not offer fork"
     if count < 2:
         return 0, "one process is enough"
+    if effort is None:
+        return 0, "such work is not timed; ask for workers where it is long"
     if effort.seconds < WORKERS_SECONDS:
         return 0, f"about {effort.seconds:.1f} s of work do not pay for starting processes"
     return count, f"{count} processes"

@@ -11,27 +11,33 @@ from pathlib import Path
 
 import torch
 
+from foedus.domain.codec import TensorFile
+from foedus.domain.errors import ConfigError, FoedusError
 from foedus.domain.plan import ModelManifest, PlanBundle, read_bundle
 from foedus.domain.run import RunSpec, read_run, run_file
-from foedus.domain.tree import Tensors, clone
+from foedus.domain.tree import Tensors, names_of_dtypes
 from foedus.engine.fits import within_memory
-from foedus.local.loader import load_plan
-from foedus.local.plan import TrainingPlan, build_model, manifest_of, tensors_of
+from foedus.local.checkpointers import asked_of
+from foedus.local.kinds import Plan, begin, check_depth, load_plan
 from foedus.strategies.catalogue import build, check_options
 from foedus.strategies.strategy import RunContext, Strategy
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that could begin: everything checked, nothing run. ``model`` holds the initial parameters and buffers."""
+    """A run that could begin: everything checked, nothing run. ``model`` holds the initial parameters and buffers.
+
+    ``saved``: where checkpointers keep models, if anywhere.
+    """
 
     spec: RunSpec
     base: Path
     bundle: PlanBundle
-    plan: TrainingPlan
+    plan: Plan
     model: Tensors
     manifest: ModelManifest
     strategy: Strategy
+    saved: Path | None = None
 
 
 def prepare(path: Path, overrides: Mapping[str, str] | None = None) -> Prepared:
@@ -53,14 +59,43 @@ def prepare_bundle(spec: RunSpec, base: Path, bundle: PlanBundle) -> Prepared:
     return prepare_plan(spec, base, bundle, load_plan(bundle))
 
 
-def prepare_plan(spec: RunSpec, base: Path, bundle: PlanBundle, plan: TrainingPlan) -> Prepared:
+def prepare_plan(spec: RunSpec, base: Path, bundle: PlanBundle, plan: Plan) -> Prepared:
     """As :func:`prepare_bundle`, for a plan that was imported, or made in Python."""
     torch.set_num_threads(1)
     with within_memory():
-        module = build_model(plan, spec.seed)
-    manifest = manifest_of(plan, module)
-    strategy = build(RunContext(spec, manifest))
-    return Prepared(spec, base, bundle, plan, clone(tensors_of(module)), manifest, strategy)
+        begun = begin(plan, spec.seed, spec.strategy.options)
+    strategy = build(RunContext(spec, begun.manifest))
+    asked_of(spec, begun.plan)
+    check_depth(plan, strategy.name, gradients=strategy.gradients)
+    model = begun.model if spec.initial is None else _initial(base / spec.initial, begun.manifest)
+    return Prepared(spec, base, bundle, begun.plan, model, begun.manifest, strategy)
+
+
+def _initial(path: Path, manifest: ModelManifest) -> Tensors:
+    """The model in the file that a run begins with.
+
+    Raises:
+        ConfigError: ``initial_refused`` where it cannot be read, or is not a model of the plan.
+    """
+    try:
+        with TensorFile(path) as file:
+            model = dict(file)
+    except (FoedusError, OSError) as error:
+        raise _initial_refused(path, "It cannot be read, or is no safetensors file.") from error
+    wanted = {tensor.name: (tuple(tensor.shape), tensor.dtype) for tensor in manifest.tensors}
+    found = {name: (tuple(tensor.shape), names_of_dtypes[tensor.dtype]) for name, tensor in model.items()}
+    if wrong := [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]:
+        raise _initial_refused(path, f"Its tensor {wrong[0][:80]!a} is not as the plan's model has it.")
+    return model
+
+
+def _initial_refused(path: Path, why: str) -> ConfigError:
+    return ConfigError(
+        "initial_refused",
+        f"`initial` names {path}, with which the run cannot begin.",
+        why,
+        "Name a model of the same plan: `foedus model download` fetches one, and each round of a run keeps one.",
+    )
 
 
 def read_spec(path: Path, overrides: Mapping[str, str]) -> RunSpec:

@@ -70,16 +70,17 @@ def current_phase(strategy: Strategy, state: State) -> Phase:
 
 
 def record_of(order: PhaseOrder, receipts: Sequence[Receipt], *, optional: bool) -> PhaseRecord:
-    """The record of a closed phase: metrics are means over the contributions, weighted by examples."""
+    """The record of a closed phase: metrics are means over the contributions that have them, weighted by examples."""
     ordered = tuple(sorted(receipts, key=lambda receipt: receipt.client))
     counted = [receipt for receipt in ordered if not receipt.failure]
-    total = sum(receipt.weights["examples"] for receipt in counted)
-    names = {name for receipt in counted for name in receipt.metrics}
-    metrics = {
-        name: sum(receipt.metrics[name] * receipt.weights["examples"] for receipt in counted) / total
-        for name in sorted(names)
-        if total > 0
-    }
+    names = sorted({name for receipt in counted for name in receipt.metrics})
+    metrics = {name: _mean(name, [receipt for receipt in counted if name in receipt.metrics]) for name in names}
     outcome = "untested" if optional and not counted else "closed"
     up = sum(receipt.size for receipt in ordered)
     return PhaseRecord(order.phase, order.clients, ordered, metrics, bytes_up=up, outcome=outcome)
+
+
+def _mean(name: str, receipts: Sequence[Receipt]) -> float:
+    """The mean of a metric over receipts that have it."""
+    total = sum(receipt.weights["examples"] for receipt in receipts)
+    return sum(receipt.metrics[name] * receipt.weights["examples"] for receipt in receipts) / total

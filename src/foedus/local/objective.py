@@ -6,20 +6,27 @@ No optimizer, state dict or copy of the module per client: the broadcast is copi
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from foedus.domain.errors import ClientWorkError, PlanError
+from foedus.data.dataset import Values
+from foedus.domain.errors import ClientWorkError, FoedusError, PlanError
 from foedus.domain.tree import Tensors
 from foedus.local.plan import Loss, TrainingPlan, build_model, tensors_of
-from foedus.local.work import Batch, output_of
+from foedus.local.work import AT_ONCE, Batch, output_of
+
+log = logging.getLogger(__name__)
 
 
 class EagerObjective:
     """One module on a device, one client at a time."""
+
+    at_once = AT_ONCE
 
     def __init__(self, plan: TrainingPlan, seed: int, device: str = "cpu") -> None:
         self._module = build_model(plan, seed).to(device)
@@ -55,11 +62,21 @@ class EagerObjective:
         return {name: torch.zeros_like(leaf) if g is None else g for name, leaf, g in found}, loss.detach()
 
     def measure(self, model: Tensors, batch: Batch) -> dict[str, Tensor]:
-        """Loss and metrics on one batch, without gradients."""
+        """Loss and metrics on one batch, without gradients; one that fails is logged, and not among them."""
         self._module.eval()
         with torch.no_grad():
             output = output_of(self._module, batch.inputs)
-            return {name: _scalar(measure(output, batch.targets), name) for name, measure in self._measures.items()}
+            found = {name: self._measured(name, output, batch.targets) for name in self._measures}
+            return {name: value for name, value in found.items() if value is not None}
+
+    def _measured(self, name: str, output: Any, targets: Values) -> Tensor | None:
+        try:
+            return _scalar(self._measures[name](output, targets), name)
+        except (FoedusError, MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:
+            log.warning("the plan's %s failed: %s: %s", name, type(error).__name__, error)
+            return None
 
 
 def _scalar(value: object, name: str) -> Tensor:

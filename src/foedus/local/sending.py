@@ -17,9 +17,9 @@ def ends(work: WorkBuilder) -> WorkBuilder:
 
         def finish(broadcast: Broadcast, carry: Carry) -> Finished:
             finished, start = local.finish(broadcast, carry), broadcast.tensors["model"]
-            moved = finished.update["parameters"]
-            parameters = {name: start[name] - moved[name] for name in moved}
-            return replace(finished, update={**finished.update, "parameters": parameters})
+            moved = finished.update.get("parameters", {})
+            parameters = {"parameters": {name: start[name] - moved[name] for name in moved}} if moved else {}
+            return replace(finished, update={**finished.update, **parameters})
 
         return replace(local, finish=finish)
 

@@ -11,63 +11,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from foedus.data.batching import batch_count, batches
+from foedus.data.batching import batches
 from foedus.domain.plain import Json
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast
-from foedus.domain.table import Amount, Rate, Table
+from foedus.domain.training import LocalOptions
 from foedus.domain.tree import State, clone, device_of
 from foedus.local.work import Account, Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
-from foedus.optim.optimizer import Decay, Optimizer, adam, clipped, sgd
-from foedus.optim.rates import RateTable, rate_at
-
-
-class LocalOptions(Table):
-    """What a client does between two messages: ``epochs`` over its examples in batches of ``batch_size``.
-
-    ``num_updates`` steps in place of the epochs, where given: the same for every client, however many examples it has.
-    ``momentum`` is SGD's; ``beta1``, ``beta2`` and ``epsilon`` are Adam's, whose ``weight_decay`` is decoupled (AdamW).
-    ``clip`` bounds the norm of each batch's gradient. ``lr_schedule`` changes ``lr`` over rounds or steps. With
-    ``keep_optimizer`` the optimizer's moments go on from the client's round before, and are not begun anew.
-    """
-
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: Rate
-    lr_schedule: RateTable | None = None
-    keep_optimizer: bool = False
-    momentum: Decay = 0.0
-    weight_decay: Amount = 0.0
-    beta1: Decay = 0.9
-    beta2: Decay = 0.999
-    epsilon: Rate = 1e-8
-    clip: Rate | None = None
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
-    num_updates: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 10
-
-    def updates(self, examples: int) -> int:
-        """The steps that a client with so many examples takes between two messages.
-
-        >>> options = LocalOptions(lr=0.1, epochs=2)
-        >>> options.updates(25), options.model_copy(update={"num_updates": 100}).updates(25)
-        (6, 100)
-        """
-        return self.num_updates or self.epochs * batch_count(examples, self.batch_size)
-
-    def seen(self, examples: int) -> int:
-        """The examples that such a client works on in these steps, each as often as it is seen.
-
-        >>> LocalOptions(lr=0.1, num_updates=4).seen(25)
-        35
-        """
-        epochs, more = divmod(self.updates(examples), batch_count(examples, self.batch_size))
-        return epochs * examples + min(more * self.batch_size, examples)
+from foedus.optim.optimizer import Optimizer, adam, clipped, sgd
+from foedus.optim.rates import rate_at
 
 
 def local_sgd(options: LocalOptions) -> WorkBuilder:
@@ -110,14 +66,17 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
     def order(examples: int, state: State, rng: Randomness) -> list[Tensor]:
         epoch, first = _position(state)
         ahead = itertools.chain.from_iterable(
-            batches(examples, options.batch_size, rng.seed, rng.client, number) for number in itertools.count(epoch)
+            itertools.islice(
+                batches(examples, options.batch_size, rng.seed, rng.client, number), options.epoch(examples)
+            )
+            for number in itertools.count(epoch)
         )
         return list(itertools.islice(ahead, first, first + options.updates(examples)))
 
     def account(examples: int, state: State) -> Account:
         epoch, first = _position(state)
         taken = options.updates(examples)
-        more, batch = divmod(first + taken, batch_count(examples, options.batch_size))
+        more, batch = divmod(first + taken, options.epoch(examples))
         counts: dict[str, Json] = {"epoch": epoch + more, "batch": batch}
         if schedule is not None:
             counts["steps"] = _count(state, "steps") + taken

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from foedus.domain.table import Rate, Table
+from foedus.domain.table import Decay, Rate, Table
 from foedus.domain.tree import Parts, Tensors
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Update(Protocol):

@@ -17,9 +17,9 @@ from foedus.domain.errors import ConfigError
 from foedus.domain.round import Aggregate
 from foedus.domain.table import Table
 from foedus.domain.timing import BufferedTable
+from foedus.domain.training import LocalTable, OwnOptions
 from foedus.domain.tree import State
 from foedus.local.sending import ends
-from foedus.local.sgd import LocalOptions
 from foedus.optim.optimizer import ServerOptions
 from foedus.strategies.fedavg import averaging
 from foedus.strategies.strategy import Recipe, RunContext, Strategy, compose
@@ -28,7 +28,7 @@ from foedus.strategies.strategy import Recipe, RunContext, Strategy, compose
 class FedAsyncOptions(Table):
     """``local``: what clients do; ``alpha``: how much of an update that is not stale goes into the model."""
 
-    local: LocalOptions
+    local: LocalTable = OwnOptions()
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.6
     form: Literal["mixing", "difference"] = "mixing"
 

@@ -8,6 +8,7 @@ optimizer SGD at learning rate 1, ``w - sum(n_k/n * (w - w_k))`` is FedAvg's ``s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from foedus.aggregation.named import AggregatorOptions, aggregator_of
@@ -16,8 +17,11 @@ from foedus.domain.errors import ConfigError
 from foedus.domain.header import TensorSpec
 from foedus.domain.round import Aggregate, PartSpec, Schema
 from foedus.domain.table import Table
+from foedus.domain.training import LocalOptions, LocalTable, OwnOptions
 from foedus.domain.tree import State, Tensors, clone, dtypes
-from foedus.local.sgd import LocalOptions, local_sgd
+from foedus.local.own import fitting
+from foedus.local.personal import keeping, personal_names
+from foedus.local.sgd import local_sgd
 from foedus.optim.optimizer import ServerOptions, server_optimizer
 from foedus.strategies.strategy import Recipe, RunContext, Strategy, compose
 
@@ -27,7 +31,7 @@ MEAN = AggregatorOptions()
 class FedAvgOptions(Table):
     """``local``: what clients do; ``aggregator``: how it is combined; ``server``: the server's step."""
 
-    local: LocalOptions
+    local: LocalTable = OwnOptions()
     aggregator: AggregatorOptions = AggregatorOptions()
     server: ServerOptions = ServerOptions()
 
@@ -45,7 +49,7 @@ def fedavg(options: FedAvgOptions, context: RunContext) -> Strategy:
 
 def averaging(
     name: str,
-    local: LocalOptions,
+    local: LocalOptions | OwnOptions,
     server: ServerOptions,
     context: RunContext,
     weight: str = "examples",
@@ -53,7 +57,8 @@ def averaging(
 ) -> Recipe:
     """Local SGD, the updates' mean by the ``weight`` that clients send, or another aggregate, and the server's step."""
     optimizer = server_optimizer(server)
-    trainable = context.names("parameter")
+    schema, personal = _schema(context, weight, local)
+    trainable = [name for name in context.names("parameter") if name not in personal]
 
     def init(model: Tensors) -> State:
         moments = optimizer.init({name: model[name] for name in trainable})
@@ -68,10 +73,13 @@ def averaging(
         model.update(aggregate.tensors.get("buffers", {}))
         return State({"model": model, **moments}, state.data)
 
-    schema = _schema(context, weight)
     kinds = {part: {n: dtypes[t.dtype] for n, t in spec.tensors.items()} for part, spec in schema.parts.items()}
     combine = aggregator_of(aggregator, dict.fromkeys(schema.parts, weight), kinds)
-    return Recipe(name, local_sgd(local), schema, combine, init, step, seen=local.seen)
+    work = fitting if isinstance(local, OwnOptions) else local_sgd(local)
+    work = keeping(work, personal) if personal else work
+    gradients = isinstance(local, LocalOptions)
+    recipe = Recipe(name, work, schema, combine, init, step, gradients=gradients)
+    return replace(recipe, seen=local.seen, personal=personal, log_interval=local.log_interval)
 
 
 def _check_trim(options: AggregatorOptions, context: RunContext) -> None:
@@ -85,11 +93,16 @@ def _check_trim(options: AggregatorOptions, context: RunContext) -> None:
         )
 
 
-def _schema(context: RunContext, weight: str) -> Schema:
-    """The trainable parameters' differences, and the buffers' values, which staleness does not shrink."""
+def _schema(context: RunContext, weight: str, local: LocalOptions | OwnOptions) -> tuple[Schema, frozenset[str]]:
+    """The trainable parameters' differences, and the buffers' values, which staleness does not shrink.
+
+    Without those that are personal, whose names come with it.
+    """
+    personal = personal_names(local.personal, (*context.names("parameter"), *context.names("buffer")))
     parts: dict[str, Any] = {}
     for part, kind in (("parameters", "parameter"), ("buffers", "buffer")):
-        chosen = {t.name: TensorSpec(t.shape, t.dtype) for t in context.manifest.tensors if t.kind == kind}
+        sent = (t for t in context.manifest.tensors if t.kind == kind and t.name not in personal)
+        chosen = {t.name: TensorSpec(t.shape, t.dtype) for t in sent}
         if chosen:
             parts[part] = PartSpec(chosen, weight, discounted=part == "parameters")
-    return Schema(parts, tuple(dict.fromkeys(("examples", weight))), ("loss",))
+    return Schema(parts, tuple(dict.fromkeys(("examples", weight))), ("loss",)), personal

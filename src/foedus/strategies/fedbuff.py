@@ -13,8 +13,8 @@ from typing import Literal
 
 from foedus.domain.errors import ConfigError
 from foedus.domain.table import Table
+from foedus.domain.training import LocalTable, OwnOptions
 from foedus.local.sending import equally
-from foedus.local.sgd import LocalOptions
 from foedus.optim.optimizer import ServerOptions
 from foedus.strategies.fedavg import averaging
 from foedus.strategies.strategy import RunContext, Strategy, compose
@@ -23,7 +23,7 @@ from foedus.strategies.strategy import RunContext, Strategy, compose
 class FedBuffOptions(Table):
     """``local``: what clients do; ``server``: the server's step; ``weighting``: by examples, or all the same."""
 
-    local: LocalOptions
+    local: LocalTable = OwnOptions()
     server: ServerOptions = ServerOptions()
     weighting: Literal["examples", "uniform"] = "examples"
 

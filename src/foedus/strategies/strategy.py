@@ -6,6 +6,7 @@ further parts are the server optimizer's moments, ``data`` says where in the run
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,13 +17,17 @@ from foedus.domain.round import Aggregate, Receipt, Schema
 from foedus.domain.run import RunSpec
 from foedus.domain.timing import SynchronousTable
 from foedus.domain.tree import State, Tensors
+from foedus.local.checks import LOG_INTERVAL, NO_CHECKS, Checks
 from foedus.local.evaluate import evaluation
+from foedus.local.personal import merging
 from foedus.local.work import WorkBuilder
 from foedus.schedules.named import schedule_of
 from foedus.schedules.schedule import Schedule
 from foedus.schedules.selectors import SELECTORS, Selector
 from foedus.strategies.stopping import End, ending
 from foedus.transforms.transform import IDENTITY, Transform
+
+log = logging.getLogger(__name__)
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -38,7 +43,7 @@ class Phase:
 
     ``broadcast`` names the parts of the state that go down; of ``n`` examples the work sees ``seen(n)``, counting each
     as often as it is seen. A phase that does not need an answer to go on (``optional``) is recorded as untested where
-    too few answer.
+    too few answer. ``checks``: what is measured around the work; ``eager``: why only that kernel can compute it.
     """
 
     name: str
@@ -51,6 +56,8 @@ class Phase:
     broadcast: tuple[str, ...] = ("model",)
     optional: bool = False
     seen: Callable[[int], int] = once
+    checks: Checks = NO_CHECKS
+    eager: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Strategy:
 
     ``end(state, metrics) → state`` at the beginning of the next round, which may say that the run stops early.
     ``sliced``: ``close`` acts on each element alone, so that it may be called slice by slice, with the same bits.
+    ``gradients``: its training steps along the gradients of a plan's loss, which a plan of its own work has not.
     """
 
     name: str
@@ -72,6 +80,7 @@ class Strategy:
     close: Callable[[State, Aggregate, Sequence[Receipt]], State]
     end: End
     sliced: bool
+    gradients: bool = True
 
 
 def phases_of(strategy: Strategy, state: State, number: int) -> list[Phase]:
@@ -99,7 +108,11 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parts that a strategy's file brings to :func:`compose`."""
+    """The parts that a strategy's file brings to :func:`compose`.
+
+    ``personal`` names the tensors that stay with each client; ``log_interval``: how many steps there are from one that
+    is told to the next. ``gradients``: its work steps along those of a plan's loss.
+    """
 
     name: str
     work: WorkBuilder
@@ -109,6 +122,9 @@ class Recipe:
     step: Callable[[State, Aggregate], State]
     transform: Transform | None = None
     seen: Callable[[int], int] = once
+    personal: frozenset[str] = frozenset()
+    log_interval: int = LOG_INTERVAL
+    gradients: bool = True
 
 
 def compose(recipe: Recipe, context: RunContext) -> Strategy:
@@ -129,18 +145,7 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
             "It compares contributions that began with one model, and staleness would shrink some of them.",
             "Use the schedule `synchronous`, or the aggregator `mean`.",
         )
-    transform = recipe.transform or IDENTITY
-    train = Phase(TRAIN, recipe.work, recipe.schema, recipe.aggregator, transform, selector, schedule, seen=recipe.seen)
-    at_once = schedule_of(SynchronousTable(), spec.cohort) if schedule.draws else schedule
-    test_schema = Schema({}, ("examples",), tuple(context.manifest.metrics))
-    test = Phase(TEST, evaluation, test_schema, recipe.aggregator, IDENTITY, selector, at_once, optional=True)
-    shares = ((replace(test, name=VALIDATION), spec.test.validation), (test, spec.tested_share))
-    measuring = tuple(phase for phase, share in shares if share > 0)
-
-    def phases(round_number: int) -> tuple[Phase, ...]:
-        last, due = round_number == spec.rounds, round_number % spec.test.every == 0
-        tests = last or (due and spec.trainer.model_test_after_each_round)
-        return (train, *(p for p in measuring if (tests if p.name == TEST else last or due)))
+    phases = _phases(recipe, context, selector, schedule)
 
     def phase(state: State) -> Phase | Done:
         planned, at = phases(round_of(state)), _integer(state, "phase")
@@ -155,7 +160,58 @@ def compose(recipe: Recipe, context: RunContext) -> Strategy:
         state = recipe.init(model)
         return replace(state, data={**state.data, "round": 1, "phase": 0})
 
-    return Strategy(recipe.name, init, phase, close, ending(spec, context.manifest.metrics), sliced=True)
+    return Strategy(recipe.name, init, phase, close, ending(spec, context.manifest.metrics), True, recipe.gradients)
+
+
+def _phases(
+    recipe: Recipe, context: RunContext, selector: Selector, schedule: Schedule
+) -> Callable[[int], tuple[Phase, ...]]:
+    """The phases of each round: training, where the run trains, and what measures the new model."""
+    spec, tests = context.spec, context.spec.test
+    if tests.ratio == 0 and (tests.on_global_updates or tests.on_local_updates):
+        log.warning("`test.ratio` is 0, so nothing is measured on global or local updates")
+    checks = Checks(tests.on_global_updates, tests.on_local_updates, tests.shuffle, recipe.log_interval)
+    transform = recipe.transform or IDENTITY
+    train = Phase(TRAIN, recipe.work, recipe.schema, recipe.aggregator, transform, selector, schedule, seen=recipe.seen)
+    train = replace(train, schema=_checked(train.schema, context, checks), checks=checks, eager=_eager(recipe, checks))
+    at_once = schedule_of(SynchronousTable(), spec.cohort) if schedule.draws else schedule
+    schema = Schema({}, ("examples",), tuple(context.manifest.metrics))
+    test = Phase(
+        TEST,
+        merging(evaluation) if recipe.personal else evaluation,
+        schema,
+        recipe.aggregator,
+        IDENTITY,
+        selector,
+        at_once,
+        optional=spec.training,
+        checks=Checks(shuffle=tests.shuffle),
+        eager="it trains nothing",
+    )
+    validation = (replace(test, name=VALIDATION),) if tests.validation > 0 else ()
+    test_of_models = (test,) if tests.ratio > 0 else ()
+
+    def phases(number: int) -> tuple[Phase, ...]:
+        last, due = number == spec.rounds, number % tests.every == 0
+        tested = last or (due and spec.trainer.model_test_after_each_round)
+        wanted = tested and not spec.trainer.skip_model_tests
+        if not spec.training:
+            return (*validation, *test_of_models)
+        after = (*(validation if last or due else ()), *(test_of_models if wanted or (last and checks.before) else ()))
+        return (train, *after)
+
+    return phases
+
+
+def _checked(schema: Schema, context: RunContext, checks: Checks) -> Schema:
+    """The schema with what is measured around the work."""
+    return replace(schema, metrics=(*schema.metrics, *checks.names(tuple(context.manifest.metrics))))
+
+
+def _eager(recipe: Recipe, checks: Checks) -> str:
+    if recipe.personal:
+        return "each client has tensors of its own"
+    return "clients measure, or split anew, around their work" if checks.any else ""
 
 
 def round_of(state: State) -> int:

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from foedus.data.batching import permutation
 from foedus.domain.rng import Randomness
+from foedus.domain.training import LocalOptions
 from foedus.domain.tree import State
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan
-from foedus.local.sgd import LocalOptions, local_sgd
+from foedus.local.sgd import local_sgd
 from foedus.local.work import LocalWork
 
 PLAN = TrainingPlan(

@@ -10,10 +10,11 @@ from foedus.domain.errors import ConfigError
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast
 from foedus.domain.table import validate
+from foedus.domain.training import LocalOptions
 from foedus.domain.tree import State
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan
-from foedus.local.sgd import LocalOptions, local_sgd
+from foedus.local.sgd import local_sgd
 from foedus.local.work import Batch
 from foedus.optim.rates import rate_at
 

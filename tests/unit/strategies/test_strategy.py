@@ -13,8 +13,9 @@ from foedus.aggregation.mean import weighted_mean
 from foedus.domain.errors import ConfigError
 from foedus.domain.header import TensorSpec
 from foedus.domain.round import Aggregate, PartSpec, Schema
+from foedus.domain.training import LocalOptions
 from foedus.domain.tree import Parts, State
-from foedus.local.sgd import LocalOptions, local_sgd
+from foedus.local.sgd import local_sgd
 from foedus.strategies.catalogue import CATALOGUE, build
 from foedus.strategies.stopping import next_round
 from foedus.strategies.strategy import Done, Phase, Recipe, RunContext, compose
