@@ -9,24 +9,26 @@ from typing import Any
 
 import click
 
+from foedus.cli import node_service
 from foedus.cli.lazy import LazyGroup
-from foedus.cli.logs import log_options
-from foedus.cli.observed import observed
 from foedus.cli.options import home_option, secret_from_environment
 from foedus.cli.output import emit, json_option, table
 from foedus.domain.errors import UsageError
 from foedus.node import kit, owner
-from foedus.node.agent import run_agent
 from foedus.node.keys import rotate_key
 from foedus.node.review import Review, changes, review
 from foedus.node.vault import Identity, PlanEntry
 from foedus.wire.trust import OVERLAP
 
 LAZY = {
+    "audit": ("foedus.cli.node_audit", "The security log: what was asked, decided, changed and run."),
     "certificate": ("foedus.cli.node_certificate", "The TLS certificate that this node shows."),
     "data": ("foedus.cli.node_data", "The datasets that this node offers."),
     "loading": ("foedus.cli.node_loading", "The loading plans by which this node's files are read."),
+    "history": ("foedus.cli.node_history", "What ran here."),
+    "logs": ("foedus.cli.node_logs", "What the node, and the work in it, said."),
     "policy": ("foedus.cli.node_policy", "What approved plans may be asked for."),
+    "status": ("foedus.cli.node_status", "Where the node is, and what waits for its owner."),
     "witness": ("foedus.cli.node_witness", "What this node has seen of the coordinator's audit log."),
 }
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -108,14 +110,8 @@ def rotate(overlap: float, home: Path) -> None:
     emit(made.model_dump(mode="json"), f"node {made.node} has a new key; the old one holds for {made.overlap:.0f} s")
 
 
-@command.command("start")
-@home_option
-@log_options
-@json_option
-def start(home: Path) -> None:
-    """Work for runs whose plans the owner approved, until Ctrl-C. It only dials out."""
-    with observed("foedus-node"):
-        run_agent(home)
+for _each in node_service.COMMANDS:
+    command.add_command(_each)
 
 
 @command.group("plan")

@@ -1,39 +1,32 @@
 """The node's agent: it greets the coordinator, polls it for work, and does one assignment after another, for ever.
 
-It only ever dials out. It imports no torch and no plan; that is for its work processes (:mod:`foedus.node.child`).
+It only ever dials out. It imports no torch and no plan; that is for its work processes (:mod:`foedus.node.child`). How
+it is started and ended is in :mod:`foedus.node.service`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
 import secrets
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 from foedus.domain.errors import (
     AccessError,
     ConflictError,
     FoedusError,
     NotFoundError,
-    UsageError,
 )
 from foedus.node import acts
 from foedus.node.blobs import Cache
-from foedus.node.certificate import trust_of
 from foedus.node.checkpoint import States
 from foedus.node.duty import Held, Tools, perform
 from foedus.node.facts import hello, tell_refused
 from foedus.node.keys import other_key
 from foedus.node.offers import keep_plan
-from foedus.node.policy import check_sandbox, read_policy
-from foedus.node.settings import NodeSettings, read_settings
+from foedus.node.policy import read_policy
+from foedus.node.settings import NodeSettings
 from foedus.node.transport import Link, passing
 from foedus.node.vault import Vault
 from foedus.node.witness import observe
@@ -57,63 +50,6 @@ HELD = 100
 _log = logging.getLogger(__name__)
 
 
-def run_agent(home: Path, stop: threading.Event | None = None, settings: NodeSettings | None = None) -> None:
-    """Be the node in ``home`` until SIGTERM, SIGINT or ``stop``; then end the work processes and return.
-
-    Raises:
-        NotFoundError: ``node_missing``. UsageError: ``node_not_joined``. ConflictError: ``node_running``.
-        AccessError: where the coordinator does not know the node, or has revoked it.
-        ConfigError: where the policy is malformed. StorageError: ``sandbox_unavailable``.
-    """
-    with Vault(home) as vault, _alone(home):
-        policy = read_policy(home)
-        check_sandbox(policy)
-        if policy.sandbox == "off":
-            _log.warning("the owner's policy lets plans run without a sandbox")
-            vault.record("sandbox_off", "policy", "plans see and reach what this node's user does")
-        asyncio.run(_live(vault, stop or threading.Event(), settings or read_settings()))
-
-
-@contextlib.contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    with (home / "agent.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConflictError("node_running", f"The node in {home} is running already.") from error
-        yield
-
-
-async def _live(vault: Vault, stop: threading.Event, settings: NodeSettings) -> None:
-    identity = vault.identity()
-    if identity.node is None or identity.coordinator is None:
-        raise UsageError("node_not_joined", "This node has joined no coordinator.", "", "Use `foedus node join`.")
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    signer = Signer(identity.node, vault.private_key)
-    async with Link(identity.coordinator, signer, trust=trust_of(vault.home)) as link:
-        agent = Agent(vault, link, settings)
-        loops = [agent.converse(), agent.watch(), agent.renew(), agent.labour(), _until(stop)]
-        tasks = [asyncio.create_task(loop) for loop in loops]
-        _log.info("node %s (%s) of %s is up", identity.name, identity.node, identity.coordinator)
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await agent.pool.close()
-        for task in done:
-            task.result()
-    _log.info("node %s has stopped", identity.name)
-
-
-async def _until(stop: threading.Event) -> None:
-    while not stop.is_set():
-        await asyncio.sleep(TICK / 2)
-
-
 class Agent:
     """A node's life in one process. Its loops share this state in one thread; what must last is in the vault."""
 
@@ -122,7 +58,7 @@ class Agent:
         self._boot, self._wait, self._welcome = secrets.token_hex(16), settings.poll_wait, False
         self._told: object = None
         self._greeting = asyncio.Lock()
-        self._held: dict[str, Held] = {}
+        self.held: dict[str, Held] = {}
         self._queue: asyncio.Queue[Held] = asyncio.Queue()
         self._ended: set[str] = set()
         self._moves = 0
@@ -136,6 +72,20 @@ class Agent:
         states = States(vault.home / "states")
         states.forget(settings.state_days * 86400)
         self._tools = Tools(vault, link, cache, states, self.pool, self._moved)
+
+    def in_hand(self) -> list[dict[str, object]]:
+        """The assignments that this node has, and since when it works on each, in Unix seconds."""
+        now, clock = time.time(), time.monotonic()
+        return [
+            {
+                "run": held.assignment.run,
+                "round": held.assignment.round,
+                "phase": held.assignment.phase,
+                "client": held.assignment.client,
+                "since": None if held.began is None else round(now - clock + held.began, 1),
+            }
+            for held in self.held.values()
+        ]
 
     async def converse(self) -> None:
         """Greet, then poll, for ever; after a broken poll greet anew.
@@ -152,7 +102,7 @@ class Agent:
             try:
                 if not self._welcome:
                     await self._greet()
-                poll = Poll(boot=self._boot, wait=self._wait, held=tuple(self._held))
+                poll = Poll(boot=self._boot, wait=self._wait, held=tuple(self.held))
                 news = await self._take(await self._link.post("/node/poll", poll, Work, self._wait))
                 failures = 0
             except FoedusError as error:
@@ -160,7 +110,7 @@ class Agent:
                     raise
                 failures += 1
                 self._welcome = False
-                if not self._held:
+                if not self.held:
                     self._boot = secrets.token_hex(16)
                 await self._link.pause(error, failures)
                 continue
@@ -193,7 +143,7 @@ class Agent:
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
-            for held in [held for held in self._held.values() if held.renew_at <= now and not held.sending]:
+            for held in [held for held in self.held.values() if held.renew_at <= now and not held.sending]:
                 if held.seen != self._moves:
                     await self._renew(held)
 
@@ -206,7 +156,7 @@ class Agent:
             except TimeoutError:
                 await self.pool.tidy()
                 continue
-            if self._held.get(held.assignment.id) is not held:
+            if self.held.get(held.assignment.id) is not held:
                 continue
             held.task = asyncio.create_task(perform(self._tools, held))
             try:
@@ -214,7 +164,7 @@ class Agent:
             finally:
                 held.task.cancel()
                 await asyncio.gather(held.task, return_exceptions=True)
-                self._held.pop(held.assignment.id, None)
+                self.held.pop(held.assignment.id, None)
             if not held.task.cancelled() and (error := held.task.exception()) is not None:
                 _log.error("%s could not be finished", held, exc_info=error)
 
@@ -246,31 +196,31 @@ class Agent:
         """Take what a poll brought; whether there was anything new."""
         ended = set(work.ended) - self._ended
         for run in ended:
-            for held in [held for held in self._held.values() if held.assignment.run == run]:
+            for held in [held for held in self.held.values() if held.assignment.run == run]:
                 self._lose(held)
             await self.pool.drop(run)
-        self._ended |= ended
-        for held in [self._held[ask] for ask in work.stop if ask in self._held]:
+        self._ended = set(work.ended)
+        for held in [self.held[ask] for ask in work.stop if ask in self.held]:
             _log.info("%s is not awaited any more", held)
             self._lose(held)
-        await acts.requested(self._vault, [each for each in work.assignments if each.id not in self._held])
+        await acts.requested(self._vault, [each for each in work.assignments if each.id not in self.held])
         for assignment in work.assignments:
             self._hold(assignment)
         offers = [await self._consider(offer) for offer in work.plans]
         if work.audit is not None:
             await observe(self._vault, self._link, parse_head(work.audit), self._settings.witness_every)
-        await asyncio.sleep(0.0 if self._held else work.seconds)
+        await asyncio.sleep(0.0 if self.held else work.seconds)
         return bool(ended or work.stop or work.assignments or any(offers))
 
     def _hold(self, assignment: Assignment) -> None:
         renew_at = time.monotonic() + assignment.lease / 4
         self._ended.discard(assignment.run)
-        if (held := self._held.get(assignment.id)) is not None:
+        if (held := self.held.get(assignment.id)) is not None:
             held.assignment, held.renew_at = assignment, renew_at
             return
-        if len(self._held) >= HELD:
+        if len(self.held) >= HELD:
             return
-        self._held[assignment.id] = new = Held(assignment, renew_at)
+        self.held[assignment.id] = new = Held(assignment, renew_at)
         self._queue.put_nowait(new)
 
     async def _consider(self, offer: PlanOffer) -> bool:
@@ -296,11 +246,11 @@ class Agent:
         except FoedusError as error:
             held.renew_at = time.monotonic() + 4 * TICK
             gone = isinstance(error, ConflictError | NotFoundError) and held.assignment.token == ask.token
-            if gone and not held.sending and self._held.get(ask.id) is held:
+            if gone and not held.sending and self.held.get(ask.id) is held:
                 _log.info("%s is not awaited any more: %s", held, error.code)
                 self._lose(held)
 
     def _lose(self, held: Held) -> None:
-        self._held.pop(held.assignment.id, None)
+        self.held.pop(held.assignment.id, None)
         if held.task is not None:
             held.task.cancel()

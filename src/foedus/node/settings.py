@@ -25,6 +25,7 @@ class NodeSettings(BaseModel):
     work process is kept. ``cache_bytes``: room for downloaded models. ``blob_bytes``: the largest of them. ``workers``:
     work processes kept at once, each for another run. ``state_days``: how long client states of a run are kept that
     asks no more. ``witness_every``: how long the node waits before it follows the coordinator's audit log again.
+    ``drain_seconds``: how long SIGTERM lets the work in hand go on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,7 +37,9 @@ class NodeSettings(BaseModel):
     blob_bytes: Annotated[int, Field(ge=1 << 10)] = 32 << 30
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     state_days: Annotated[float, Field(gt=0)] = 90.0
+    saved: str = ""
     witness_every: Annotated[float, Field(ge=0)] = 600.0
+    drain_seconds: Annotated[float, Field(ge=0, le=604800, allow_inf_nan=False)] = 5.0
 
 
 def node_home(given: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:

@@ -83,6 +83,8 @@ class Link:
         self.signer = signer
         self._retry = retry
         self._answers: bool | None = None
+        self.answered: float | None = None
+        """When the coordinator last answered rightly, in Unix seconds."""
         self._not_before = 0.0
         parts = urlsplit(self.url)
         self._base = parts.path + API
@@ -134,6 +136,7 @@ class Link:
                 if refuses(response.status_code, path):
                     raise await self._refusal(method, response)
                 self._heard()
+                self.answered = round(time.time(), 1)
                 yield response
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._broken(error) from error

@@ -17,7 +17,7 @@ LIGHT = [
     "foedus.cli.coordinator",
     "foedus.cli.node",
     "foedus.cli.node_data",
-    "foedus.node.agent",
+    "foedus.node.service",
 ]
 
 

@@ -19,9 +19,9 @@ from foedus.data.files import write_columns
 from foedus.domain.codec import encode_tensors
 from foedus.domain.errors import ConflictError, FoedusError, ForbiddenError, RoundClosedError, UsageError
 from foedus.domain.plan import PlanBundle
-from foedus.node.agent import run_agent
 from foedus.node.datasets import add_dataset
 from foedus.node.owner import approve, init, list_plans, reject
+from foedus.node.service import run_agent
 from foedus.node.session import Session
 from foedus.node.settings import NodeSettings
 from foedus.node.vault import PlanEntry, Vault
@@ -356,5 +356,5 @@ def test_a_node_that_has_not_joined_is_told_to(tmp_path: Path) -> None:
 
 def test_the_agent_imports_no_torch() -> None:
     source = Path(__file__).parents[3] / "src"
-    code = "import sys, foedus.node.agent; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, foedus.node.service; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, check=False).returncode == 0

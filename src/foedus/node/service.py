@@ -1,0 +1,311 @@
+"""The node as a service: one process per home, what its owner wishes of it while it runs, and what it says of itself.
+
+A wish is a file in the home, which the process looks for: there is no port, and only who may write to the home can
+wish. What the process says of itself is a file too. To *drain* is to finish the work in hand, take no more, and end.
+Free of torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+import foedus
+from foedus.domain.errors import ConflictError, UnreachableError, UsageError
+from foedus.node.agent import TICK, Agent
+from foedus.node.certificate import trust_of
+from foedus.node.policy import check_sandbox, read_policy
+from foedus.node.settings import NodeSettings, read_settings
+from foedus.node.transport import Link
+from foedus.node.vault import Vault
+from foedus.wire.messages import Count, Finite, Line, Message
+from foedus.wire.signing import Signer
+
+LOCK, CONTROL, STATUS = "agent.lock", "control.json", "status.json"
+SAID_EVERY = 1.0
+"""Seconds between two times that the process says of itself what has changed."""
+
+PATIENCE = 1.0
+"""Seconds that a start waits for the home: who only asks whether a node runs holds it for a moment."""
+
+Wish = Literal["drain", "stop", "restart"]
+_log = logging.getLogger(__name__)
+
+
+class Control(Message):
+    """What the owner wishes; ``restart`` drains, and begins anew with the code that is installed then."""
+
+    wish: Wish
+
+
+class Working(Message):
+    """An assignment in hand; ``since`` is in Unix seconds, none while it waits its turn."""
+
+    run: Line
+    round: Count
+    phase: Line
+    client: Line
+    since: Finite | None = None
+
+
+class Status(Message):
+    """What the process said of itself last. Times are in Unix seconds; ``contact``: the coordinator's last answer."""
+
+    pid: Count
+    version: Line
+    state: Literal["running", "draining", "stopped"]
+    since: Finite
+    contact: Finite | None = None
+    sandbox: Line = ""
+    working: Annotated[tuple[Working, ...], Field(max_length=1000)] = ()
+
+
+def run_agent(home: Path, stop: threading.Event | None = None, settings: NodeSettings | None = None) -> bool:
+    """Be the node in ``home`` until SIGTERM, SIGINT, ``stop`` or a wish; then end the work processes and return.
+
+    SIGTERM drains for at most ``settings.drain_seconds``; SIGINT, or a second SIGTERM, ends at once what is in hand,
+    which the coordinator then asks again. Returns whether the owner wished for a restart.
+
+    Raises:
+        NotFoundError: ``node_missing``. UsageError: ``node_not_joined``. ConflictError: ``node_running``.
+        AccessError: where the coordinator does not know the node, or has revoked it.
+        ConfigError: where the policy is malformed. StorageError: ``sandbox_unavailable``, ``audit_unwritable``.
+    """
+    with Vault(home) as vault, _alone(home):
+        policy = read_policy(home)
+        check_sandbox(policy)
+        if policy.sandbox == "off":
+            _log.warning("the owner's policy lets plans run without a sandbox")
+            vault.record("sandbox_off", "policy", "plans see and reach what this node's user does")
+        (home / CONTROL).unlink(missing_ok=True)
+        return asyncio.run(_live(vault, _Ending(home, stop or threading.Event()), settings or read_settings()))
+
+
+def wish(home: Path, what: Wish) -> None:
+    """Have the running node drain, stop or restart; :func:`wait` tells when it has.
+
+    Raises:
+        NotFoundError: ``node_missing``. ConflictError: ``node_not_running``.
+    """
+    Vault(home).close()
+    if not runs(home):
+        fix = "Start it: `foedus node start`."
+        raise ConflictError("node_not_running", f"The node in {home} does not run.", "", fix)
+    _write(home / CONTROL, Control(wish=what))
+
+
+def wait(home: Path, what: Wish, before: Status | None, seconds: float) -> None:
+    """Wait until a wish has come true; ``before`` is what the process said before.
+
+    Raises:
+        UnreachableError: ``node_busy`` where it has not within ``seconds``.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if what != "restart" and not runs(home):
+            return
+        now = status(home)
+        if what == "restart" and now and now.state == "running" and (before is None or now.since > before.since):
+            return
+        time.sleep(TICK)
+    raise UnreachableError(
+        "node_busy",
+        f"The node has not ended within {seconds:g} s.",
+        "It finishes its work first." if what != "stop" else "",
+        "Wait for longer, or `foedus node stop`: what it works on is asked again.",
+    )
+
+
+def runs(home: Path) -> bool:
+    """Whether a process is the node in ``home`` just now."""
+    if not (home / LOCK).is_file():
+        return False
+    with (home / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def status(home: Path) -> Status | None:
+    """What the process said of itself last; none where none ever has."""
+    try:
+        return Status.model_validate_json((home / STATUS).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    end = time.monotonic() + PATIENCE
+    with (home / LOCK).open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise ConflictError("node_running", f"The node in {home} is running already.") from error
+                time.sleep(TICK / 5)
+        yield
+
+
+class _Ending:
+    """How the process is told to end: by signals, by a wish, by the event of who runs it in a thread."""
+
+    def __init__(self, home: Path, stop: threading.Event) -> None:
+        self._home, self._stop, self._terms = home, stop, 0
+        self.wish: Wish | None = None
+
+    def listen(self) -> None:
+        """Hear signals, where this is the thread that can."""
+        if threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, self._term)
+            loop.add_signal_handler(signal.SIGINT, self._stop.set)
+
+    async def wished(self, known: Wish | None = None) -> Wish:
+        """The next wish that is another than ``known``."""
+        while True:
+            if self._stop.is_set() or self._terms > 1:
+                return "stop"
+            if (found := self._read() or ("drain" if self._terms else None)) is not None and found != known:
+                self.wish = found
+                return found
+            await asyncio.sleep(TICK / 2)
+
+    @property
+    def by_signal(self) -> bool:
+        """Whether a signal asked to drain: who sends one waits only for so long."""
+        return self._terms > 0
+
+    def _term(self) -> None:
+        self._terms += 1
+
+    def _read(self) -> Wish | None:
+        path = self._home / CONTROL
+        if not path.exists():
+            return None
+        try:
+            return Control.model_validate_json(path.read_bytes()).wish
+        except (OSError, ValidationError):
+            _log.warning("a wish in %s cannot be read, and is left out", CONTROL)
+            return None
+        finally:
+            path.unlink(missing_ok=True)
+
+
+async def _live(vault: Vault, ending: _Ending, settings: NodeSettings) -> bool:
+    identity = vault.identity()
+    if identity.node is None or identity.coordinator is None:
+        raise UsageError("node_not_joined", "This node has joined no coordinator.", "", "Use `foedus node join`.")
+    ending.listen()
+    async with Link(identity.coordinator, Signer(identity.node, vault.private_key), trust=trust_of(vault.home)) as link:
+        agent, teller = Agent(vault, link, settings), _Teller(vault, link)
+        loops = [
+            agent.converse(),
+            agent.watch(),
+            agent.renew(),
+            agent.labour(),
+            agent.monitor.send(),
+            teller.tell(agent),
+        ]
+        conversing, *others = tasks = [asyncio.create_task(loop) for loop in loops]
+        _log.info("node %s (%s) of %s is up", identity.name, identity.node, identity.coordinator)
+        try:
+            wish = await _first(ending.wished(), tasks)
+            if wish != "stop":
+                teller.state = "draining"
+                _log.info("node %s takes no more work, and finishes what it has", identity.name)
+                conversing.cancel()
+                limit = settings.drain_seconds if ending.by_signal else None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(limit):
+                        await _first(_until_idle(agent, ending, wish), others)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await agent.pool.close()
+            teller.say("stopped", agent)
+    _log.info("node %s has stopped", identity.name)
+    return ending.wish == "restart"
+
+
+async def _first(awaited: Coroutine[Any, Any, Wish], tasks: Sequence[asyncio.Task[None]]) -> Wish:
+    """What is awaited, unless one of the loops ends before, which only an error does."""
+    wished = asyncio.create_task(awaited)
+    try:
+        done, _ = await asyncio.wait([wished, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {wished}:
+            task.result()
+        return wished.result()
+    finally:
+        wished.cancel()
+
+
+async def _until_idle(agent: Agent, ending: _Ending, wish: Wish) -> Wish:
+    """Until nothing is in hand, or the owner wishes otherwise."""
+    other = asyncio.create_task(ending.wished(wish))
+    try:
+        while not other.done() or other.result() != "stop":
+            if not agent.held:
+                return wish
+            await asyncio.sleep(TICK / 5)
+        return other.result()
+    finally:
+        other.cancel()
+
+
+class _Teller:
+    """Writes down what the process does, for who asks."""
+
+    def __init__(self, vault: Vault, link: Link) -> None:
+        self._home, self._link, self._since = vault.home, link, time.time()
+        self._sandbox = read_policy(vault.home).sandbox
+        self._said: Status | None = None
+        self.state: Literal["running", "draining", "stopped"] = "running"
+
+    async def tell(self, agent: Agent) -> None:
+        """Say what has changed, for ever."""
+        while True:
+            self.say(self.state, agent)
+            await asyncio.sleep(SAID_EVERY)
+
+    def say(self, state: Literal["running", "draining", "stopped"], agent: Agent) -> None:
+        """Write it, unless it was said; a full disk keeps no node from its work."""
+        working = () if state == "stopped" else tuple(Working.model_validate(each) for each in agent.in_hand())
+        now = Status(
+            pid=os.getpid(),
+            version=foedus.__version__,
+            state=state,
+            since=self._since,
+            contact=self._link.answered,
+            sandbox=self._sandbox,
+            working=working,
+        )
+        if now != self._said:
+            with contextlib.suppress(OSError):
+                _write(self._home / STATUS, now)
+                self._said = now
+
+
+def _write(path: Path, message: Message) -> None:
+    """A small file for this machine's owner alone, there whole or not at all; it need not outlive the machine."""
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(message.model_dump_json())
+    part.replace(path)
