@@ -20,11 +20,13 @@ BUNDLE_LIMIT = 4 << 20
 FILES_LIMIT = 200
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 BESIDE = ("lock", "options.json")
+ENTRIES = ("plan.py", COMMAND_ENTRY := "plan.json")
+"""What may be the entry of a folder: Python that defines the plan, or what says which command is one."""
 
 
 @dataclass(frozen=True)
 class PlanBundle:
-    """The plan's files: posix path → bytes. ``entry`` is the file that defines model, loss and metrics."""
+    """The plan's files: posix path → bytes. ``entry`` is the file that says what the plan is."""
 
     files: Mapping[str, bytes]
     entry: str
@@ -49,13 +51,13 @@ def read_bundle(path: Path) -> PlanBundle:
     ``__pycache__`` and dot files are left out.
 
     Raises:
-        PlanError: ``plan_missing`` where there is no such file, or a directory has no ``plan.py``.
+        PlanError: ``plan_missing`` where there is no such file, or a directory has no ``plan.py`` and no ``plan.json``.
         TooLargeError: ``plan_too_large`` over 4 MiB or 200 files.
     """
     if path.is_dir():
         found = {str(PurePosixPath(file.relative_to(path))): file for file in sorted(path.rglob("*")) if file.is_file()}
         files = {name: file for name, file in found.items() if not _left_out(name)}
-        entry = "plan.py"
+        entry = next((name for name in ENTRIES if name in files), ENTRIES[0])
     else:
         beside = {name: path.parent / name for name in BESIDE if (path.parent / name).is_file()}
         files = {path.name: path, **beside} if path.is_file() else {}
@@ -64,7 +66,7 @@ def read_bundle(path: Path) -> PlanBundle:
         raise PlanError(
             "plan_missing",
             f"There is no training plan at {path}.",
-            "`plan` in run.toml names a Python file, or a directory with a plan.py, beside run.toml.",
+            "`plan` in run.toml names a Python file, or a directory with a plan.py or a plan.json, beside run.toml.",
             "Correct `plan`, or make a plan that runs with `foedus new DIR`.",
         )
     if len(files) > FILES_LIMIT or sum(file.stat().st_size for file in files.values()) > BUNDLE_LIMIT:
@@ -98,6 +100,16 @@ def parse_bundle(content: bytes) -> PlanBundle:
     return bundle
 
 
+def write_files(bundle: PlanBundle, folder: Path) -> None:
+    """Write a plan's files below ``folder``, each so that it may be read and started, and not written to."""
+    check_names(bundle.files)
+    for name, content in bundle.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o555)
+
+
 def check_names(names: Iterable[str]) -> None:
     """Refuse names of files that must not become paths.
 
@@ -118,9 +130,9 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def _entry(files: Mapping[str, bytes]) -> str:
-    """The file that runs: the only one but for what may lie beside it, or plan.py. The digest binds it thereby."""
+    """The entry: the only file but for what may lie beside it, or one of ``ENTRIES``. The digest binds it thereby."""
     own = sorted(set(files) - set(BESIDE))
-    return own[0] if len(own) == 1 else "plan.py" if "plan.py" in files else ""
+    return own[0] if len(own) == 1 else next((name for name in ENTRIES if name in files), "")
 
 
 def _left_out(name: str) -> bool:

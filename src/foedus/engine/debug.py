@@ -30,7 +30,7 @@ from foedus.engine.forking import listen, undisturbed
 from foedus.engine.kernels import BlockResult, ClientSource, Outcome, PhaseWork
 from foedus.engine.prepare import Prepared
 from foedus.engine.workers import available
-from foedus.local.objective import EagerObjective
+from foedus.local.kinds import objective_of
 from foedus.local.work import Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
 from foedus.transforms.transform import Transform
 
@@ -149,7 +149,7 @@ def _examined(scene: Scene, work: PhaseWork, client: str) -> tuple[str, str]:
         phase = replace(
             work.phase, work=_watched(work.phase.work, notes), transform=_noted(work.phase.transform, notes)
         )
-        task = ClientTask(phase, EagerObjective(plan, seed), work.broadcast)
+        task = ClientTask(phase, objective_of(plan, seed), work.broadcast)
         ask = Ask(client, work.order.round, work.order.phase)
         run_client(task, ask, data, work.states.get(client, State()), rng)
     except Exception as error:

@@ -13,8 +13,7 @@ from foedus.domain.rng import Randomness
 from foedus.domain.round import Ask, Broadcast, Contribution, PhaseOrder, Receipt, Schema
 from foedus.domain.tree import Parts, State
 from foedus.engine.client import ClientTask, run_client
-from foedus.local.objective import EagerObjective
-from foedus.local.plan import TrainingPlan
+from foedus.local.kinds import Plan, objective_of
 from foedus.strategies.strategy import Phase
 
 
@@ -79,8 +78,8 @@ class EagerKernel:
 
     name = "eager"
 
-    def __init__(self, plan: TrainingPlan, seed: int, device: str = "cpu") -> None:
-        self._objective = EagerObjective(plan, seed, device)
+    def __init__(self, plan: Plan, seed: int, device: str = "cpu") -> None:
+        self._objective = objective_of(plan, seed, device)
 
     def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> Iterator[Outcome]:
         """Run each client's work through :func:`run_client`, when the one before has been taken."""

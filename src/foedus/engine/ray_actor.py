@@ -33,6 +33,7 @@ from foedus.engine.kernels import EagerKernel, Kernel, PhaseWork
 from foedus.engine.packing import Folded, PackedState, Reply, Row, answer, pack, unpack_state
 from foedus.engine.prepare import prepare_bundle
 from foedus.engine.recipe import Recipe
+from foedus.local.plan import TrainingPlan
 from foedus.strategies.strategy import Phase, phases_of
 
 
@@ -99,7 +100,9 @@ class Actor:
         self._prepared = prepare_bundle(setup.spec, setup.base, setup.bundle)
         self._source = Clients(self._prepared, setup.federation or federate(setup.spec, setup.base))
         plan, seed = self._prepared.plan, setup.spec.seed
-        self._kernel: Kernel = GraphKernel(plan, seed, setup.recipe) if setup.recipe else EagerKernel(plan, seed)
+        self._kernel: Kernel = EagerKernel(plan, seed)
+        if setup.recipe and isinstance(plan, TrainingPlan):
+            self._kernel = GraphKernel(plan, seed, setup.recipe)
         self._start = self._prepared.strategy.init(self._prepared.model)
         self._broadcast: tuple[int, Parts] = (0, {})
         return site_of_this_process()

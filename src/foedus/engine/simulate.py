@@ -24,7 +24,7 @@ from foedus.engine.profile import Profile, ProfiledExecutor, on_the_clock, untim
 from foedus.engine.snapshot import Keeper
 from foedus.engine.virtual import Setting, VirtualPort
 from foedus.local.evaluate import measure
-from foedus.local.objective import EagerObjective
+from foedus.local.kinds import objective_of
 from foedus.strategies.stopping import stopped
 
 
@@ -142,7 +142,7 @@ class HeldOut:
         plan, seed = self._prepared.plan, self._prepared.spec.seed
         if self._examples is None:
             self._examples = prepare_client("held_out", self._columns, plan.prepare, 0.0, seed).train
-        return measure(EagerObjective(plan, seed), model, self._examples)
+        return measure(objective_of(plan, seed), model, self._examples)
 
     def in_round(self, number: int, model: Tensors) -> dict[str, float]:
         """As :meth:`measure`, every ``[test] central_every`` rounds."""

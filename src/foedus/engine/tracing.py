@@ -29,7 +29,7 @@ from foedus.engine.form import Form, UntraceableError, split
 from foedus.engine.tidy import VIEWS, aten, compiled, erase_dead, readers, root, tidy, writes
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan, build_model
-from foedus.local.work import Batch, LocalWork, output_of
+from foedus.local.work import AT_ONCE, Batch, LocalWork, output_of
 
 
 class FunctionalObjective:
@@ -37,6 +37,8 @@ class FunctionalObjective:
 
     ``direct``: differentiate by autograd at once, one client at a time, instead of by a transform that can be traced.
     """
+
+    at_once = AT_ONCE
 
     def __init__(self, plan: TrainingPlan, seed: int, device: str = "cpu") -> None:
         self._module = build_model(plan, seed).to(device).train()

@@ -47,11 +47,11 @@ class _BundleLoader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(source, shown, "exec"), module.__dict__)
 
 
-def load_plan(bundle: PlanBundle) -> TrainingPlan:
-    """Run the plan's entry file and take model, loss, metrics and prepare from it.
+def import_plan(bundle: PlanBundle) -> Mapping[str, Any]:
+    """Run the plan's entry file; the names that it defines.
 
     Raises:
-        PlanError: ``plan_does_not_import`` with the line; ``plan_incomplete`` with what is missing.
+        PlanError: ``plan_does_not_import`` with the line.
     """
     loader = _BundleLoader(bundle)
     for name in [name for name in sys.modules if name == loader.package or name.startswith(loader.package + ".")]:
@@ -71,7 +71,7 @@ def load_plan(bundle: PlanBundle) -> TrainingPlan:
             f"{type(error).__name__}: {error}{_line_of(error)}",
             "Run the file with Python, and mend what it says.",
         ) from error
-    return plan_of(vars(module), bundle.entry)
+    return vars(module)
 
 
 def _line_of(error: BaseException) -> str:

@@ -40,20 +40,30 @@ def output_of(module: Callable[..., Any], inputs: Values) -> Any:
     return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 
-class Objective(Protocol):
+AT_ONCE = 1024
+"""Rows that are measured at once."""
+
+
+class Measured(Protocol):
+    """A model that can be measured, at most ``at_once`` rows in a batch: all that evaluation asks of a plan."""
+
+    at_once: int
+
+    def place(self, model: Tensors) -> dict[str, Tensor]:
+        """The model's tensors (a copy) where steps may write to them, by name."""
+
+    def measure(self, model: Tensors, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` and every metric of the plan, in evaluation mode, each ``[]``."""
+
+
+class Objective(Measured, Protocol):
     """The plan's model, loss and metrics, as functions of tensors. Kernels differ in how they compute them."""
 
     trainable: tuple[str, ...]
     buffers: tuple[str, ...]
 
-    def place(self, model: Tensors) -> dict[str, Tensor]:
-        """The model's tensors (a copy) where steps may write to them, by name."""
-
     def gradient(self, model: Tensors, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The gradients of the trainable parameters and the loss, ``[]``; buffers are updated in place."""
-
-    def measure(self, model: Tensors, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` and every metric of the plan, in evaluation mode, each ``[]``."""
 
 
 Rows = Tensor | slice
@@ -64,12 +74,13 @@ Rows = Tensor | slice
 class Finished:
     """What the tensors of a client's work came to. ``metrics`` are sums over the examples of all batches, each ``[]``.
 
-    ``state`` holds the tensors of the client's next state.
+    ``state`` holds the tensors of the client's next state; ``weights`` are those that the work itself says.
     """
 
     update: Parts
     metrics: Mapping[str, Tensor]
     state: Parts = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,4 +106,5 @@ class LocalWork:
     account: Callable[[int, State], Account]
 
 
-WorkBuilder = Callable[[Objective], LocalWork]
+WorkBuilder = Callable[[Any], LocalWork]
+"""What an objective is asked for is the work's own: to be measured, to give gradients, or to train by itself."""

@@ -42,7 +42,8 @@ def main() -> None:
         order = orders.get()
         try:
             if session is None:
-                session = Session(parse_bundle(Path(order.bundle).read_bytes()), order.assignment)
+                files = None if order.files is None else Path(order.files)
+                session = Session(parse_bundle(Path(order.bundle).read_bytes()), order.assignment, files)
             worked = session.work(order, _Pulse(replies))
             _send(replies, worked.done, worked.update, worked.state)
         except Exception as error:

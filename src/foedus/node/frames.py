@@ -26,7 +26,7 @@ class Order(Message):
     """Do an assignment. The paths are as the work process sees them: plan, parts of the broadcast, the client's file.
 
     ``state`` is the current client state (none: the first contribution). ``loading``: what the dataset's loading plan
-    says, where it has one.
+    says, where it has one. ``files``: a folder with the plan's files, to read and to start, where one is a command.
     """
 
     kind: Literal["order"] = "order"
@@ -36,6 +36,7 @@ class Order(Message):
     dataset: Path
     state: Path | None
     loading: dict[str, Any] | None = None
+    files: Path | None = None
 
 
 class Ready(Message):

@@ -27,10 +27,9 @@ from foedus.domain.table import Table, validate
 from foedus.domain.timing import ScheduleTable, SynchronousTable
 from foedus.domain.tree import State
 from foedus.engine.client import ClientTask, run_client
-from foedus.local.loader import load_plan
-from foedus.local.objective import EagerObjective
-from foedus.local.plan import build_model, manifest_of
-from foedus.local.work import Batch, Carry, LocalWork, Objective
+from foedus.local.kinds import begin, check_depth, load_plan, objective_of
+from foedus.local.own import quiet
+from foedus.local.work import Batch, Carry, LocalWork
 from foedus.node.frames import Done, Order
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import Phase, RunContext, phases_of
@@ -74,24 +73,25 @@ class Session:
     """One run on one node. The plan is imported and the model built once; a client's data are prepared once.
 
     It serves the assignments that name what it was made of, and no others: what the owner has approved since, or no
-    longer, is looked up by the agent under the plan that an assignment names.
+    longer, is looked up by the agent under the plan that an assignment names. ``files``: a copy of the plan's.
 
     Raises:
         IntegrityError: ``plan_digest`` where the bundle is not the plan that the assignment names.
         PlanError, ConfigError: where plan or strategy cannot be used.
     """
 
-    def __init__(self, bundle: PlanBundle, assignment: Assignment) -> None:
+    def __init__(self, bundle: PlanBundle, assignment: Assignment, files: Path | None = None) -> None:
         if bundle.digest != assignment.plan:
             raise IntegrityError("plan_digest", "The bundle is not the plan that the assignment names.")
         torch.set_num_threads(1)
-        plan = load_plan(bundle)
-        manifest = manifest_of(plan, build_model(plan, assignment.seed))
-        self._strategy = build(RunContext(spec_of(assignment), manifest))
-        self._objective = EagerObjective(plan, assignment.seed)
-        self._plan = plan
+        begun = begin(load_plan(bundle, files), assignment.seed, assignment.options)
+        self._strategy = build(RunContext(spec_of(assignment), begun.manifest))
+        check_depth(begun.plan, assignment.strategy, gradients=self._strategy.gradients)
+        self._objective = objective_of(begun.plan, assignment.seed, alive=lambda: self._stepped())
+        self._plan = begun.plan
         self._data: dict[tuple[str, str], ClientData] = {}
         self._made_of = _made_of(assignment)
+        self._stepped: Callable[[], None] = quiet
 
     def work(self, order: Order, stepped: Callable[[], None]) -> Worked:
         """Do one ask; call ``stepped`` after each step.
@@ -102,6 +102,7 @@ class Session:
         ask = order.assignment
         if _made_of(ask) != self._made_of:
             raise IntegrityError("run_changed", "The assignment's plan or options are not those of its run.")
+        self._stepped = stepped
         phase = _told(self._phase(ask), stepped)
         task = ClientTask(phase, self._objective, Broadcast({part: _read(p) for part, p in order.parts.items()}))
         state = State() if order.state is None else _read_state(order.state)
@@ -147,7 +148,7 @@ def _made_of(ask: Assignment) -> tuple[object, ...]:
 
 
 def _told(phase: Phase, stepped: Callable[[], None]) -> Phase:
-    def build_work(objective: Objective) -> LocalWork:
+    def build_work(objective: Any) -> LocalWork:
         work = phase.work(objective)
 
         def step(carry: Carry, batch: Batch) -> tuple[Carry, Any]:

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from foedus.domain.plan import COMMAND_ENTRY, parse_bundle, write_files
 from foedus.node.frames import Order
 from foedus.sandbox.bubblewrap import INSIDE
 
-GIVEN = "given"
+GIVEN, FILES = "given", "files"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Stage:
         if not self.inside:
             return order
         for link in self.given.iterdir():  # the folder stays: the sandbox shows this very one
-            link.unlink()
+            if link.name != FILES:
+                link.unlink()
         parts = {part: self._give(path, f"part{at}") for at, (part, path) in enumerate(sorted(order.parts.items()))}
         return order.model_copy(
             update={
@@ -53,8 +55,19 @@ class Stage:
                 "parts": parts,
                 "dataset": str(INSIDE / f"data{self.dataset.suffix}"),
                 "state": None if order.state is None else self._give(order.state, "state"),
+                "files": self._unpacked(Path(order.bundle)),
             }
         )
+
+    def _unpacked(self, bundle: Path) -> str | None:
+        """Where a command plan's files lie inside; they are written once, since a work process has one plan."""
+        folder = self.given / FILES
+        if not folder.exists():
+            plan = parse_bundle(bundle.read_bytes())
+            folder.mkdir()
+            if plan.entry == COMMAND_ENTRY:
+                write_files(plan, folder)
+        return str(INSIDE / GIVEN / FILES) if (folder / COMMAND_ENTRY).exists() else None
 
     def clear(self) -> None:
         """Remove it; the process is gone."""

@@ -9,7 +9,7 @@ import torch
 
 from foedus.domain.errors import PlanError
 from foedus.domain.plan import PlanBundle
-from foedus.local.loader import load_plan
+from foedus.local.kinds import load_plan
 from foedus.local.plan import build_model, manifest_of, tensors_of
 
 GOOD = """

@@ -14,7 +14,7 @@ from foedus.data.files import write_columns
 from foedus.domain.codec import encode_tensors
 from foedus.domain.plan import PlanBundle
 from foedus.domain.tree import State, Tensors
-from foedus.local.loader import load_plan
+from foedus.local.kinds import load_plan
 from foedus.local.plan import TrainingPlan, build_model, manifest_of, tensors_of
 from foedus.node.frames import Done, Order
 from foedus.node.session import Worked, spec_of

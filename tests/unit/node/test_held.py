@@ -108,7 +108,7 @@ def test_an_update_that_is_too_large_is_not_kept(tmp_path: Path) -> None:
     async def working() -> Done | Failed:
         pool = Pool(desk.folder / "home", Patience(60.0, 60.0, 2, largest=1 << 20), lambda: SMALL)
         try:
-            from foedus.local.loader import load_plan
+            from foedus.local.kinds import load_plan
             from foedus.local.plan import build_model, tensors_of
 
             model = tensors_of(build_model(load_plan(desk.bundle), 3))
