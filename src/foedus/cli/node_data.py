@@ -9,11 +9,15 @@ import click
 from foedus.cli.lazy import LazyGroup
 from foedus.cli.options import home_option
 from foedus.cli.output import emit, json_option, table
+from foedus.domain.errors import NotFoundError
 from foedus.node.owner import list_datasets, remove_dataset
 from foedus.node.vault import Dataset
 
-LAZY = {"add": ("foedus.cli.node_data_add", "Offer a file as a client.")}
+LAZY = {"add": ("foedus.cli.node_data_add", "Offer a file or folder as a client.")}
 """What reads data, and so loads torch."""
+
+STATISTICS = ("mean", "deviation", "low", "high")
+"""Of every column (:mod:`foedus.data.statistics`)."""
 
 
 @click.group("data", cls=LazyGroup, lazy=LAZY)
@@ -30,6 +34,24 @@ def list_command(home: Path) -> None:
     emit({"datasets": [described(each) for each in datasets]}, dataset_table(datasets))
 
 
+@command.command("show")
+@click.argument("name")
+@click.option("--path", is_flag=True, help="Print where it is, and nothing else.")
+@home_option
+@json_option
+def show(name: str, path: bool, home: Path) -> None:
+    """Show the dataset NAME: how it is read, and statistics of its columns. They stay on this machine."""
+    dataset = next((each for each in list_datasets(home) if each.client == name), None)
+    if dataset is None:
+        raise NotFoundError(
+            "dataset_unknown", f"There is no dataset {name!r:.80} on this node.", "", "See `foedus node data list`."
+        )
+    if path:
+        emit({"path": str(dataset.path)}, str(dataset.path))
+    else:
+        emit(described(dataset), dataset_text(dataset))
+
+
 @command.command("remove")
 @click.argument("name")
 @home_option
@@ -42,10 +64,31 @@ def remove(name: str, home: Path) -> None:
 
 def dataset_table(datasets: tuple[Dataset, ...]) -> str:
     """Datasets, for people."""
-    rows = [[each.client, each.examples, ",".join(each.tags), ",".join(each.columns), each.path] for each in datasets]
-    return table(["name", "examples", "tags", "columns", "file"], rows)
+    rows = [[each.client, each.kind, each.examples, ",".join(each.tags), each.description] for each in datasets]
+    return table(["name", "kind", "examples", "tags", "description"], rows)
+
+
+def dataset_text(dataset: Dataset) -> str:
+    """One dataset, for its owner: what it is called and how it is read, and each column with its statistics."""
+    said = ", ".join(f"{key} = {value}" for key, value in dataset.options.items())
+    kind = f"{dataset.kind or 'a file'}{f' ({said})' if said else ''}"
+    lines = [
+        f"{dataset.client}: {dataset.examples} examples, {kind}",
+        *([dataset.description] if dataset.description else []),
+        f"tags: {', '.join(dataset.tags) or 'none'}; trained on with {dataset.minimum} or more examples",
+        *([f"read by the loading plan {dataset.loading}"] if dataset.loading else []),
+    ]
+    keys = ("name", "dtype", "shape", *STATISTICS)
+    rows = [[_shown(column.get(key, "")) for key in keys] for column in dataset.summary]
+    return "\n".join([*lines, table(["column", *keys[1:]], rows)])
 
 
 def described(dataset: Dataset) -> dict[str, object]:
-    """A dataset as plain data."""
-    return {**vars(dataset), "path": str(dataset.path)}
+    """A dataset as plain data, without its place."""
+    return {key: value for key, value in vars(dataset).items() if key != "path"}
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, list):
+        return "×".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""``foedus node data add``: offer a file as a client; it is read once, to see that it can be learnt from."""
+"""``foedus node data add``: offer a file or folder as a client; it is read once, to see that it can be learnt from."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
-from foedus.cli.node_data import dataset_table, described
-from foedus.cli.options import examples, home_option
+from foedus.cli.node_data import dataset_text, described
+from foedus.cli.options import examples, home_option, parse_overrides
 from foedus.cli.output import emit, json_option
-from foedus.node.datasets import add_dataset
+from foedus.data.owned import KINDS
+from foedus.domain.table import override
+from foedus.node.datasets import Terms, add_dataset
 
 
 @click.command(
@@ -17,16 +19,45 @@ from foedus.node.datasets import add_dataset
     epilog=examples(
         "foedus node data add parts/c0000.npz --name c0000 --tags digits",
         "foedus node data add cleveland.csv --name cleveland --tags heart --loading cleveland.toml",
+        'foedus node data add scans --name site-a --tags brain --kind medical --set \'modalities=["T1", "label"]\'',
+        "foedus node data add patients.toml --name site-b --tags stays --minimum 50",
     ),
 )
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The client's name, unique per coordinator.")
 @click.option("--tags", multiple=True, metavar="TAG,…", help="By these, runs find it; may be given again.")
+@click.option("--kind", default="", metavar="KIND", help=f"How PATH is read: {', '.join(KINDS)}; else by its ending.")
+@click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="An option of the kind, as size=28.")
 @click.option("--loading", metavar="NAME|FILE", help="Read it by this loading plan: one kept here, or a .toml file.")
+@click.option("--description", default="", help="A line for the owner of the data.")
+@click.option("--minimum", default=1, metavar="N", type=click.IntRange(min=1), help="Fewest examples to train on.")
 @home_option
 @json_option
-def command(path: Path, name: str, tags: tuple[str, ...], loading: str | None, home: Path) -> None:
-    """Offer the file PATH (.npz, .csv or .safetensors) as the client --name."""
+def command(
+    path: Path,
+    name: str,
+    tags: tuple[str, ...],
+    kind: str,
+    options: tuple[str, ...],
+    loading: str | None,
+    description: str,
+    minimum: int,
+    home: Path,
+) -> None:
+    """Offer the file or folder PATH as the client --name.
+
+    A file: a table (.csv, .parquet, .npz, .safetensors, .arrow), or an SQL query, as a .toml file with `url` and
+    `query`, where the URL stays. A folder: images with a folder per class; subjects with NIfTI files and demographics
+    (--kind medical); or what a class `Loader` in its own loader.py reads.
+    """
     chosen = [tag.strip() for text in tags for tag in text.split(",") if tag.strip()]
-    dataset = add_dataset(home, path, name, chosen, loading)
-    emit(described(dataset), dataset_table((dataset,)))
+    terms = Terms(kind, _options(options), loading, description, minimum)
+    dataset = add_dataset(home, path, name, chosen, terms)
+    emit(described(dataset), dataset_text(dataset))
+
+
+def _options(texts: tuple[str, ...]) -> dict[str, object]:
+    table: dict[str, object] = {}
+    for key, value in parse_overrides(texts).items():
+        override(table, key, value)
+    return table

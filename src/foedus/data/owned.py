@@ -40,10 +40,10 @@ def kind_of(path: Path, kind: str = "") -> str:
     """The kind of the dataset at ``path``: the one that was said, or the one that the place looks like.
 
     Raises:
-        ConfigError: ``dataset_unknown``. DataError: ``dataset_missing``, ``dataset_unreadable``; neither has the path.
+        ConfigError: ``dataset_unknown``. DataError: ``dataset_unreadable``. Neither has the path.
     """
     if not path.exists():
-        raise DataError("dataset_missing", "There is no such file or folder.", "", "Correct the path.")
+        raise DataError("dataset_unreadable", "There is no such file or folder.", "", "Correct the path.")
     folder = path.is_dir()
     looks = ("loader" if (path / LOADER).is_file() else "images") if folder else ENDINGS.get(path.suffix.lower(), "")
     if kind:
@@ -58,3 +58,18 @@ def kind_of(path: Path, kind: str = "") -> str:
         f"Folders are read as {', '.join(sorted(FOLDERS))}.{ending}",
         "Name another place, or say another kind.",
     )
+
+
+def check_minimum(examples: int, minimum: int) -> None:
+    """Refuse to rest on fewer examples than the owner wants.
+
+    Raises:
+        DataError: ``too_few_examples``.
+    """
+    if examples < minimum:
+        raise DataError(
+            "too_few_examples",
+            "There are fewer examples than the dataset's owner wants a run to rest on.",
+            f"The owner wants {minimum} at least.",
+            "Train on more: keep fewer for tests, or leave fewer rows out.",
+        )

@@ -50,7 +50,7 @@ def snapshot(path: Path, into: Path, moved: Callable[[], None] = lambda: None) -
 
     Raises:
         ConfigError: ``config_missing``, ``config_malformed``, ``config_refused``.
-        DataError: ``query_exposed``, ``extra_missing``, ``dataset_missing``, ``dataset_unreadable``,
+        DataError: ``query_exposed``, ``extra_missing``, ``dataset_unreadable``,
             ``dataset_too_large``, ``dataset_not_numeric``. Neither the URL nor a value is in them.
     """
     asked = validate(QueryTable, read_toml(path), "The query's file")
@@ -84,7 +84,7 @@ def _url(path: Path, asked: QueryTable) -> URL:
             f"chmod 600 {path.name}",
         )
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
-        raise DataError("dataset_missing", "The query's database is not there.", "", "Correct the `url`.")
+        raise _failed("There is no such file.")
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 

@@ -27,6 +27,7 @@ from foedus.node.keys import other_key
 from foedus.node.offers import keep_plan
 from foedus.node.policy import read_policy
 from foedus.node.settings import NodeSettings
+from foedus.node.snapshots import forget as forget_snapshots
 from foedus.node.transport import Link, passing
 from foedus.node.vault import Vault
 from foedus.node.witness import observe
@@ -71,6 +72,7 @@ class Agent:
         cache.clean(())
         states = States(vault.home / "states")
         states.forget(settings.state_days * 86400)
+        forget_snapshots(vault.home, settings.state_days * 86400)
         self._tools = Tools(vault, link, cache, states, self.pool, self._moved)
 
     def in_hand(self) -> list[dict[str, object]]:

@@ -1,42 +1,78 @@
-"""A dataset that a node's owner offers: a file of the owner's own, looked at when it is added. Needs torch."""
+"""A dataset that a node's owner offers: a file or folder of the owner's, looked at when it is added. Needs torch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from foedus.data.dataset import check_columns, count
-from foedus.data.files import read_columns
-from foedus.data.loading import load
+from foedus.data.owned import Reading, check_minimum, kind_of
+from foedus.data.reading import columns_of
+from foedus.data.statistics import summary
 from foedus.domain.errors import UsageError
 from foedus.domain.names import check_name
+from foedus.domain.table import validate
 from foedus.node.loadings import chosen as chosen_loading
 from foedus.node.vault import Dataset, Vault
 
-TAGS_LIMIT = 32
+TAGS_LIMIT, DESCRIPTION_LIMIT = 32, 500
 
 
-def add_dataset(home: Path, path: Path, name: str, tags: Sequence[str] = (), loading: str | None = None) -> Dataset:
-    """Offer a file as the client ``name``. The file is read where it is whenever a run works; it is not copied.
+@dataclass(frozen=True)
+class Terms:
+    """What an owner says of a dataset. ``kind`` (empty: by its path) and the kind's ``options``; the rest is optional.
 
-    ``loading``: the loading plan that it is read by, the name of one that is kept here or a TOML file.
+    ``loading``: the loading plan that it is read by, the name of one that is kept here or a TOML file. ``minimum``: the
+    fewest examples that a run may train on.
+    """
+
+    kind: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    loading: str | None = None
+    description: str = ""
+    minimum: int = 1
+
+
+def add_dataset(home: Path, path: Path, name: str, tags: Sequence[str] = (), terms: Terms = Terms()) -> Dataset:
+    """Offer a file or folder as the client ``name``. It is read where it is whenever a run works; it is not copied.
 
     Raises:
-        ConfigError: ``name_refused``. ConflictError: ``dataset_exists``, ``loading_exists``. NotFoundError:
-            ``loading_unknown``. UsageError: ``too_many_tags``.
-        DataError: ``dataset_unreadable``, ``dataset_empty``, ``dataset_ragged``, ``dataset_not_finite`` …
+        ConfigError: ``name_refused``, ``config_refused``, ``dataset_unknown``. ConflictError: ``dataset_exists``,
+            ``tags_overlap``, ``loading_exists``. NotFoundError: ``loading_unknown``. UsageError: ``too_many_tags``,
+            ``description_refused``.
+        DataError: ``dataset_unreadable``, ``dataset_empty``, ``dataset_ragged``, ``dataset_not_finite``,
+            ``too_few_examples`` …
     """
     check_name(name, "client")
     chosen = tuple(sorted({check_name(tag, "tag") for tag in tags}))
     if len(chosen) > TAGS_LIMIT:
         raise UsageError("too_many_tags", f"A dataset has at most {TAGS_LIMIT} tags.")
+    if len(terms.description) > DESCRIPTION_LIMIT or not terms.description.isprintable():
+        raise UsageError("description_refused", f"A description is one line of at most {DESCRIPTION_LIMIT} characters.")
     place = path.expanduser().absolute()
-    by = None if loading is None else chosen_loading(home, loading)
+    by = None if terms.loading is None else chosen_loading(home, terms.loading)
+    said = {"kind": terms.kind, "options": dict(terms.options), "minimum": terms.minimum}
+    reading = validate(Reading, said, "The dataset")
     with Vault(home) as vault:
-        columns = read_columns(place) if by is None else load(by.plan, place)
+        columns = columns_of(reading, None if by is None else by.plan, place)
         check_columns(columns)
-        named = None if by is None else by.name
-        dataset = Dataset(name, place, chosen, count(columns), tuple(sorted(columns)), time.time(), named)
+        check_minimum(count(columns), terms.minimum)
+        dataset = Dataset(
+            client=name,
+            path=place,
+            tags=chosen,
+            examples=count(columns),
+            columns=tuple(sorted(columns)),
+            added_at=time.time(),
+            loading=None if by is None else by.name,
+            kind=reading.kind if by is not None and not reading.kind else kind_of(place, reading.kind),
+            options=reading.options,
+            description=terms.description,
+            minimum=terms.minimum,
+            summary=summary(columns),
+        )
         vault.add_dataset(dataset)
         return dataset

@@ -25,6 +25,7 @@ from foedus.node.loadings import Kept, loading_of
 from foedus.node.owner import read_plan
 from foedus.node.policy import Request, check, read_policy
 from foedus.node.reasons import failure, failure_of
+from foedus.node.snapshots import place_of
 from foedus.node.transport import Link
 from foedus.node.vault import Dataset, Vault
 from foedus.node.workers import Pool
@@ -115,7 +116,7 @@ async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
         return failure("dataset_missing")
     asked = Request(ask.strategy, ask.options, ask.round, dataset.examples, ask.cohort)
     check(read_policy(tools.vault.home), asked, datetime.now().astimezone())
-    if not dataset.path.is_file():
+    if not dataset.path.exists():
         return failure("dataset_unreadable", str(dataset.path))
     state = tools.states.current(ask.run, ask.client, ask.state) if ask.state else None
     if ask.state and state is None:
@@ -132,6 +133,7 @@ async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
 
 async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | None) -> Order:
     read_plan(tools.vault, ask.plan)
+    place, reading = await asyncio.to_thread(place_of, tools.vault.home, ask.run, dataset, tools.moved)
     needed = set(ask.broadcast.values())
     parts = {
         part: str(await tools.cache.fetch(tools.link, digest, tools.moved, needed))
@@ -141,7 +143,8 @@ async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | 
         assignment=ask,
         bundle=str(tools.vault.bundle_path(ask.plan)),
         parts=parts,
-        dataset=str(dataset.path),
+        dataset=str(place),
+        reading=reading,
         state=None if state is None else str(state),
     )
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
+from foedus.data.owned import Reading
 from foedus.domain.errors import IntegrityError
 from foedus.wire.messages import Assignment, Count, Finite, Line, Message, Name
 
@@ -36,6 +37,7 @@ class Order(Message):
     dataset: Path
     state: Path | None
     loading: dict[str, Any] | None = None
+    reading: Reading = Reading()
     files: Path | None = None
 
 

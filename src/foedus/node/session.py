@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from foedus.data.dataset import ClientData, Columns, prepare_client
-from foedus.data.files import read_columns
-from foedus.data.loading import load
 from foedus.data.loading_plan import LoadingPlan
+from foedus.data.owned import check_minimum
+from foedus.data.reading import columns_of
 from foedus.domain.codec import TensorFile, encode
 from foedus.domain.errors import ClientWorkError, IntegrityError
 from foedus.domain.plan import PlanBundle
@@ -124,9 +124,12 @@ class Session:
         ask, key = order.assignment, (order.assignment.client, order.dataset)
         if key not in self._data:
             columns = _columns(order)
-            self._data[key] = prepare_client(
+            data = prepare_client(
                 ask.client, columns, self._plan.prepare, ask.test_ratio, ask.seed, ask.validation_ratio
             )
+            # Of what the plan made of the rows, as it may leave all but one out.
+            check_minimum(len(data.train) or len(data.test), order.reading.minimum)
+            self._data[key] = data
         return self._data[key]
 
     def _phase(self, ask: Assignment) -> Phase:
@@ -138,9 +141,8 @@ class Session:
 
 def _columns(order: Order) -> Columns:
     """The owner's file, as its loading plan has it read, or as it is."""
-    if order.loading is None:
-        return read_columns(Path(order.dataset))
-    return load(validate(LoadingPlan, order.loading, "The loading plan"), Path(order.dataset))
+    plan = None if order.loading is None else validate(LoadingPlan, order.loading, "The loading plan")
+    return columns_of(order.reading, plan, Path(order.dataset))
 
 
 def _made_of(ask: Assignment) -> tuple[object, ...]:

@@ -25,6 +25,11 @@ datasets = Table(
     Column("columns", JSON, nullable=False),
     Column("added_at", Float, nullable=False),
     Column("loading", Text),
+    Column("kind", Text, nullable=False, server_default=""),
+    Column("options", JSON, nullable=False, server_default="{}"),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("minimum", Integer, nullable=False, server_default="1"),
+    Column("summary", JSON, nullable=False, server_default="[]"),
 )
 
 loadings = Table(

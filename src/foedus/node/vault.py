@@ -12,17 +12,19 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from foedus.data.owned import Reading
 from foedus.domain.errors import ConflictError, NotFoundError
 from foedus.node import tables
 from foedus.node.files import move_durably
 from foedus.node.formats import bring_forward
+from foedus.node.offering import TOLD_LIMIT, offer
 from foedus.node.security import Entry, Event, Fact, SecurityLog
 from foedus.store.unit_of_work import Store
 from foedus.wire.messages import DatasetView, PlanApproval
@@ -31,9 +33,6 @@ from foedus.wire.signing import generate_key
 FILE, KEY, PLANS = "vault.db", "key", "plans"
 AT_ONCE = 32
 """Lines that go into the security log's file at once."""
-
-TOLD_LIMIT = 1000
-"""Datasets and plans that a greeting has room for."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One client: a file of the owner's. ``added_at`` is in Unix seconds; ``loading`` names its loading plan, if any."""
+    """One client: a file or folder of the owner's, and how it is read. ``loading`` names its loading plan, if any.
+
+    ``added_at`` is in Unix seconds. ``minimum``: the fewest examples to train on. ``summary``: each column as it was
+    when it was added (:mod:`foedus.data.statistics`), which stays here.
+    """
 
     client: str
     path: Path
@@ -56,6 +59,16 @@ class Dataset:
     columns: tuple[str, ...]
     added_at: float
     loading: str | None = None
+    kind: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    description: str = ""
+    minimum: int = 1
+    summary: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def reading(self) -> Reading:
+        """How it is read."""
+        return Reading(kind=self.kind, options=self.options, minimum=self.minimum)
 
 
 @dataclass(frozen=True)
@@ -207,20 +220,11 @@ class Vault:
         """Record a dataset.
 
         Raises:
-            ConflictError: ``dataset_exists``, ``too_many_datasets``.
+            ConflictError: ``dataset_exists``, ``too_many_datasets``, ``tags_overlap``.
         """
         with self.transaction("node_dataset") as db:
-            if db.execute(select(func.count()).select_from(tables.datasets)).scalar_one() >= TOLD_LIMIT:
-                raise ConflictError("too_many_datasets", f"A node has at most {TOLD_LIMIT} datasets.")
-            row = {**vars(dataset), "path": str(dataset.path)}
-            if db.execute(insert(tables.datasets).values(row).on_conflict_do_nothing()).rowcount == 0:
-                raise ConflictError(
-                    "dataset_exists",
-                    f"There is a dataset {dataset.client} on this node.",
-                    "",
-                    f"Choose another name, or remove it first: `foedus node data remove {dataset.client}`.",
-                )
-            self.log(db, "dataset_added", dataset.client, str(dataset.path))
+            offer(db, {**vars(dataset), "path": str(dataset.path)})
+            self.log(db, "dataset_added", dataset.client, f"{dataset.kind} tagged {', '.join(dataset.tags)}")
 
     def remove_dataset(self, client: str) -> None:
         """Forget a dataset; its file stays.
@@ -268,8 +272,8 @@ class Vault:
 
 
 def _dataset(row: Row[Any]) -> Dataset:
-    path, tags, columns = Path(row.path), tuple(row.tags), tuple(row.columns)
-    return Dataset(row.client, path, tags, row.examples, columns, row.added_at, row.loading)
+    lists = {name: tuple(row._mapping[name]) for name in ("tags", "columns", "summary")}
+    return Dataset(**{**row._mapping, **lists, "path": Path(row.path)})
 
 
 def _told(plan: PlanEntry) -> dict[str, str]:

@@ -52,7 +52,7 @@ def test_a_folder_of_folders_is_images_with_their_options(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("place", "kind", "code"),
     [
-        ("absent.csv", "", "dataset_missing"),
+        ("absent.csv", "", "dataset_unreadable"),
         ("part.pickle", "", "dataset_unreadable"),
         ("part.csv", "images", "dataset_unreadable"),
         ("", "csv", "dataset_unreadable"),

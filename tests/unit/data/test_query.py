@@ -89,4 +89,4 @@ def test_a_database_that_is_not_there_is_not_made(database: Path) -> None:
     absent = database.with_name("absent.db")
     with pytest.raises(DataError) as caught:
         snapshot(_query(database, "SELECT 1", url=f"sqlite:///{absent}"), database.with_name("found.csv"))
-    assert caught.value.code == "dataset_missing" and not absent.exists()
+    assert caught.value.code == "dataset_unreadable" and not absent.exists()
