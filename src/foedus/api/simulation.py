@@ -62,8 +62,8 @@ def simulate(
             observers.append(folder)
         trackers = stack.enter_context(tracking(spec, folder.path.name if folder else _stamped(name)))
         keeping = Keeping(folder, spec.checkpoint) if folder is not None else None
-        engine = engine_of(how)
-        done = simulate_on(inputs.prepared, inputs.federation, engine, [*observers, *trackers.observers], keeping)
+        engine, prepared = engine_of(how), replace(inputs.prepared, saved=folder.saved if folder else None)
+        done = simulate_on(prepared, inputs.federation, engine, [*observers, *trackers.observers], keeping)
         result = Result(
             name,
             spec,

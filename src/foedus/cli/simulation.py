@@ -68,7 +68,8 @@ def run(simulation: Simulation, asked: Engine, tools: Tools | None = None) -> di
     ):
         with progress(spec.rounds) as observer:
             told = [folder, observer, *trackers.observers]
-            result = simulate(simulation.prepared, engine, told, simulation.keeping, tools)
+            prepared = replace(simulation.prepared, saved=folder.saved)
+            result = simulate(prepared, engine, told, simulation.keeping, tools)
         say(result.choice.reason)
         facts, seconds = how_it_ran(result.choice, result.stopped), simulation.seconds + result.seconds
         if tools and tools.profile:

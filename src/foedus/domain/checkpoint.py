@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from foedus.domain.table import Name, Table
 
+When = Literal["pre", "post"]
+"""Before a client's model is aggregated, or after."""
+
 CHECKPOINTERS = 16
 """Checkpointers of a run at most."""
 
@@ -30,7 +33,7 @@ class CheckpointerTable(Table):
     ``name`` is the file's; without it, it is made of the rest.
     """
 
-    when: Literal["pre", "post"]
+    when: When
     keep: Literal["latest", "best"] = "latest"
     by: Name | None = None
     direction: Literal["max", "min"] | None = None

@@ -11,10 +11,11 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from foedus.domain.checkpoint import When
 from foedus.domain.errors import IntegrityError, StorageError
 from foedus.domain.table import Name, Table, Text
 
@@ -34,7 +35,7 @@ class SavedModel(Table):
     run: Text
     client: Name
     checkpointer: Name
-    when: Literal["pre", "post"]
+    when: When
     round: Annotated[int, Field(ge=0)]
     score: float | None = None
     plan: Text

@@ -39,8 +39,8 @@ from foedus.engine.report import Report, report_html
 RUN, ROUNDS, SUMMARY, MODEL = "run.toml", "rounds.jsonl", "summary.json", "model.safetensors"
 ENVIRONMENT, LOG, REPORT, CURVES = "environment.json", "log.jsonl", "report.html", "curves.png"
 FILES = (RUN, ROUNDS, SUMMARY, MODEL, ENVIRONMENT, LOG, REPORT)
-PLAN, CHECKPOINTS = "plan", "checkpoints"
-FOLDERS = (PLAN, CHECKPOINTS)
+PLAN, CHECKPOINTS, SAVED = "plan", "checkpoints", "saved"
+FOLDERS = (PLAN, CHECKPOINTS, SAVED)
 MARKS = (ENVIRONMENT, ROUNDS)
 """A folder that has both is a run's; its files may be replaced where that was asked for."""
 
@@ -177,6 +177,11 @@ class RunFolder:
         self._facts.update(facts)
         self._write(ENVIRONMENT, _document({**versions(), **self._facts}))
 
+    @property
+    def saved(self) -> Path:
+        """Where checkpointers keep models."""
+        return self.path / SAVED
+
     def position(self, rounds: int) -> Position | None:
         """How much of rounds.jsonl, which is on disk then, the first ``rounds`` rounds are: known for the last two."""
         with (self.path / ROUNDS).open("rb") as file:
@@ -263,4 +268,10 @@ def _document(value: Mapping[str, Json]) -> bytes:
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
     """TOML has no null: a key without a value is left out."""
     kept = {key: value for key, value in table.items() if value is not None}
-    return {key: _without_none(value) if isinstance(value, dict) else value for key, value in kept.items()}
+    return {key: _toml(value) for key, value in kept.items()}
+
+
+def _toml(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_toml(each) for each in value]
+    return _without_none(value) if isinstance(value, dict) else value

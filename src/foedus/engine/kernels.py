@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from foedus.aggregation.aggregator import Sums
@@ -13,6 +13,7 @@ from foedus.domain.rng import Randomness
 from foedus.domain.round import Ask, Broadcast, Contribution, PhaseOrder, Receipt, Schema
 from foedus.domain.tree import Parts, State
 from foedus.engine.client import ClientTask, run_client
+from foedus.engine.saving import Saves
 from foedus.local.kinds import Plan, objective_of
 from foedus.strategies.strategy import Phase
 
@@ -78,8 +79,9 @@ class EagerKernel:
 
     name = "eager"
 
-    def __init__(self, plan: Plan, seed: int, device: str = "cpu") -> None:
+    def __init__(self, plan: Plan, seed: int, device: str = "cpu", saves: Saves | None = None) -> None:
         self._objective = objective_of(plan, seed, device)
+        self._saving = saves(self._objective) if saves else None
 
     def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> Iterator[Outcome]:
         """Run each client's work through :func:`run_client`, when the one before has been taken."""
@@ -107,7 +109,10 @@ class EagerKernel:
         ask, rng = Ask(client, work.order.round, work.phase.name), Randomness(work.seed, work.order.round, client)
         state = work.states.get(client, State())
         try:
-            contribution, new_state = run_client(task, ask, source(client), state, rng)
+            data = source(client)
+            if self._saving:
+                task = replace(task, look=self._saving.look(ask, data))
+            contribution, new_state = run_client(task, ask, data, state, rng)
         except ClientWorkError as error:
             return Outcome(client, None, state, f"{error.code}: {error}")
         return Outcome(client, contribution, new_state)

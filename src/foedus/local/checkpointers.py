@@ -13,22 +13,25 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from foedus.data.dataset import ClientData, Examples
-from foedus.domain.checkpoint import CheckpointerTable
+from foedus.domain.checkpoint import CheckpointerTable, When
 from foedus.domain.codec import encode_tensors
 from foedus.domain.errors import ConfigError
 from foedus.domain.round import Ask
+from foedus.domain.run import RunSpec
 from foedus.domain.table import nearest
 from foedus.domain.tree import Tensors
 from foedus.local.directions import KNOWN
 from foedus.local.evaluate import measure
-from foedus.local.plan import TrainingPlan
-from foedus.local.work import Objective
+from foedus.local.plan import Score, TrainingPlan
+from foedus.local.work import Measured
 
-PRE, POST = "pre", "post"
+PRE: When = "pre"
+POST: When = "post"
 SUFFIX = ".safetensors"
 
 _log = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ class Checkpointer:
     """One checkpointer, resolved. ``by``: what the best is chosen by; empty where the latest is kept."""
 
     name: str
-    when: str
+    when: When
     by: str = ""
     direction: str = ""
 
@@ -63,7 +66,7 @@ class Checkpointer:
 class Kept:
     """What is to be kept of one model: the model after so many rounds, for these checkpointers, with their scores."""
 
-    when: str
+    when: When
     round: int
     scores: Mapping[str, float | None]
     content: bytes
@@ -72,12 +75,20 @@ class Kept:
 Best = Callable[[str], float | None]
 """``checkpointer's name →`` the score of what it keeps; None where it keeps nothing."""
 
-Look = Callable[[str, Tensors], None]
+Look = Callable[[When, Tensors], None]
 """``(pre or post, model) →`` look at a model, while a client has it."""
 
 
+class Directed(Protocol):
+    """A plan that measures by itself, and says of each of its metrics which direction is better."""
+
+    @property
+    def directions(self) -> Mapping[str, str]:
+        """``max`` or ``min`` by the name of a metric."""
+
+
 def checkpointers_of(
-    tables: Sequence[CheckpointerTable], plan: TrainingPlan, measured: bool
+    tables: Sequence[CheckpointerTable], plan: TrainingPlan | Directed, measured: bool
 ) -> tuple[Checkpointer, ...]:
     """The checkpointers that a run asks for; ``measured``: whether clients have examples to measure them on.
 
@@ -86,7 +97,11 @@ def checkpointers_of(
             ``checkpointer_unmeasured``.
     """
     check_files([table.called for table in tables])
-    found = tuple(_resolved(table, plan) for table in tables)
+    if isinstance(plan, TrainingPlan):
+        known, declared = ("loss", *plan.metrics, *plan.scores), plan.declared
+    else:
+        known, declared = ("loss", *plan.directions), plan.directions
+    found = tuple(_resolved(table, known, declared) for table in tables)
     for checkpointer in found:
         if checkpointer.by and not measured:
             raise ConfigError(
@@ -116,11 +131,10 @@ def check_files(names: Collection[str]) -> None:
         )
 
 
-def _resolved(table: CheckpointerTable, plan: TrainingPlan) -> Checkpointer:
+def _resolved(table: CheckpointerTable, known: Sequence[str], declared: Mapping[str, str]) -> Checkpointer:
     if table.keep == "latest":
         return Checkpointer(table.called, table.when)
     by = table.by or "loss"
-    known = ("loss", *plan.metrics, *plan.scores)
     if by not in known:
         raise ConfigError(
             "checkpointer_unknown",
@@ -129,7 +143,7 @@ def _resolved(table: CheckpointerTable, plan: TrainingPlan) -> Checkpointer:
             f"There are: {', '.join(known)}.",
             "Name one of them, or add it to the plan's `metrics` or `scores`.",
         )
-    direction = table.direction or plan.declared.get(by) or KNOWN.get(by)
+    direction = table.direction or declared.get(by) or KNOWN.get(by)
     if direction is None:
         raise ConfigError(
             "checkpointer_direction",
@@ -140,13 +154,31 @@ def _resolved(table: CheckpointerTable, plan: TrainingPlan) -> Checkpointer:
     return Checkpointer(table.called, table.when, by, direction)
 
 
+def asked_of(spec: RunSpec, plan: TrainingPlan | Directed) -> tuple[Checkpointer, ...]:
+    """The checkpointers of a run.
+
+    Raises:
+        ConfigError: as :func:`checkpointers_of`.
+    """
+    return checkpointers_of(spec.checkpointer, plan, spec.test.ratio > 0 or spec.test.validation > 0)
+
+
+def watch_of(spec: RunSpec, plan: TrainingPlan | Directed, objective: Measured) -> Watch:
+    """What looks at models for a run's checkpointers.
+
+    Raises:
+        ConfigError: as :func:`checkpointers_of`.
+    """
+    return Watch(asked_of(spec, plan), plan.scores if isinstance(plan, TrainingPlan) else {}, objective)
+
+
 @dataclass
 class Watch:
     """Looks at models for checkpointers. ``seen``: the round of the aggregated model that a client had last."""
 
     checkpointers: Sequence[Checkpointer]
-    plan: TrainingPlan
-    objective: Objective
+    scores: Mapping[str, Score]
+    objective: Measured
     seen: dict[str, int] = field(default_factory=dict)
 
     def over(self, ask: Ask, data: ClientData, best: Best, keep: Callable[[Kept], None]) -> Look:
@@ -154,7 +186,7 @@ class Watch:
         training = ask.phase == "train"
         part = data.validation if len(data.validation) else data.test
 
-        def look(when: str, model: Tensors) -> None:
+        def look(when: When, model: Tensors) -> None:
             number = ask.round if when == PRE or not training else ask.round - 1
             if when == PRE and not training:
                 return
@@ -168,7 +200,7 @@ class Watch:
 
         return look
 
-    def _chosen(self, when: str, number: int, model: Tensors, part: Examples, best: Best) -> Kept:
+    def _chosen(self, when: When, number: int, model: Tensors, part: Examples, best: Best) -> Kept:
         asked = [each for each in self.checkpointers if each.when == when]
         measured = self._measured(model, part) if any(each.by for each in asked) else {}
         scores = {each.name: self._score(each, measured) for each in asked}
@@ -191,7 +223,7 @@ class Watch:
         if not measured or checkpointer.by in measured:
             return measured.get(checkpointer.by, math.nan)
         try:
-            return float(self.plan.scores[checkpointer.by](dict(measured)))
+            return float(self.scores[checkpointer.by](dict(measured)))
         except Exception as error:  # the plan's own code; a model without a score is not kept, and the round goes on
             _log.warning("the score %s failed: %s: %s", checkpointer.by, type(error).__name__, error)
             return math.nan

@@ -50,7 +50,7 @@ class Keeper:
     """Keeps what a watch says, in memory, as a client's folder does on disk."""
 
     def __init__(self, *tables: CheckpointerTable, plan: TrainingPlan = PLAN) -> None:
-        self.watch = Watch(checkpointers_of(tables, plan, True), plan, EagerObjective(plan, 1))
+        self.watch = Watch(checkpointers_of(tables, plan, True), plan.scores, EagerObjective(plan, 1))
         self.scores: dict[str, float | None] = {}
         self.weights: dict[str, float] = {}
         self.rounds: dict[str, list[int]] = {}
