@@ -16,12 +16,15 @@ from foedus.domain.errors import ForbiddenError, IntegrityError, PlanError, TooL
 from foedus.domain.explained import pages
 from foedus.domain.header import TensorSpec, layout, read_header
 from foedus.domain.plan import parse_bundle
-from foedus.node.frames import Done, Failed, Order
-from foedus.node.reasons import OURS, failure, failure_of, placed
+from foedus.node.frames import Done, Failed, Order, Stepped
+from foedus.node.reasons import OURS, SENTENCES, failure, failure_of, placed
 
 WORDS = re.compile(rb"[A-Za-z_][A-Za-z_0-9]*")
 PART = re.compile(r"[a-z_]{1,32}")
 """What a part may be called where a coordinator of before does not name the parts."""
+
+TIMED = frozenset({"prepare", "before", "work", "after"})
+"""What the seconds of work are told of."""
 
 LONGEST = 1e9
 """Seconds of work that can be told."""
@@ -45,8 +48,8 @@ def check_done(order: Order, done: Done, update: Path) -> None:
         ForbiddenError: ``output_refused``. IntegrityError: ``not_safetensors``. TooLargeError: ``header_too_large``.
     """
     sends = order.assignment.sends
-    if done.seconds > LONGEST:
-        raise _refused("It says that it took longer than can be.")
+    if max(done.seconds, *done.timings.values(), 0.0) > LONGEST or not done.timings.keys() <= TIMED:
+        raise _refused("It says that it took longer than can be, or for what nobody asked.")
     if sends is not None:
         for what, names, known in (("metric", done.metrics, sends.metrics), ("weight", done.weights, sends.weights)):
             if set(names) - set(known):
@@ -57,12 +60,21 @@ def check_done(order: Order, done: Done, update: Path) -> None:
         _check_update(update, _specs(order.parts.values()), None if sends is None else sends.parts)
 
 
+def heard(order: Order, frame: Stepped) -> Stepped:
+    """How work goes, without metrics that the ask does not name."""
+    if (sends := order.assignment.sends) is None:
+        return frame
+    points = [{name: value for name, value in point.values.items() if name in sends.metrics} for point in frame.logged]
+    told = [old.model_copy(update={"values": new}) for old, new in zip(frame.logged, points, strict=True)]
+    return frame.model_copy(update={"logged": tuple(told)})
+
+
 def check_failed(order: Order, failed: Failed) -> Failed:
     """What a failure may say outside: a code of ours with our sentence; of the plan, what was in its text before.
 
     The detail stays here, in the owner's log.
     """
-    if failed.code not in pages() or failed.code in OURS:
+    if failed.code not in {*pages(), *SENTENCES} or failed.code in OURS:
         return failure("work_failed", failed.detail)
     said = failure(failed.code, failed.detail)
     return _placed(said, failed, Path(order.bundle)) if failed.raised or failed.file else said

@@ -15,12 +15,23 @@ PLAN_FILE = "<plan>/"
 
 DETAIL_LIMIT = 10_000
 
-OURS = ("output_refused", "policy_refused")
+REFUSALS = (
+    *("plan_not_registered", "plan_not_approved", "plan_revoked", "policy_refused"),
+    *("approval_dataset", "approval_strategy", "approval_rounds", "approval_expired", "approval_resources"),
+)
+"""Codes of what the owner does not want."""
+
+OURS = ("arguments_refused", "output_refused", *REFUSALS)
 """Codes of the agent's own refusals, whose words name a rule and nothing of the data."""
 
 SENTENCES = {
+    "arguments_refused": "The run's training arguments are refused.",
     "client_state_missing": "The client's state is not on this node any more.",
     "column_missing": "The plan asks for a column that the dataset does not have.",
+    "dataset_changed": "The dataset is not the one that this run began with.",
+    "command_failed": "The plan's command ended with an error.",
+    "command_missing": "The plan's command cannot be started on this node.",
+    "command_timeout": "The plan's command took longer than it may.",
     "dataset_empty": "The dataset has no rows.",
     "dataset_missing": "The node's owner offers no dataset of this name any more.",
     "dataset_not_finite": "The dataset has missing values or infinities.",
@@ -34,10 +45,12 @@ SENTENCES = {
     "query_exposed": "The node's owner has to close the file of the query first.",
     "too_few_examples": "There are fewer examples than the node's owner wants a run to rest on.",
     "disk_full": "The node's disk is full.",
+    "model_refused": "The model that came down is not the plan's.",
     "no_examples": "The client has no examples for this phase.",
     "out_of_memory": "The work ran out of memory.",
     "output_refused": "What the work made is not what it was asked for.",
     "phase_unknown": "The run's strategy has no such phase.",
+    "plan_depth_refused": "The strategy does not go with a plan of this kind.",
     "plan_does_not_import": "The plan does not import.",
     "plan_failed": "The plan's code failed.",
     "plan_incomplete": "The plan is incomplete.",
@@ -45,15 +58,19 @@ SENTENCES = {
     "plan_loss_shape": "The plan's loss or a metric is not one floating-point number.",
     "plan_model_failed": "The plan's model() failed.",
     "plan_model_refused": "The plan's model() returned something that cannot be used.",
-    "plan_not_approved": "The node's owner has not approved this plan.",
+    "plan_options_malformed": "The plan's options.json is not a schema of options.",
+    "plan_result_refused": "What the plan's own work gave cannot be used.",
     "prepare_failed": "The plan's prepare() failed.",
     "prepare_refused": "The plan's prepare() did not return inputs and targets.",
     "run_changed": "The assignment asks for another plan or other options than its run has.",
     "update_not_finite": "Training diverged: the update has NaN or infinity.",
     "sandbox_unavailable": "The node cannot hold plans in a sandbox.",
+    "state_not_saved": "The client's new state could not be kept.",
+    "state_refused": "The client's state cannot be read.",
     "update_too_large": "What the work made is larger than the node sends.",
     "work_crashed": "The work process ended before its work was done.",
     "work_failed": "The work failed inside the node.",
+    "work_killed": "The work process was killed: it took more memory or processor time than it may.",
     "work_stalled": "The work took no step for longer than the node's idle limit.",
 }
 
@@ -72,7 +89,7 @@ def failure_of(error: BaseException) -> Failed:
     if not isinstance(error, FoedusError):
         return failure("work_failed", detail)
     if error.code in OURS:
-        return Failed(code=error.code, reason=f"{error.what} {error.why}", detail="")
+        return Failed(code=error.code, reason=f"{error.what} {error.why}".strip()[:500], detail="")
     return _placed(failure(error.code, detail), error.__cause__)
 
 

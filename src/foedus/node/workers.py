@@ -21,21 +21,29 @@ from pathlib import Path
 import foedus
 from foedus.domain.errors import FoedusError, IntegrityError
 from foedus.node.frames import HEAD, Done, Failed, Order, Ready, Stepped, length, pack, parse
-from foedus.node.outgoing import checked
+from foedus.node.outgoing import checked, heard
+from foedus.node.pipes import drained, keep_prints, received
 from foedus.node.policy import Policy
-from foedus.node.reasons import failure
+from foedus.node.reasons import failure, failure_of
 from foedus.node.staging import Stage
 from foedus.sandbox.bubblewrap import PRIVATE, Sandbox, command
 from foedus.sandbox.limits import Limits
-
-LOG_LIMIT = 1 << 20
-"""Bytes of what a work process prints that are kept; the rest is dropped."""
+from foedus.sandbox.weigh import exceeds
 
 GRACE = 10.0
 """Seconds for the pipes of a killed process to end; they do when the last of what it started is gone."""
 
-CHUNK = 1 << 20
-"""Bytes of an update that are read at once."""
+WEIGHED = 0.5
+"""Seconds between two looks at the memory of a process and of all that it has started."""
+
+BEFORE = 512 << 20
+"""Bytes that Python and its libraries have before there is any work."""
+
+NOTICED = 2.0
+"""Seconds in which a process that has closed its pipe is known to have ended."""
+
+KILLED = (-signal.SIGKILL, -signal.SIGXCPU, 128 + signal.SIGKILL, 128 + signal.SIGXCPU)
+"""Ends that the kernel makes, for want of memory or at the end of its processor time; a sandbox adds 128."""
 
 UPDATE = "update"
 """The file of what the work made, as a duty looks for it."""
@@ -75,13 +83,16 @@ class Patience:
 
 @dataclass
 class Worker:
-    """One work process, and where what it is given lies."""
+    """One work process, and where what it is given lies. ``overfull``: it had too much memory with all it started."""
 
     process: asyncio.subprocess.Process
     printing: asyncio.Task[None]
     stage: Stage
     used: float = field(default_factory=time.monotonic)
+    heard: Callable[[Stepped], None] = lambda frame: None
     ending: asyncio.Task[None] | None = None
+    watching: asyncio.Task[None] | None = None
+    overfull: bool = False
 
     @property
     def alive(self) -> bool:
@@ -95,43 +106,66 @@ class Worker:
 
     async def _said(self, order: Order, into: Path, patience: Patience, stepped: Callable[[], None]) -> Done | Failed:
         """What it says. A process that fails to answer rightly is ended."""
-        self.used = time.monotonic()
+        self.used, answer = time.monotonic(), None
         try:
-            return await self._ask(self.stage.set(order), into, patience, stepped)
+            answer = await self._ask(self.stage.set(order), into, patience, stepped)
+            return answer or failure("update_too_large", f"over {patience.largest} bytes")
         except TimeoutError:
             return failure("work_stalled", f"no step for {patience.idle:g} s")
         except (asyncio.IncompleteReadError, ConnectionError):
-            await self.end()
-            return failure("work_crashed", f"the work process ended with {self.process.returncode}")
+            return await self._ended()
         except IntegrityError as error:
             return failure("work_crashed", str(error))
+        except OSError as error:  # what it made could not be written here
+            return failure_of(error)
         finally:
             self.used = time.monotonic()
+            if answer is None:
+                await self.end()
 
-    async def _ask(self, order: Order, into: Path, patience: Patience, stepped: Callable[[], None]) -> Done | Failed:
+    async def _ask(
+        self, order: Order, into: Path, patience: Patience, stepped: Callable[[], None]
+    ) -> Done | Failed | None:
+        """What it answers; none where what it made is too large."""
         commands, replies, idle = self.process.stdin, self.process.stdout, patience.idle
         assert commands is not None and replies is not None
-        answered = False
-        try:
-            commands.write(pack(order))
+        commands.write(pack(order))
+        async with asyncio.timeout(idle):
+            await commands.drain()
+        while True:
             async with asyncio.timeout(idle):
-                await commands.drain()
-            while True:
-                async with asyncio.timeout(idle):
-                    head = await replies.readexactly(HEAD.size)
-                    frame = parse(await replies.readexactly(length(head)))
-                if isinstance(frame, Done):
-                    if max(frame.update, frame.state) > patience.largest:
-                        return failure("update_too_large", f"{max(frame.update, frame.state)} bytes")
-                    await _received(replies, into / UPDATE, frame.update, idle, stepped)
-                    await _received(replies, into / "state", frame.state, idle, stepped)
-                if isinstance(frame, Done | Failed):
-                    answered = True
-                    return frame
-                if isinstance(frame, Ready | Stepped):
-                    stepped()
-        finally:
-            if not answered:
+                head = await replies.readexactly(HEAD.size)
+                frame = parse(await replies.readexactly(length(head)))
+            if isinstance(frame, Done):
+                models = [(model.when, model.size) for model in frame.models]
+                if max(frame.update, frame.state, *(size for _, size in models)) > patience.largest:
+                    return None
+                await received(replies, into / UPDATE, frame.update, idle, stepped)
+                for name, size in (("state", frame.state), *models):
+                    await received(replies, into / name, size, idle, stepped)
+            if isinstance(frame, Done | Failed):
+                return frame
+            if isinstance(frame, Stepped):
+                self.heard(heard(order, frame))
+            if isinstance(frame, Ready | Stepped):
+                stepped()
+
+    async def _ended(self) -> Failed:
+        """How the process ended, which has closed its pipe."""
+        until = time.monotonic() + NOTICED
+        while self.alive and time.monotonic() < until:
+            await asyncio.sleep(NOTICED / 100)
+        code = "work_killed" if self.process.returncode in KILLED else "work_crashed"
+        return failure(
+            "out_of_memory" if self.overfull else code, f"the work process ended with {self.process.returncode}"
+        )
+
+    async def watch(self, memory: int) -> None:
+        """Kill the process as soon as it has too much memory together with all that it has started."""
+        while self.alive:
+            await asyncio.sleep(WEIGHED)
+            if await asyncio.to_thread(exceeds, self.process.pid, memory):
+                self.overfull = True
                 await self.end()
 
     async def end(self) -> None:
@@ -141,12 +175,14 @@ class Worker:
         await asyncio.shield(self.ending)
 
     async def _end(self) -> None:
+        if self.watching is not None:
+            self.watching.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         if self.process.stdin is not None:
             self.process.stdin.close()
         assert self.process.stdout is not None
-        last = [self.printing, asyncio.create_task(_drained(self.process.stdout))]
+        last = [self.printing, asyncio.create_task(drained(self.process.stdout))]
         await self.process.wait()
         await asyncio.wait(last, timeout=GRACE)
         for task in last:
@@ -155,23 +191,32 @@ class Worker:
 
 
 class Pool:
-    """The work processes of a node: at most one per run, and a few in all. ``policy`` is asked when one is started."""
+    """The work processes of a node: at most one per run, and a few in all. A new one has the ``policy`` of its plan."""
 
-    def __init__(self, home: Path, patience: Patience, policy: Callable[[], Policy]) -> None:
+    def __init__(self, home: Path, patience: Patience, policy: Callable[[str], Policy]) -> None:
         self._home, self._patience, self._policy = home, patience, policy
         self._workers: dict[str, asyncio.Task[Worker]] = {}
         self._log = home / "logs" / "work.log"
         for folder in (self._log.parent, home / "work"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    async def ask(self, order: Order, into: Path, stepped: Callable[[], None]) -> Done | Failed:
+    async def ask(
+        self,
+        order: Order,
+        into: Path,
+        stepped: Callable[[], None],
+        heard: Callable[[Stepped], None] = lambda frame: None,
+    ) -> Done | Failed:
         """Have an order done by the process of its run, and what it made written to ``into``.
+
+        ``stepped`` is called when steps were taken or bytes moved, ``heard`` with what the process says of them.
 
         Raises:
             StorageError: ``sandbox_unavailable``.
         """
         run = order.assignment.run
-        worker = await self._of(run, Path(order.dataset))
+        worker = await self._of(run, order)
+        worker.heard = heard
         return await worker.ask(order, into, self._patience, stepped)
 
     async def drop(self, run: str) -> None:
@@ -193,7 +238,8 @@ class Pool:
         for run in list(self._workers):
             await self.drop(run)
 
-    async def _of(self, run: str, dataset: Path) -> Worker:
+    async def _of(self, run: str, order: Order) -> Worker:
+        dataset = Path(order.dataset)
         if run in self._workers:
             worker = await self._begun(run)
             if worker.alive and worker.stage.dataset == dataset:
@@ -201,7 +247,7 @@ class Pool:
             await self.drop(run)
         while len(self._workers) >= self._patience.workers:
             await self.drop(next(iter(self._workers)))
-        self._workers[run] = asyncio.create_task(self._start(dataset))
+        self._workers[run] = asyncio.create_task(self._start(dataset, order.assignment.plan))
         return await self._begun(run)
 
     async def _begun(self, run: str) -> Worker:
@@ -214,8 +260,8 @@ class Pool:
             if begun.done() and (begun.cancelled() or begun.exception()):
                 self._workers.pop(run, None)
 
-    async def _start(self, dataset: Path) -> Worker:
-        policy = self._policy()
+    async def _start(self, dataset: Path, plan: str) -> Worker:
+        policy = self._policy(plan)
         held = policy.sandbox == "bubblewrap"
         stage = Stage(self._home / "work" / secrets.token_hex(8), dataset, held)
         process = await asyncio.create_subprocess_exec(
@@ -228,7 +274,10 @@ class Pool:
             start_new_session=True,
         )
         assert process.stderr is not None
-        return Worker(process, asyncio.create_task(_keep_prints(process.stderr, self._log)), stage)
+        worker = Worker(process, asyncio.create_task(keep_prints(process.stderr, self._log)), stage)
+        if held:
+            worker.watching = asyncio.create_task(worker.watch(BEFORE + policy.resources.memory))
+        return worker
 
 
 def _command(stage: Stage, limits: Limits | None) -> list[str]:
@@ -239,38 +288,3 @@ def _command(stage: Stage, limits: Limits | None) -> list[str]:
     inside = {"HOME": str(PRIVATE), "TMPDIR": str(PRIVATE), "PATH": "/usr/bin:/bin"}
     sandbox = Sandbox(stage.shown, limits, {**_environment(), **inside})
     return command(sandbox, [*python, "foedus.sandbox.enter", "foedus.node.child", json.dumps(asdict(limits))])
-
-
-async def _received(
-    replies: asyncio.StreamReader, path: Path, size: int, idle: float, moved: Callable[[], None]
-) -> None:
-    """The next ``size`` bytes, in a file; nothing where there are none."""
-    if not size:
-        return
-    with path.open("wb") as file:
-        while size:
-            async with asyncio.timeout(idle):
-                chunk = await replies.read(min(size, CHUNK))
-            if not chunk:
-                raise asyncio.IncompleteReadError(b"", size)
-            await asyncio.to_thread(file.write, chunk)
-            size -= len(chunk)
-            moved()
-
-
-async def _drained(stream: asyncio.StreamReader) -> None:
-    """Read what is left, unless somebody else does: one that is not read to its end keeps its process from ending."""
-    with contextlib.suppress(OSError, RuntimeError):
-        while await stream.read(1 << 16):
-            pass
-
-
-async def _keep_prints(stream: asyncio.StreamReader, path: Path) -> None:
-    room = LOG_LIMIT
-    if path.is_file() and path.stat().st_size > LOG_LIMIT:
-        path.replace(path.with_name(path.name + ".1"))
-    while chunk := await stream.read(1 << 16):
-        if room > 0:
-            with path.open("ab") as file:
-                file.write(chunk[:room])
-            room -= len(chunk)

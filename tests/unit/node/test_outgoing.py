@@ -12,9 +12,10 @@ import torch
 
 from foedus.domain.codec import encode, encode_tensors
 from foedus.domain.tree import State
-from foedus.node.frames import Done, Failed, Order
-from foedus.node.outgoing import checked
+from foedus.node.frames import Done, Failed, Order, Stepped
+from foedus.node.outgoing import checked, heard
 from foedus.wire.messages import Sends
+from foedus.wire.progress import Point
 from tests.unit.node.support import PLAN, assignment, bundle_of
 
 MODEL = {"0.weight": torch.zeros(3, 4), "0.bias": torch.zeros(3)}
@@ -107,7 +108,14 @@ def test_case_64_names_of_metrics_and_weights_and_their_number_carry_nothing(tmp
     assert "weight" in refused(said(tmp_path, made(), weights={"examples": 8.0, ROW: 1.0}))
     assert "none is asked" in refused(said(tmp_path, made(), Sends(weights=("examples",), metrics=("loss",))))
     assert "no update" in refused(said(tmp_path, b""))
-    assert "longer" in refused(said(tmp_path, made(), seconds=1e300))
+    for nonsense in ({"seconds": 1e300}, {"timings": {ROW: 1.0}}):
+        assert "longer" in refused(said(tmp_path, made(), **nonsense))
+
+
+def test_case_64_what_streams_out_while_it_works_has_the_names_that_were_asked_for(tmp_path: Path) -> None:
+    point = Point(step=1, steps=2, values={"loss": 0.5, ROW: 1.0})
+    told = heard(order(tmp_path), Stepped(steps=1, logged=(point,)))
+    assert [dict(each.values) for each in told.logged] == [{"loss": 0.5}]
 
 
 @pytest.mark.parametrize(
