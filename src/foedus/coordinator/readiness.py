@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, select
 
 from foedus.coordinator.live import RunRow, spec_of
 from foedus.coordinator.orders import TAKES
+from foedus.domain.errors import ConflictError
 from foedus.domain.facts import Facts
 from foedus.domain.run import RunSpec
 from foedus.store.tables import approvals, assignments, datasets, nodes, phases
@@ -20,7 +21,10 @@ AWAY = 90.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """A dataset that matches a run's tags, and what its owner says of the run's plan (empty: nothing yet)."""
+    """A dataset that matches a run's tags, and what its owner says of the run's plan (empty: nothing yet).
+
+    ``also``: others of the same node that match. Nobody can say which is meant, so that none of them is asked.
+    """
 
     client: str
     node: str
@@ -28,6 +32,12 @@ class Candidate:
     state: str
     note: str
     last_seen: float | None
+    also: tuple[str, ...] = ()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may be asked."""
+        return self.state == "approved" and not self.also
 
 
 def candidates(connection: Connection, run: RunRow) -> list[Candidate]:
@@ -45,13 +55,31 @@ def candidates(connection: Connection, run: RunRow) -> list[Candidate]:
     for row in connection.execute(query):
         if wanted <= set(row.tags):
             one = Candidate(row.client, row.node_id, row.name, row.state or "", row.note or "", row.last_seen)
-            found.setdefault(row.node_id, one)
+            first = found.setdefault(row.node_id, one)
+            if first is not one:
+                found[row.node_id] = replace(first, also=(*first.also, one.client))
     return sorted(found.values(), key=lambda candidate: candidate.client)
 
 
 def ready(connection: Connection, run: RunRow) -> dict[str, str]:
     """The clients that may be asked: client name → node."""
-    return {one.client: one.node for one in candidates(connection, run) if one.state == "approved"}
+    return {one.client: one.node for one in candidates(connection, run) if one.is_ready}
+
+
+def check_unambiguous(connection: Connection, run: RunRow) -> None:
+    """Refuse a run that finds two datasets on one node.
+
+    Raises:
+        ConflictError: ``dataset_ambiguous``.
+    """
+    for one in candidates(connection, run):
+        if one.also:
+            raise ConflictError(
+                "dataset_ambiguous",
+                f"The run finds several datasets on the node {one.node_name}: {one.client}, {', '.join(one.also)}.",
+                "A run asks one dataset of a node, and these have all of its tags.",
+                "Name a tag in `data.tags` that one of them alone has.",
+            )
 
 
 def facts_of(connection: Connection, clients: Collection[str]) -> dict[str, Facts]:
@@ -87,10 +115,10 @@ def statuses(connection: Connection, run: RunRow, now: float) -> tuple[ClientSta
 def waiting_for(connection: Connection, run: RunRow) -> str:
     """In words, who has to do what before the next round can begin; empty where nobody has."""
     found, want, tags = candidates(connection, run), needed(spec_of(run)), ", ".join(spec_of(run).data.tags)
-    missing = want - sum(one.state == "approved" for one in found)
+    missing = want - sum(one.is_ready for one in found)
     if missing <= 0:
         return ""
-    reasons = [_reason(one, run.plan) for one in found if one.state != "approved"]
+    reasons = [_reason(one, run.plan) for one in found if not one.is_ready]
     absent = want - len(found)
     if absent > 0:
         which = f" tagged {tags}" if tags else ""
@@ -115,6 +143,8 @@ def _working(connection: Connection, run: RunRow) -> set[str]:
 
 
 def _status(one: Candidate, busy: bool, now: float) -> str:
+    if one.also:
+        return "ambiguous"
     if one.state == "rejected":
         return "rejected"
     if one.state != "approved":
@@ -125,6 +155,9 @@ def _status(one: Candidate, busy: bool, now: float) -> str:
 
 
 def _reason(one: Candidate, plan: str) -> str:
+    if one.also:
+        both = f"{one.client}, {', '.join(one.also)}"
+        return f"{one.node_name}: its owner offers more than one dataset with the run's tags ({both})"
     if one.state == "rejected":
         return f"{one.client}: its owner has rejected plan {plan[:12]}{f' ({one.note})' if one.note else ''}"
     return f"{one.client}: its owner has not approved plan {plan[:12]}"

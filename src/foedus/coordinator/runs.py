@@ -19,7 +19,7 @@ from foedus.coordinator.live import RUN, RunRow, find_run, parse_manifest, spec_
 from foedus.coordinator.moves import RUN_TOLD, attempt_of
 from foedus.coordinator.orders import ONGOING
 from foedus.coordinator.policy import within
-from foedus.coordinator.readiness import statuses, waiting_for
+from foedus.coordinator.readiness import check_unambiguous, statuses, waiting_for
 from foedus.coordinator.telling import tell
 from foedus.domain.errors import IntegrityError, NotFoundError
 from foedus.domain.lifecycle import ENDED, RunStatus
@@ -90,7 +90,11 @@ def prepare(artifacts: Artifacts, command: SubmitRun) -> Submission:
 
 
 def submit(connection: Connection, submission: Submission, author: Person) -> RunView:
-    """Record a run that was prepared: as a draft, or waiting for its clients."""
+    """Record a run that was prepared: as a draft, or waiting for its clients.
+
+    Raises:
+        ConflictError: ``dataset_ambiguous`` where it would find two datasets of one node.
+    """
     now, run, command = time.time(), f"run_{secrets.token_hex(6)}", submission.command
     status = RunStatus.DRAFT if command.draft else RunStatus.WAITING
     name_blobs(connection, submission.artifacts, (*submission.parts.values(), command.plan_blob))
@@ -115,6 +119,8 @@ def submit(connection: Connection, submission: Submission, author: Person) -> Ru
     model = {"model_digest": submission.model_digest, "model_blob": command.parameters}
     connection.execute(insert(rounds).values(run_id=run, round=0, record={}, **model))
     found = find_run(connection, run)
+    if not command.draft:
+        check_unambiguous(connection, found)
     tell(connection, found, RUN_TOLD[status], now, status=status.value)
     record(connection, Act(author.actor, "runs.submit", run, author.org, detail={"plan": command.plan}))
     return view(connection, found)

@@ -11,7 +11,7 @@ from foedus.coordinator.drawing import restart_clocks
 from foedus.coordinator.live import RunRow, find_run
 from foedus.coordinator.moves import move_run, reach, stage_of
 from foedus.coordinator.orders import ONGOING, PHASE_OF, PLACE
-from foedus.coordinator.readiness import candidates
+from foedus.coordinator.readiness import candidates, check_unambiguous
 from foedus.domain.errors import ConflictError, UsageError
 from foedus.domain.lifecycle import ACTIVE, RoundStage, RunStatus
 from foedus.store.artifacts import Artifacts
@@ -23,6 +23,7 @@ def start(tx: Connection, run: str) -> None:
 
     Raises:
         UsageError: ``run_started`` where it is no draft; ``participants_missing`` where no dataset matches its tags.
+        ConflictError: ``dataset_ambiguous`` where two of one node do.
     """
     row = find_run(tx, run)
     if row.status != RunStatus.DRAFT:
@@ -40,6 +41,7 @@ def start(tx: Connection, run: str) -> None:
             "Have nodes join and offer data (`foedus node data add`), then start it; "
             "`foedus run submit` waits for them.",
         )
+    check_unambiguous(tx, row)
     move_run(tx, row, RunStatus.WAITING, time.time())
 
 

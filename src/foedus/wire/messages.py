@@ -302,7 +302,7 @@ class SubmitRun(Message):
 
 
 class ClientStatus(Message):
-    """One client of a run: ``missing``, ``waiting_for_approval``, ``rejected``, ``ready``, ``working``, ``away``."""
+    """A client: ``missing``, ``waiting_for_approval``, ``rejected``, ``ready``, ``working``, ``away``, ``ambiguous``."""
 
     client: Name
     node: str
