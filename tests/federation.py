@@ -21,13 +21,16 @@ from foedus.data.catalogue import federate
 from foedus.data.files import write_columns
 from foedus.domain.codec import encode_tensors
 from foedus.engine.prepare import Prepared
-from foedus.node.datasets import add_dataset
+from foedus.node.datasets import Terms, add_dataset
 from foedus.node.owner import approve, init, join, list_plans
 from foedus.wire.http import Retry
 from foedus.wire.messages import RunView
+from tests.holding import opt_out
 from tests.ports import free_port
 
 WAIT = 120.0
+PLAIN = Terms()
+"""A dataset of which its owner says no more than its name and tags."""
 
 
 def until(what: str, look: Callable[[], object], seconds: float = WAIT) -> None:
@@ -109,13 +112,14 @@ class LocalFederation:
             return httpx.get(f"http://127.0.0.1:{port or self.port}/readyz", timeout=5).status_code == 200
         return False
 
-    def enrol(self, client: str, data: Path, tags: tuple[str, ...] = ("digits",)) -> None:
+    def enrol(self, client: str, data: Path, tags: tuple[str, ...] = ("digits",), terms: Terms = PLAIN) -> None:
         """Make a node, give it a dataset, and have it join."""
         home = self.home(client)
         init(home, f"node-{client}")
+        opt_out(home)
         with self.connection() as connection:
             join(home, self.url, admin.create_join_token(connection).token)
-        add_dataset(home, data, client, tags)
+        add_dataset(home, data, client, tags, terms)
 
     def start_node(self, client: str, **environment: str) -> None:
         """Start a node's agent."""

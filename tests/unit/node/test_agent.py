@@ -26,6 +26,7 @@ from foedus.node.session import Session
 from foedus.node.settings import NodeSettings
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import Accepted, Assignment, DatasetRefused, PlanOffer, Renewed, Welcome, Work
+from tests.holding import opt_out
 from tests.unit.client.peer import Answer, Peer, Request, problem, serving
 from tests.unit.node.support import PLAN, Desk, assignment, bundle_of, children, columns, truth
 
@@ -96,6 +97,7 @@ class Node:
 def living(folder: Path, peer: Peer) -> Iterator[Node]:
     home = folder / "home"
     init(home, "clinic-a")
+    opt_out(home)
     write_columns(folder / "data.npz", columns())
     add_dataset(home, folder / "data.npz", "c0000", ["digits"])
     with Vault(home) as vault:
@@ -198,6 +200,17 @@ def test_what_may_not_or_cannot_be_done_is_refused_before_anything_runs(
     node.give(assignment(bundle_of(), **changed))
     answer = node.answer()
     assert (answer["verb"], answer["code"]) == ("fail", code)
+    assert children() == []
+    assert node.peer.asked("GET") == []
+
+
+@pytest.mark.parametrize(("key", "value"), [("epoch", 2), ("epochs", "2")])
+def test_f3_f6_arguments_are_checked_before_the_approval_and_the_key_is_named(node: Node, key: str, value: Any) -> None:
+    node.know(bundle_of(), "pending")
+    node.give(assignment(bundle_of(), options={"local": {"lr": 0.1, key: value}}))
+    answer = node.answer()
+    assert (answer["verb"], answer["code"]) == ("fail", "arguments_refused")
+    assert f"`local.{key}`" in answer["reason"]
     assert children() == []
     assert node.peer.asked("GET") == []
 

@@ -24,9 +24,10 @@ from foedus.node.session import Session
 from foedus.node.workers import Patience, Pool
 from foedus.sandbox.bubblewrap import unavailable
 from foedus.wire.messages import Sends
+from tests.holding import INSTALL
 from tests.unit.node.support import PLAN, Desk, assignment, bundle_of, children, truth
 
-pytestmark = pytest.mark.skipif(bool(unavailable()), reason=f"{unavailable()} apt-get install bubblewrap")
+pytestmark = pytest.mark.skipif(bool(unavailable()), reason=INSTALL)
 
 SMALL = Policy(resources=Resources(memory=512 << 20, temporary=8 << 20, processes=40, cpu_seconds=60))
 SENDS = Sends(parts=("parameters",), weights=("examples",), metrics=("loss",))
@@ -84,6 +85,7 @@ def family_is_gone(desk: Desk) -> bool:
 def test_the_bytes_are_those_of_a_session_outside_and_its_folder_is_gone(tmp_path: Path) -> None:
     desk, here = Desk(tmp_path / "desk"), Desk(tmp_path / "here")
     session = Session(here.bundle, assignment(here.bundle))
+    (desk.folder / "data.npz").chmod(0o604)
     answers = asked(desk, rounds=2)
     for number, done in enumerate(answers, 1):
         expected = session.work(here.order(truth().model, round=number), nothing)
@@ -91,6 +93,7 @@ def test_the_bytes_are_those_of_a_session_outside_and_its_folder_is_gone(tmp_pat
         assert (done.weights, done.metrics) == (expected.done.weights, expected.done.metrics)
     assert (desk.folder / "update").read_bytes() == expected.update
     assert (desk.folder / "state").read_bytes() == expected.state
+    assert (desk.folder / "data.npz").stat().st_mode & 0o777 == 0o604, "a dataset's mode is its owner's"
     assert list((desk.folder / "home" / "work").iterdir()) == []
     assert children() == []
 
@@ -329,28 +332,34 @@ def test_case_63_it_writes_nowhere_but_in_its_own_folder_and_links_lead_nowhere(
     assert after == before, "neither contents nor modes of what it was shown have changed"
 
 
-def test_case_24_and_61_work_that_ends_badly_is_told_by_its_kind_and_dies_with_its_tree(tmp_path: Path) -> None:
-    """Memory, a full private folder, a busy loop, an end without a word, a hang behind a fork bomb."""
-    ends = {
-        "out_of_memory": "torch.zeros(1 << 34)",
-        "plan_failed": "open('/private/x', 'wb').write(bytes(64 << 20))",
-        "work_killed": "while True: pass",
-        "work_crashed": "os._exit(3)",
-    }
-    policy = Policy(resources=SMALL.resources.model_copy(update={"cpu_seconds": 8}))
-    for code, line in ends.items():
-        desk = Desk(tmp_path / code, bundle_of(f"{plan(line)}\nimport torch\n"))
-        answer = failed(desk, policy=policy if code == "work_killed" else SMALL)
+MANY = """
+for _ in range(12):
+    if os.fork() == 0:
+        break
+held = b"x" * (100 << 20)
+time.sleep(60)
+"""
+BOMB = """
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+"""
+
+
+def test_case_24_work_that_ends_badly_is_told_by_its_kind_and_dies_with_its_tree(tmp_path: Path) -> None:
+    """No memory for it, no memory for all that it started, a kill, a hang behind a fork bomb."""
+    for name, body, code in (
+        ("alone", "torch.zeros(1 << 34)", "out_of_memory"),
+        ("many", MANY, "out_of_memory"),
+        ("kill", "os.kill(os.getpid(), signal.SIGKILL)", "work_killed"),
+        ("bomb", BOMB, "work_stalled"),
+    ):
+        desk = Desk(tmp_path / name, bundle_of(f"{plan(body)}\nimport torch\n"))
+        answer = failed(desk, idle=3.0 if name == "bomb" else 60.0)
         assert answer.code == code, answer
         assert str(tmp_path) not in answer.reason and family_is_gone(desk)
-    many = "for _ in range(12):\n    if os.fork() == 0:\n        break\nheld = b'x' * (100 << 20)\ntime.sleep(60)"
-    desk = Desk(tmp_path / "many", bundle_of(plan(many)))
-    assert failed(desk).code == "out_of_memory", "each has little, and all together have much"
-    assert family_is_gone(desk)
-    bomb = "while True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
-    desk = Desk(tmp_path / "bomb", bundle_of(plan(bomb)))
-    assert failed(desk, idle=3.0).code == "work_stalled"
-    assert family_is_gone(desk)
 
 
 def test_case_24_a_full_disk_of_the_node_s_is_told(tmp_path: Path) -> None:
@@ -458,19 +467,18 @@ def test_case_64_frames_that_a_plan_forges_carry_no_rows_out(tmp_path: Path, kin
     assert "ABCDEF" not in answer.code + answer.reason + answer.raised + answer.file
 
 
-def test_case_64_what_a_plan_prints_and_what_it_calls_its_files_stays_here(tmp_path: Path) -> None:
-    """And tensors that it adds to the model while it runs are refused."""
+def test_case_64_what_a_plan_prints_and_calls_its_files_stays_and_tensors_that_it_adds_are_refused(
+    tmp_path: Path,
+) -> None:
     talk = "print('canary-of-a-row')\npathlib.Path('/private/canary-of-a-row').touch()\n"
-    good, bad = (
-        Desk(tmp_path / name, bundle_of(plan(f"{talk}{more}\nreturn nn.functional.cross_entropy(output, target)")))
-        for name, more in (("good", ""), ("bad", EXTRA))
+    desk = Desk(
+        tmp_path / "desk", bundle_of(plan(f"{talk}{EXTRA}\nreturn nn.functional.cross_entropy(output, target)"))
     )
-    (done,) = asked(good)
-    assert isinstance(done, Done) and "canary" not in done.model_dump_json()
-    assert b"canary" not in (good.folder / "update").read_bytes()
-    assert "canary" in (good.folder / "home" / "logs" / "work.log").read_text(), "its owner may read it"
-    first, second = asked(bad, rounds=2)
-    assert isinstance(first, Done) and isinstance(second, Failed) and second.code == "output_refused"
+    first, second = asked(desk, rounds=2)
+    assert isinstance(first, Done) and "canary" not in first.model_dump_json()
+    assert b"canary" not in (desk.folder / "update").read_bytes()
+    assert "canary" in (desk.folder / "home" / "logs" / "work.log").read_text(), "its owner may read it"
+    assert isinstance(second, Failed) and second.code == "output_refused"
 
 
 EXTRA = """
@@ -497,19 +505,5 @@ def test_an_update_that_is_too_large_is_not_kept(tmp_path: Path) -> None:
 def test_without_a_sandbox_the_owner_has_opted_out(tmp_path: Path) -> None:
     sign = tmp_path / "sign"
     line = f"pathlib.Path({str(sign)!r}).write_text('x')\nreturn nn.functional.cross_entropy(output, target)"
-    held, free = (
-        asked(Desk(tmp_path / name, bundle_of(plan(line))), policy)
-        for name, policy in (("held", SMALL), ("free", Policy(sandbox="off")))
-    )
-    assert isinstance(held[0], Failed) and isinstance(free[0], Done)
-    assert sign.exists() and sign.read_text() == "x"
-
-
-def test_the_mode_of_a_dataset_is_its_owner_s(tmp_path: Path) -> None:
-    desk = Desk(tmp_path / "desk")
-    data = desk.folder / "data.npz"
-    for mode in (0o604, 0o644):
-        data.chmod(mode)
-        (done,) = asked(desk)
-        assert isinstance(done, Done), done
-        assert data.stat().st_mode & 0o777 == mode
+    (free,) = asked(Desk(tmp_path / "desk", bundle_of(plan(line))), Policy(sandbox="off"))
+    assert isinstance(free, Done) and sign.read_text() == "x"

@@ -20,11 +20,12 @@ from foedus.domain.errors import StorageError
 from foedus.sandbox import bubblewrap
 from foedus.sandbox.bubblewrap import Sandbox, command, unavailable
 from foedus.sandbox.limits import Limits
+from tests.holding import INSTALL
 
 SOURCE = Path(bubblewrap.__file__).parents[2]
 SMALL = Limits(memory=256 << 20, temporary=16 << 20, entries=1000, processes=20, files=64, cpu=20)
 
-pytestmark = pytest.mark.skipif(bool(unavailable()), reason=f"{unavailable()} apt-get install bubblewrap")
+pytestmark = pytest.mark.skipif(bool(unavailable()), reason=INSTALL)
 
 PREAMBLE = """
 import ctypes, errno, json, os, resource, socket, subprocess, sys, time
