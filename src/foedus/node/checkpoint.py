@@ -1,7 +1,7 @@
 """The states of a node's clients, each a file by the SHA-256 of its bytes; they never leave the node.
 
 A candidate is written before its contribution is sent. It is current once an assignment names it, which means that the
-coordinator has counted that contribution; what is older may then go. Free of torch.
+coordinator has counted that contribution; the one before it stays, and what is older goes. Free of torch.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class States:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def current(self, run: str, client: str, digest: str) -> Path | None:
-        """The file of the state that is current, if it is here and whole; older ones are removed."""
+        """The file of the state that is current, if it is here and whole; of older ones the newest stays."""
         path = self._place(run, client) / digest
         if not path.is_file() or sha256_of(path) != digest:
             return None
-        written = path.stat().st_mtime_ns
-        for other in path.parent.iterdir():
-            if other != path and other.stat().st_mtime_ns < written:
-                other.unlink(missing_ok=True)
+        written = {other: other.stat().st_mtime_ns for other in path.parent.iterdir()}
+        older = sorted((other for other in written if written[other] < written[path]), key=written.__getitem__)
+        for other in older[:-1]:
+            other.unlink(missing_ok=True)
         return path
 
     def keep(self, run: str, client: str, file: Path) -> str:

@@ -25,6 +25,7 @@ class NodeSettings(BaseModel):
     work process is kept. ``cache_bytes``: room for downloaded models. ``blob_bytes``: the largest of them. ``workers``:
     work processes kept at once, each for another run. ``state_days``: how long client states of a run are kept that
     asks no more. ``witness_every``: how long the node waits before it follows the coordinator's audit log again.
+    ``saved``: the folder for models that checkpointers keep, which has to be there (by default one in the home).
     ``drain_seconds``: how long SIGTERM lets the work in hand go on.
     """
 

@@ -25,12 +25,13 @@ def test_a_candidate_is_kept_by_its_digest(tmp_path: Path) -> None:
     assert not (tmp_path / "candidate").exists()
 
 
-def test_older_states_go_once_a_later_one_is_current(tmp_path: Path) -> None:
+def test_the_state_before_the_current_one_is_kept_and_older_ones_go(tmp_path: Path) -> None:
     states = States(tmp_path / "states")
-    first, second, third = (candidate(states, tmp_path, text, at) for at, text in enumerate((b"1", b"2", b"3"), 1))
-    assert states.current("r_1", "c0000", second) is not None
-    assert states.current("r_1", "c0000", first) is None
+    first, second, third, later = (candidate(states, tmp_path, b"%d" % at, at) for at in range(1, 5))
     assert states.current("r_1", "c0000", third) is not None
+    assert states.current("r_1", "c0000", first) is None
+    for digest in (second, third, later):
+        assert states.current("r_1", "c0000", digest) is not None
 
 
 def test_a_state_of_another_run_or_client_is_not_found(tmp_path: Path) -> None:
