@@ -27,7 +27,7 @@ from pydantic import Field
 
 from foedus.data.dataset import Columns
 from foedus.domain.codec import TensorFile, encode_tensors
-from foedus.domain.errors import ClientWorkError, IntegrityError, PlanError
+from foedus.domain.errors import ClientWorkError, ConfigError, IntegrityError, PlanError
 from foedus.domain.plain import Json
 from foedus.domain.plan import PlanBundle, write_files
 from foedus.domain.table import Name, Table, Text, validate
@@ -79,8 +79,8 @@ def command_plan(bundle: PlanBundle, check: Check, folder: Path | None = None) -
         table = validate(CommandTable, _json_object(bundle.files[bundle.entry]), bundle.entry)
     except (ValueError, RecursionError) as error:
         raise _incomplete(f"{bundle.entry} is not a JSON object") from error
-    except PlanError:
-        raise
+    except ConfigError as error:
+        raise _incomplete(error.what.rstrip(".")) from error
     if "loss" in table.metrics:
         raise _incomplete("`metrics` has no `loss`: it is always there")
     program = Program(table, bundle, folder)
