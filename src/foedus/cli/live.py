@@ -10,6 +10,7 @@ from typing import Any
 
 from foedus.cli.output import say
 from foedus.cli.progress import progress
+from foedus.cli.streaming import streaming
 from foedus.client import runs
 from foedus.client.http import Connection
 from foedus.data.catalogue import federate
@@ -58,7 +59,7 @@ def watch(connection: Connection, run: str, out: Path | None, prepared: Prepared
     track = prepared.spec.track if prepared else TrackTable()
     told = spec.model_copy(update={"track": track})
     with recorded(folder, spec, view.name), tracking(told, folder.path.resolve().name) as trackers:
-        with progress(spec.rounds) as observer:
+        with progress(spec.rounds) as observer, streaming(connection, run, trackers):
             view = follow(connection, run, [folder, observer, *trackers.observers])
         runs.download_model(connection, run, None, folder.path / MODEL)
     held_out = measured(prepared, read_model(folder.path)) if prepared else {}

@@ -31,11 +31,15 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Tracker:
-    """A tracker that was started: what it is told of a round and of the whole run, and how it is ended."""
+    """A tracker that was started: what it is told of a round and of the whole run, and how it is ended.
+
+    ``step``: what it is told of the steps of clients' work, where it has a place for them.
+    """
 
     log: Callable[[int, Values], None]
     summarize: Callable[[int, Values], None]
     close: Callable[[], None]
+    step: Callable[[int, Values], None] = lambda number, values: None
 
 
 @dataclass
@@ -59,6 +63,11 @@ class Told:
     def result(self, metrics: Values) -> None:
         """Tell what the run came to."""
         self._tell(lambda tracker: tracker.summarize(self.last, _numbers(metrics)))
+
+    def step(self, who: str, number: int, values: Values) -> None:
+        """Tell of a step of somebody's work, which began with the run; ``number`` counts their steps from there."""
+        named = {f"work/{who}/{name}": value for name, value in values.items()}
+        self._tell(lambda tracker: tracker.step(number, _numbers(named)))
 
     def close(self) -> None:
         """End the tracker."""
@@ -84,6 +93,11 @@ class Tracking:
         """Tell every tracker what the run came to."""
         for told in self.observers:
             told.result(metrics)
+
+    def step(self, who: str, number: int, values: Values) -> None:
+        """Tell every tracker of a step of somebody's work."""
+        for told in self.observers:
+            told.step(who, number, values)
 
 
 @contextmanager
@@ -127,7 +141,7 @@ def _tensorboard(board: Any, folder: Path, options: Mapping[str, str]) -> Tracke
             writer.add_scalar(name, value, number)
         writer.flush()
 
-    return Tracker(tell, tell, writer.close)
+    return Tracker(tell, tell, writer.close, tell)
 
 
 def _mlflow(mlflow: Any, table: MlflowTable, run: str, options: Mapping[str, str]) -> Tracker:
