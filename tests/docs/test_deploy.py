@@ -18,8 +18,10 @@ import click
 import httpx
 import pytest
 
-from foedus.cli import coordinator_migrate, coordinator_start
+from foedus.cli import coordinator_migrate, coordinator_start, node
 from foedus.coordinator.settings import PREFIX, Settings, read_settings
+from foedus.node.settings import NodeSettings
+from foedus.node.settings import read_settings as node_settings
 from tests.federation import free_port, until
 from tests.unit.coordinator.door import BOOT, Door, opened
 
@@ -89,6 +91,48 @@ def test_the_image_copies_what_is_there_and_runs_a_command_that_is() -> None:
     _parses(json.loads(re.findall(r"^CMD (.*)$", lines, re.MULTILINE)[0]))
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(re.findall(r"\.\[([\w,]+)\]", lines)[0].split(",")) <= set(extras)
+
+
+def _unit(name: str) -> configparser.SectionProxy:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(DEPLOY / name)
+    return unit["Service"]
+
+
+def test_the_node_s_unit_drains_it_and_lets_plans_be_held() -> None:
+    service = _unit("foedus-node.service")
+    for key in ("ExecStart", "ExecReload"):
+        program, noun, verb, *words = service[key].split()
+        assert (Path(program).name, noun) == ("foedus", "node")
+        node.command.commands[verb].make_context(verb, [*words])
+        assert words[words.index("--home") + 1] == f"/var/lib/{service['StateDirectory']}", "it may write nowhere else"
+    assert service["KillMode"] == "mixed", "work processes are not to hear SIGTERM"
+    drain = dict(line.split("=") for line in [service["Environment"]])["FOEDUS_NODE_DRAIN_SECONDS"]
+    assert node_settings({"FOEDUS_NODE_DRAIN_SECONDS": drain}).drain_seconds < int(service["TimeoutStopSec"])
+    assert service["Restart"] == "on-failure", "a node that was drained stays so"
+    hiding = {"RestrictNamespaces", "ProtectKernelTunables", "ProtectKernelLogs", "ProtectProc", "PrivateUsers"}
+    assert not hiding & set(service), "bubblewrap needs namespaces and a whole /proc"
+    if program := shutil.which("systemd-analyze"):
+        told = subprocess.run([program, "verify", DEPLOY / "foedus-node.service"], capture_output=True, text=True)
+        assert [line for line in told.stderr.splitlines() if "service" in line and "not executable" not in line] == []
+
+
+def test_every_variable_of_a_node_is_a_setting_and_is_valid() -> None:
+    text = (DEPLOY / "node.env").read_text()
+    found = dict(re.findall(r"^# (FOEDUS_NODE_\w+)=(.*)$", text, re.MULTILINE))
+    assert {name.removeprefix("FOEDUS_NODE_").lower() for name in found} <= set(NodeSettings.model_fields)
+    assert len(found) > 5 and node_settings(found)
+
+
+def test_the_node_s_image_copies_what_is_there_and_runs_a_command_that_is() -> None:
+    lines = (DEPLOY / "Containerfile.node").read_text().replace("\\\n", "")
+    copied = [word for line in re.findall(r"^COPY (.*)$", lines, re.MULTILINE) for word in line.split()[:-1]]
+    assert copied and all((ROOT / name).exists() for name in copied)
+    assert json.loads(re.findall(r"^ENTRYPOINT (.*)$", lines, re.MULTILINE)[0]) == ["foedus", "node"]
+    verb, *words = json.loads(re.findall(r"^CMD (.*)$", lines, re.MULTILINE)[0])
+    node.command.commands[verb].make_context(verb, [*words])
+    assert "bubblewrap" in lines and "USER foedus" in lines
 
 
 def test_the_composition_has_replicas_on_one_database_and_one_store() -> None:
