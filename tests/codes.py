@@ -25,6 +25,9 @@ TELLERS = {"failure", "withdraw"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 COMPUTED: Mapping[str, tuple[str, ...]] = {
+    "f'approval_{rule}'": (
+        *("approval_dataset", "approval_strategy", "approval_rounds", "approval_expired", "approval_resources"),
+    ),
     "f'http_{error.status_code}'": ("http_404", "http_405"),
     "f'http_{status}'": ("http_404", "http_502", "http_503", "http_504"),
     "f'run_{view.status}'": ("run_failed", "run_cancelled"),

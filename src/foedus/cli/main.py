@@ -21,6 +21,7 @@ NOUNS: Mapping[str, tuple[str, str]] = {
     "simulate": ("foedus.cli.simulate", "Run a plan with simulated clients in this process."),
     "run": ("foedus.cli.run", "Submit, follow and steer live runs; compare and plot any."),
     "model": ("foedus.cli.model", "List and download the models of a live run."),
+    "plan": ("foedus.cli.plan", "A plan's digest, and its author's signature."),
     "node": ("foedus.cli.node", "Be a node: join, offer data, decide on plans, work."),
     "login": ("foedus.cli.login", "Log in at a coordinator through its login provider."),
     "logout": ("foedus.cli.logout", "End the token that you use."),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,11 @@ import click
 from foedus.cli import node_service
 from foedus.cli.lazy import LazyGroup
 from foedus.cli.options import home_option, secret_from_environment
-from foedus.cli.output import emit, json_option, table
+from foedus.cli.output import emit, json_option
 from foedus.domain.errors import UsageError
 from foedus.node import kit, owner
 from foedus.node.keys import rotate_key
-from foedus.node.review import Review, changes, review
-from foedus.node.vault import Identity, PlanEntry
+from foedus.node.vault import Identity
 from foedus.wire.trust import OVERLAP
 
 LAZY = {
@@ -27,7 +24,9 @@ LAZY = {
     "loading": ("foedus.cli.node_loading", "The loading plans by which this node's files are read."),
     "history": ("foedus.cli.node_history", "What ran here."),
     "logs": ("foedus.cli.node_logs", "What the node, and the work in it, said."),
+    "plan": ("foedus.cli.node_plan", "Plans that runs want to run here, and the owner's decisions."),
     "policy": ("foedus.cli.node_policy", "What approved plans may be asked for."),
+    "trust": ("foedus.cli.node_trust", "Authors whose signed plans run here unread."),
     "status": ("foedus.cli.node_status", "Where the node is, and what waits for its owner."),
     "witness": ("foedus.cli.node_witness", "What this node has seen of the coordinator's audit log."),
 }
@@ -114,73 +113,5 @@ for _each in node_service.COMMANDS:
     command.add_command(_each)
 
 
-@command.group("plan")
-def plan_group() -> None:
-    """Plans that runs want to run here; nothing runs before the owner approves it."""
-
-
-@plan_group.command("list")
-@home_option
-@json_option
-def plan_list(home: Path) -> None:
-    """List every plan that was offered, the newest first."""
-    plans = owner.list_plans(home)
-    rows = [[plan.digest[:12], plan.state, plan.name, plan.author, _time(plan.seen_at), plan.note] for plan in plans]
-    text = table(["digest", "state", "name", "author", "seen", "note"], rows) if rows else "No plan was offered yet."
-    emit({"plans": [vars(plan) for plan in plans]}, text)
-
-
-@plan_group.command("show")
-@click.argument("digest")
-@click.option("--diff", is_flag=True, help="Only what differs from the plan of this name that was approved last.")
-@home_option
-@json_option
-def plan_show(digest: str, diff: bool, home: Path) -> None:
-    """Print the plan whose digest begins with DIGEST: what it imports, places worth a look, and every file of it."""
-    plan, files = owner.show_plan(home, digest)
-    found, before = review(files), owner.approved_before(home, plan) if diff else None
-    data = {**vars(plan), "files": files, "imports": found.imports, "notices": [vars(n) for n in found.notices]}
-    text = [_described(plan), _reviewed(found)]
-    if before is not None:
-        lines = changes(before[1], files)
-        data |= {"compared_with": before[0].digest, "diff": lines}
-        text += [f"changed since {before[0].digest[:12]}:", "\n".join(lines)]
-    else:
-        text += ["No other plan of this name was approved; this is all of it."] if diff else []
-        text += [f"──── {name}\n{content.rstrip()}" for name, content in files.items()]
-    emit(data, "\n\n".join(text))
-
-
-def _decision(verb: str, decide: Callable[[Path, str, str], PlanEntry], help_text: str) -> None:
-    """``approve`` and ``reject`` differ in what they decide."""
-
-    @plan_group.command(verb, help=help_text)
-    @click.argument("digest")
-    @click.option("--note", default="", help="A line that the plan's author is told.")
-    @home_option
-    @json_option
-    def decision(digest: str, note: str, home: Path) -> None:
-        plan = decide(home, digest, note)
-        emit(vars(plan), _described(plan))
-
-
-_decision("approve", owner.approve, "Let the plan whose digest begins with DIGEST run on this node's data.")
-_decision("reject", owner.reject, "Refuse the plan whose digest begins with DIGEST.")
-
-
-def _reviewed(found: Review) -> str:
-    unusual = f"; look at {', '.join(found.unusual)}" if found.unusual else ""
-    lines = [f"imports {', '.join(found.imports) or 'nothing'}{unusual}"]
-    return "\n".join([*lines, *(f"{notice.file}, line {notice.line}: {notice.what}" for notice in found.notices)])
-
-
-def _described(plan: PlanEntry) -> str:
-    return f"plan {plan.digest}\n{plan.name} by {plan.author}: {plan.state}{f' ({plan.note})' if plan.note else ''}"
-
-
 def _identity(made: Identity, home: Path) -> dict[str, Any]:
     return {**vars(made), "home": str(home)}
-
-
-def _time(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"

@@ -8,7 +8,8 @@ import click
 
 from foedus.cli.options import home_option
 from foedus.cli.output import emit, json_option
-from foedus.node.policy import FILE, explained, read_policy
+from foedus.node.policy import FILE, read_policy
+from foedus.node.policy_words import explained
 
 
 @click.group("policy")
@@ -22,7 +23,8 @@ def command() -> None:
 def check(home: Path) -> None:
     """Say whether the policy is in order, and what each rule means."""
     policy, there = read_policy(home), (home / FILE).is_file()
-    lines = explained(policy)
+    rules = explained(policy)
+    width = max(len(rule) for rule, _ in rules)
     where = f"{FILE} is in order" if there else f"there is no {FILE}; this holds"
-    text = "\n".join([f"{where}. An approved plan may be asked to work on:", *(f"  {line}" for line in lines)])
-    emit({"file": there, "policy": policy.model_dump(mode="json"), "rules": lines}, text)
+    text = "\n".join([f"{where}:", *(f"  {rule:<{width}}  {words}" for rule, words in rules)])
+    emit({"file": there, "policy": policy.model_dump(mode="json"), "rules": dict(rules)}, text)

@@ -18,6 +18,7 @@ from foedus.domain.codec import encode_tensors
 from foedus.domain.errors import ConfigError
 from foedus.domain.track import TrackTable
 from foedus.engine.prepare import Prepared, prepare
+from foedus.wire.plan_signature import read_signature
 
 NOTE = "Of [data] only `tags` counts live: name, folder and partition stay here. Nodes find their own data."
 
@@ -47,6 +48,7 @@ def submission_of(prepared: Prepared) -> Submission:
 
     Raises:
         ConfigError: ``stop_refused`` where the run would stop by what only a simulation measures.
+        AccessError: ``proof_refused`` where the plan was changed after it was signed.
     """
     stop = prepared.spec.stop
     if stop is not None and stop.metric.startswith("central/"):
@@ -57,4 +59,5 @@ def submission_of(prepared: Prepared) -> Submission:
             f"Use test/{stop.metric.partition('/')[2]}.",
         )
     spec = prepared.spec.model_copy(update={"track": TrackTable()})
-    return Submission(spec, prepared.bundle, encode_tensors(prepared.model), prepared.manifest)
+    signed = read_signature(prepared.base / prepared.spec.plan, prepared.bundle.digest)
+    return Submission(spec, prepared.bundle, encode_tensors(prepared.model), prepared.manifest, signed)

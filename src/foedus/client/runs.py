@@ -18,19 +18,22 @@ from foedus.domain.run import RunSpec
 from foedus.wire.http import malformed, transient
 from foedus.wire.lineage import Lineage, UpdateList, UpdateView
 from foedus.wire.messages import Manifest, ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
+from foedus.wire.plan_signature import PlanSignature
 
 
 @dataclass(frozen=True)
 class Submission:
     """All that a run needs: run.toml as resolved, the plan's bytes, and the model as the researcher's side made it.
 
-    ``parameters`` are the initial parameters and buffers as a safetensors file, ``manifest`` what they are.
+    ``parameters`` are the initial parameters and buffers as a safetensors file, ``manifest`` what they are. ``signed``:
+    the plan's signature by its author, where there is one.
     """
 
     spec: RunSpec
     bundle: PlanBundle
     parameters: bytes
     manifest: ModelManifest
+    signed: PlanSignature | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def submit(connection: Connection, submission: Submission, draft: bool = False) 
         parameters=upload(connection, submission.parameters),
         manifest=Manifest.model_validate(asdict(submission.manifest)),
         draft=draft,
+        signed=submission.signed,
     )
     return connection.post("/runs", RunView, message)
 

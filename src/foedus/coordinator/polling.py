@@ -186,9 +186,14 @@ def _offers(tx: Connection, node: str) -> tuple[PlanOffer, ...]:
     tags = [set(found) for found in tx.execute(select(datasets.c.tags).where(datasets.c.node_id == node)).scalars()]
     offers = {
         row.plan: PlanOffer(
-            run=row.id, digest=row.plan, blob=row.plan_blob, name=row.name[:200], author=row.author[:200]
+            run=row.id,
+            digest=row.plan,
+            blob=row.plan_blob,
+            name=row.name[:200],
+            author=row.author[:200],
+            signed=row.plan_signature,
         )
-        for row in rows
+        for row in sorted(rows, key=lambda row: row.plan_signature is not None)
         if any(set(spec_of(row).data.tags) <= have for have in tags)
     }
     return tuple(offers.values())[:PLANS_AT_ONCE]

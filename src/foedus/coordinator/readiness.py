@@ -107,7 +107,13 @@ def statuses(connection: Connection, run: RunRow, now: float) -> tuple[ClientSta
     """Every matching client, with what it does or waits for."""
     busy = _working(connection, run)
     return tuple(
-        ClientStatus(client=one.client, node=one.node_name, status=_status(one, one.client in busy, now), note=one.note)
+        ClientStatus(
+            client=one.client,
+            node=one.node_name,
+            status=_status(one, one.client in busy, now),
+            note=one.note,
+            approval=one.state,
+        )
         for one in candidates(connection, run)
     )
 
@@ -158,6 +164,7 @@ def _reason(one: Candidate, plan: str) -> str:
     if one.also:
         both = f"{one.client}, {', '.join(one.also)}"
         return f"{one.node_name}: its owner offers more than one dataset with the run's tags ({both})"
+    owner = f"{one.client}: the owner of {one.node_name}"
     if one.state == "rejected":
-        return f"{one.client}: its owner has rejected plan {plan[:12]}{f' ({one.note})' if one.note else ''}"
-    return f"{one.client}: its owner has not approved plan {plan[:12]}"
+        return f"{owner} has rejected plan {plan[:12]}{f' ({one.note})' if one.note else ''}"
+    return f"{owner} has not approved plan {plan[:12]}"

@@ -42,6 +42,7 @@ from foedus.wire.messages import (
     RunView,
     SubmitRun,
 )
+from foedus.wire.plan_signature import check_signature
 
 LIST_LIMIT = 500
 
@@ -66,6 +67,7 @@ def prepare(artifacts: Artifacts, command: SubmitRun) -> Submission:
         PlanError: ``plan_malformed``.
         IntegrityError: ``plan_digest``, ``metadata_refused``, or what is wrong with the initial model.
         NotFoundError: ``blob_unknown`` where a blob was not uploaded before.
+        AccessError: ``key_malformed``, ``proof_refused`` where the plan's signature is not of it.
     """
     spec, manifest = parse_spec(command.spec), parse_manifest(command.manifest.model_dump())
     strategy = build(RunContext(spec, manifest))
@@ -77,6 +79,8 @@ def prepare(artifacts: Artifacts, command: SubmitRun) -> Submission:
             "Owners approve the digest.",
             "Send both anew.",
         )
+    if command.signed is not None:
+        check_signature(command.signed, command.plan)
     model = artifacts.path(command.parameters)
     check_model(model, manifest)
     data, files = begin(strategy, model, artifacts.temporary)
@@ -114,6 +118,7 @@ def submit(connection: Connection, submission: Submission, author: Person) -> Ru
         "data": dict(submission.data),
         "parts": dict(submission.parts),
         "initial_model": command.parameters,
+        "plan_signature": None if command.signed is None else command.signed.model_dump(mode="json"),
     }
     connection.execute(insert(runs).values(**row))
     model = {"model_digest": submission.model_digest, "model_blob": command.parameters}

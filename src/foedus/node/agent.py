@@ -19,12 +19,13 @@ from foedus.domain.errors import (
     NotFoundError,
 )
 from foedus.node import acts
+from foedus.node.approval import policy_for, settle
 from foedus.node.blobs import Cache
 from foedus.node.checkpoint import States
 from foedus.node.duty import Held, Tools, perform
 from foedus.node.facts import hello, tell_refused
 from foedus.node.keys import other_key
-from foedus.node.offers import keep_plan
+from foedus.node.offers import is_known, keep_plan
 from foedus.node.policy import read_policy
 from foedus.node.settings import NodeSettings
 from foedus.node.snapshots import forget as forget_snapshots
@@ -67,13 +68,14 @@ class Agent:
         self._unwelcome: frozenset[str] = frozenset()
         shutil.rmtree(vault.home / "work", ignore_errors=True)
         patience = Patience(settings.idle_limit, settings.keep_idle, settings.workers, settings.blob_bytes)
-        self.pool = Pool(vault.home, patience, lambda: read_policy(vault.home))
+        self.pool = Pool(vault.home, patience, lambda plan: policy_for(vault, plan))
         cache = Cache(vault.home / "cache", settings.cache_bytes, settings.blob_bytes)
         cache.clean(())
         states = States(vault.home / "states")
         states.forget(settings.state_days * 86400)
         forget_snapshots(vault.home, settings.state_days * 86400)
         self._tools = Tools(vault, link, cache, states, self.pool, self._moved)
+        settle(vault, read_policy(vault.home))
 
     def in_hand(self) -> list[dict[str, object]]:
         """The assignments that this node has, and since when it works on each, in Unix seconds."""
@@ -227,7 +229,7 @@ class Agent:
 
     async def _consider(self, offer: PlanOffer) -> bool:
         """Keep a new plan for the owner to read, and say that the decision is pending; whether it could be kept."""
-        if new := self._vault.plan_state(offer.digest) is None:
+        if new := not is_known(self._vault, offer):
             if self._vault.undecided() >= UNDECIDED:
                 _log.debug("plan %s waits: %d others wait for a decision", offer.digest[:12], UNDECIDED)
                 return False

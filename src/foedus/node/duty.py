@@ -10,7 +10,7 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,21 +18,25 @@ from pathlib import Path
 from foedus.domain.errors import ConflictError, FoedusError, NotFoundError
 from foedus.domain.spans import span
 from foedus.node import acts
+from foedus.node.approval import check_approval
 from foedus.node.blobs import Cache, upload
 from foedus.node.checkpoint import States
 from foedus.node.frames import Done, Failed, Order
+from foedus.node.gpus import gpus
+from foedus.node.leaving import check_leaving
 from foedus.node.loadings import Kept, loading_of
 from foedus.node.owner import read_plan
 from foedus.node.policy import Request, check, read_policy
-from foedus.node.reasons import failure, failure_of
+from foedus.node.reasons import REFUSALS, failure, failure_of
+from foedus.node.scope import Use
 from foedus.node.snapshots import place_of
 from foedus.node.transport import Link
 from foedus.node.vault import Dataset, Vault
-from foedus.node.workers import Pool
+from foedus.node.workers import UPDATE, Pool
 from foedus.wire.messages import Accepted, Assignment, Contribute, Fail
 
-REFUSALS = ("plan_not_approved", "policy_refused")
-"""Codes of what the owner does not want."""
+CHECK = 1.0
+"""Seconds between two looks, while a plan works, at whether it still may."""
 
 _log = logging.getLogger(__name__)
 
@@ -110,12 +114,9 @@ async def _do(tools: Tools, held: Held) -> None:
 async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
     ask = held.assignment
     dataset = next((each for each in tools.vault.datasets() if each.client == ask.client), None)
-    if tools.vault.plan_state(ask.plan) != "approved":
-        return failure("plan_not_approved")
+    _check_allowed(tools, ask, dataset)
     if dataset is None:
         return failure("dataset_missing")
-    asked = Request(ask.strategy, ask.options, ask.round, dataset.examples, ask.cohort)
-    check(read_policy(tools.vault.home), asked, datetime.now().astimezone())
     if not dataset.path.exists():
         return failure("dataset_unreadable", str(dataset.path))
     state = tools.states.current(ask.run, ask.client, ask.state) if ask.state else None
@@ -124,11 +125,36 @@ async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
     await acts.started(tools.vault, ask)
     held.began = time.monotonic()
     order, loading = await _order(tools, ask, dataset, state), loading_of(tools.vault, dataset)
-    done = await tools.pool.ask(_read_by(order, loading), folder, tools.moved)
+    asked = tools.pool.ask(_read_by(order, loading), folder, tools.moved)
+    done = await _while_allowed(asked, lambda: _check_allowed(tools, ask, dataset))
     if not isinstance(done, Done):
         return done
+    check_leaving(read_policy(tools.vault.home).leave, folder / UPDATE if done.update else None, done.metrics)
     made = await _store(tools, ask, folder, done)
     return made if loading is None else made.model_copy(update={"loading": loading.reference})
+
+
+def _check_allowed(tools: Tools, ask: Assignment, dataset: Dataset | None) -> None:
+    """What the owner decided of the plan, and then the policy; both are read anew each time."""
+    policy = read_policy(tools.vault.home)
+    use = Use(ask.client, ask.strategy, ask.round, policy.sandbox != "off")
+    check_approval(tools.vault, policy, ask.plan, use)
+    if dataset is not None:
+        asked = Request(ask.strategy, ask.options, ask.round, dataset.examples, ask.cohort, gpus())
+        check(policy, asked, datetime.now().astimezone())
+
+
+async def _while_allowed(asked: Awaitable[Done | Failed], check_again: Callable[[], None]) -> Done | Failed:
+    """What the work comes to; it is ended when ``check_again`` refuses it."""
+    work = asyncio.ensure_future(asked)
+    try:
+        while not (await asyncio.wait({work}, timeout=CHECK))[0]:
+            check_again()
+        check_again()
+        return work.result()
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
 
 
 async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | None) -> Order:

@@ -5,14 +5,28 @@ from __future__ import annotations
 import logging
 import time
 
-from foedus.domain.errors import PlanError, TooLargeError
+from foedus.domain.errors import AccessError, PlanError, TooLargeError
 from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
+from foedus.node.approval import settle
 from foedus.node.duty import Tools
 from foedus.node.files import write_durably
-from foedus.node.vault import PlanEntry
+from foedus.node.grants import keep_signature
+from foedus.node.policy import read_policy
+from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import PlanOffer
+from foedus.wire.plan_signature import check_signature
+
+UNNAMED = "somebody unnamed"
 
 _log = logging.getLogger(__name__)
+
+
+def is_known(vault: Vault, offer: PlanOffer) -> bool:
+    """Whether the plan is here; one that the owner registered is from now on one that a run has asked for."""
+    if vault.plan_state(offer.digest) is None:
+        return False
+    vault.asked_for(offer.digest, offer.name, offer.author or UNNAMED)
+    return True
 
 
 async def keep_plan(tools: Tools, offer: PlanOffer) -> None:
@@ -31,6 +45,13 @@ async def keep_plan(tools: Tools, offer: PlanOffer) -> None:
         state, note = "rejected", error.what
     if state == "pending":
         write_durably(tools.vault.bundle_path(offer.digest), content, "plan")
-    now = time.time()
-    tools.vault.record_plan(PlanEntry(offer.digest, offer.name, offer.author, state, note, now, None))
+    author = offer.author or UNNAMED
+    tools.vault.record_plan(PlanEntry(offer.digest, offer.name, author, state, note, time.time(), None))
+    if offer.signed is not None and state == "pending":
+        try:
+            check_signature(offer.signed, offer.digest)
+            keep_signature(tools.vault, offer.digest, offer.signed)
+        except AccessError as error:
+            _log.warning("the signature of plan %s is refused: %s", offer.digest[:12], error)
+    settle(tools.vault, read_policy(tools.vault.home))
     _log.info("run %s wants plan %s: see `foedus node plan show %s`", offer.run, offer.digest, offer.digest[:12])

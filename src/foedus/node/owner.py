@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from foedus.domain.errors import ConflictError, NotFoundError, UsageError
 from foedus.domain.names import check_name
-from foedus.domain.plan import PlanBundle, parse_bundle
+from foedus.domain.plan import PlanBundle, parse_bundle, read_bundle
+from foedus.node.approval import settle
 from foedus.node.certificate import trust_of
+from foedus.node.files import write_durably
+from foedus.node.grants import Answer, Signer, answer, distrust, grant_of, keep_signature, signed_by, signers, trust
+from foedus.node.policy import read_policy
+from foedus.node.scope import UNBOUNDED, Scope
 from foedus.node.transport import Link
 from foedus.node.vault import Dataset, Identity, PlanEntry, Vault, create_home
 from foedus.wire.http import Retry, check_url
 from foedus.wire.messages import Joined, JoinNode
-from foedus.wire.signing import Signer, public_key
+from foedus.wire.plan_signature import read_signature
+from foedus.wire.signing import Signer as RequestSigner
+from foedus.wire.signing import public_key
+from foedus.wire.trust import fingerprint_of
 
 PREFIX = re.compile(r"[0-9a-f]{6,64}")
 NOTE_LIMIT = 500
@@ -66,12 +76,12 @@ def join(home: Path, coordinator_url: str, token: str, organisation: str = "") -
         private = vault.private_key
         key = public_key(private)
         message = JoinNode(token=token, name=known.name, organisation=organisation, public_key=key)
-        joined = asyncio.run(_join(home, url, Signer(key, private), message))
+        joined = asyncio.run(_join(home, url, RequestSigner(key, private), message))
         vault.joined(joined.node, url)
         return vault.identity()
 
 
-async def _join(home: Path, url: str, signer: Signer, message: JoinNode) -> Joined:
+async def _join(home: Path, url: str, signer: RequestSigner, message: JoinNode) -> Joined:
     async with Link(url, signer, JOIN_RETRY, trust_of(home)) as link:
         return await link.retried(lambda: link.post("/node/join", message, Joined), attempts=JOIN_RETRY.attempts)
 
@@ -110,22 +120,94 @@ def approved_before(home: Path, plan: PlanEntry) -> tuple[PlanEntry, dict[str, s
     return show_plan(home, last.digest)
 
 
-def approve(home: Path, digest: str, note: str = "") -> PlanEntry:
-    """Allow this plan, by its digest or a beginning of it, to run on the node's datasets.
+@dataclass(frozen=True)
+class Standing:
+    """What is known of a plan's approval: how it was given and how far it goes, and the keys that have signed it.
+
+    ``signed``: the author whom the owner trusts, or the key's fingerprint.
+    """
+
+    grant: Answer | None
+    signed: tuple[str, ...]
+
+
+def standing(home: Path, digest: str) -> Standing:
+    """How a plan's approval stands."""
+    with Vault(home) as vault:
+        known = {signer.key: signer.name for signer in signers(vault)}
+        keys = signed_by(vault, digest)
+        signed = tuple(known.get(key) or f"{fingerprint_of(key)}, whom this node does not trust" for key in keys)
+        return Standing(grant_of(vault, digest), signed)
+
+
+def approve(home: Path, digest: str, note: str = "", scope: Scope = UNBOUNDED) -> PlanEntry:
+    """Allow this plan, by its digest or a beginning of it, to run here as far as ``scope`` goes.
 
     Raises:
         As :func:`show_plan`.
     """
-    return _decide(home, digest, "approved", note)
+    return _decide(home, digest, Answer("approved", note, scope=scope))
 
 
 def reject(home: Path, digest: str, note: str = "") -> PlanEntry:
-    """Refuse this plan; the note is told to its author.
+    """Refuse this plan, also where it was approved before: then it stops soon. The note is told to its author.
 
     Raises:
         As :func:`show_plan`.
     """
-    return _decide(home, digest, "rejected", note)
+    return _decide(home, digest, Answer("rejected", note))
+
+
+def register(home: Path, path: Path) -> PlanEntry:
+    """Bring a plan's file or folder to the node before any run asks for it, with its signature where one is beside it.
+
+    Raises:
+        PlanError, TooLargeError: as :func:`foedus.domain.plan.read_bundle`. ConflictError: ``plan_registered``.
+        IntegrityError, AccessError: as :func:`foedus.wire.plan_signature.read_signature`.
+    """
+    bundle = read_bundle(path)
+    digest, signed = bundle.digest, read_signature(path, bundle.digest)
+    with Vault(home) as vault:
+        state = vault.plan_state(digest)
+        if state is None:
+            write_durably(vault.bundle_path(digest), bundle.to_bytes(), "plan")
+            vault.record_plan(PlanEntry(digest, path.absolute().name, "", "pending", "", time.time(), None))
+        elif state != "pending" or signed is None:
+            why = "A plan is its bytes: the same bytes are the same plan, whatever their file is called."
+            raise ConflictError("plan_registered", f"Plan {digest[:12]} is here already, and is {state}.", why)
+        if signed is not None:
+            keep_signature(vault, digest, signed)
+        settle(vault, read_policy(home))
+        return _find(vault, digest)
+
+
+def trust_author(home: Path, name: str, key: str, scope: Scope = UNBOUNDED) -> Signer:
+    """Have plans that this key signs be approved by that, as far as ``scope`` goes; also those that wait already.
+
+    Raises:
+        ConfigError: ``name_refused``. AccessError: ``key_malformed``.
+        ConflictError: ``signer_exists``, ``too_many_signers``.
+    """
+    with Vault(home) as vault:
+        made = trust(vault, check_name(name, "author"), key, scope)
+        settle(vault, read_policy(home))
+        return made
+
+
+def distrust_author(home: Path, name: str) -> Signer:
+    """Trust an author no longer; what their signature approved is revoked.
+
+    Raises:
+        NotFoundError: ``signer_unknown``.
+    """
+    with Vault(home) as vault:
+        return distrust(vault, name)
+
+
+def list_authors(home: Path) -> tuple[Signer, ...]:
+    """The authors whom the owner trusts, by name."""
+    with Vault(home) as vault:
+        return signers(vault)
 
 
 def read_plan(vault: Vault, digest: str) -> PlanBundle:
@@ -140,14 +222,14 @@ def read_plan(vault: Vault, digest: str) -> PlanBundle:
     raise NotFoundError("plan_unknown", f"The files of plan {digest[:12]} are not on this node.")
 
 
-def _decide(home: Path, digest: str, state: str, note: str) -> PlanEntry:
-    if len(note) > NOTE_LIMIT or not note.isprintable():
+def _decide(home: Path, digest: str, given: Answer) -> PlanEntry:
+    if len(given.note) > NOTE_LIMIT or not given.note.isprintable():
         raise UsageError("note_refused", f"A note is one line of at most {NOTE_LIMIT} characters.")
     with Vault(home) as vault:
         entry = _find(vault, digest)
-        if state == "approved":
+        if given.state == "approved":
             read_plan(vault, entry.digest)
-        vault.decide(entry.digest, state, note)
+        answer(vault, entry.digest, given)
         return _find(vault, entry.digest)
 
 

@@ -1,7 +1,8 @@
 """A node's policy: what its owner lets approved plans do. One file, read before every assignment; free of torch.
 
-Without a file everything that an approved plan may be asked for is allowed, in a sandbox. A refusal names the rule, and
-neither a path nor a value of the data.
+Without a file everything that an approved plan may be asked for is allowed, in a sandbox, and every plan waits for its
+owner's approval. A refusal names the rule, and neither a path nor a value of the data. What leaves is looked at in
+:mod:`foedus.node.leaving`, what each rule says in words is in :mod:`foedus.node.policy_words`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pydantic import Field, StringConstraints
 
 from foedus.domain.errors import ForbiddenError, StorageError
 from foedus.domain.table import Name, PositiveInt, Table, Text, read_toml, validate
-from foedus.domain.text import size
 from foedus.sandbox.bubblewrap import unavailable
 from foedus.sandbox.limits import Limits
 
@@ -51,13 +51,25 @@ class Allow(Table):
     hours: Hours | None = None
 
 
+class Approval(Table):
+    """Which plans are approved unread: none, those that come with foedus (``bundled``), or ``all``."""
+
+    automatic: Literal["none", "bundled", "all"] = "none"
+
+
 class Resources(Table):
-    """What a run's process may take: bytes of memory and of its private folder, processes, seconds of a processor."""
+    """What a run's process may take: bytes of memory and of its private folder, processes, seconds of a processor.
+
+    ``gpu``: whether it sees the machine's GPUs; ``gpu_num``: this one alone; ``gpu_only``: without one no work.
+    """
 
     memory: Annotated[int, Field(ge=64 << 20)] = Limits.memory
     temporary: Annotated[int, Field(ge=1 << 20)] = Limits.temporary
     processes: PositiveInt = Limits.processes
     cpu_seconds: PositiveInt = Limits.cpu
+    gpu: bool = False
+    gpu_num: Annotated[int, Field(ge=0, le=1023)] | None = None
+    gpu_only: bool = False
 
     @property
     def limits(self) -> Limits:
@@ -65,23 +77,45 @@ class Resources(Table):
         return Limits(memory=self.memory, temporary=self.temporary, processes=self.processes, cpu=self.cpu_seconds)
 
 
+class Leave(Table):
+    """What may leave the node. ``tensors`` and ``metrics`` are names or patterns (``head.*``); sizes are in bytes.
+
+    ``update_bytes``: of one update; ``tensor_bytes``: of one tensor of it; ``metric_count``: of a contribution.
+    ``logs``: whether lines of a run's work may be sent, and ``log_bytes`` how much of them in a round.
+    """
+
+    tensors: list[Text] = Field(default_factory=lambda: ["*"], max_length=1000)
+    metrics: list[Text] = Field(default_factory=lambda: ["*"], max_length=1000)
+    update_bytes: PositiveInt | None = None
+    tensor_bytes: PositiveInt | None = None
+    metric_count: PositiveInt = 1000
+    logs: bool = False
+    log_bytes: PositiveInt = 64 << 10
+
+
 class Policy(Table):
     """The owner's rules. ``sandbox = "off"`` lets plans see what the node's own user sees; it is said at each start."""
 
     sandbox: Literal["bubblewrap", "off"] = "bubblewrap"
+    approval: Approval = Approval()
     allow: Allow = Allow()
     resources: Resources = Resources()
+    leave: Leave = Leave()
 
 
 @dataclass(frozen=True)
 class Request:
-    """What an assignment asks for, as far as a policy judges it. ``cohort``: clients asked, none where nobody says."""
+    """What an assignment asks for, as far as a policy judges it. ``cohort``: clients asked, none where nobody says.
+
+    ``gpus``: the numbers of this machine's GPUs.
+    """
 
     strategy: Name
     options: Mapping[str, Any]
     round: int
     examples: int
     cohort: int | None = None
+    gpus: tuple[int, ...] = ()
 
 
 def read_policy(home: Path) -> Policy:
@@ -116,7 +150,12 @@ def check(policy: Policy, request: Request, now: datetime) -> None:
         ForbiddenError: ``policy_refused``, which names the rule.
     """
     for rule, why in broken(policy, request, now):
-        raise ForbiddenError("policy_refused", f"The node's policy refuses this: `{rule}`.", why, "Ask its owner.")
+        raise refusal(rule, why)
+
+
+def refusal(rule: str, why: str) -> ForbiddenError:
+    """What a node says of a rule of its policy that was broken."""
+    return ForbiddenError("policy_refused", f"The node's policy refuses this: `{rule}`.", why, "Ask its owner.")
 
 
 def broken(policy: Policy, request: Request, now: datetime) -> Iterator[tuple[str, str]]:
@@ -140,25 +179,14 @@ def broken(policy: Policy, request: Request, now: datetime) -> Iterator[tuple[st
         yield "allow.cohort", f"A round has to ask {allow.cohort} clients at least."
     if allow.hours is not None and not _is_within(now.time(), allow.hours):
         yield "allow.hours", f"It works from {allow.hours.replace('-', ' to ')}, its own time."
+    yield from _without_gpu(policy.resources, request.gpus)
 
 
-def explained(policy: Policy) -> list[str]:
-    """Every rule in words.
-
-    >>> explained(Policy())[-2:]
-    ['a dataset of 1 example or more', 'rounds that ask 1 client or more']
-    """
-    allow, took = policy.allow, policy.resources
-    off = "no sandbox: plans see and reach what the node's own user does"
-    held = f"a sandbox: {size(took.memory)} of memory, {took.processes} processes, {took.cpu_seconds} s of a processor"
-    lines = [held if policy.sandbox == "bubblewrap" else off]
-    lines += [f"the strategies {', '.join(allow.strategies)}" if allow.strategies != ["*"] else "every strategy"]
-    lines += [f"its option {key}: {_bounds(bound)}" for key, bound in sorted(allow.options.items())]
-    lines += [f"the first {allow.rounds} rounds of a run"] if allow.rounds else []
-    lines += [f"from {allow.hours.replace('-', ' to ')}, this machine's time"] if allow.hours else []
-    lines.append(f"a dataset of {allow.examples} example{'s' if allow.examples > 1 else ''} or more")
-    lines.append(f"rounds that ask {allow.cohort} client{'s' if allow.cohort > 1 else ''} or more")
-    return lines
+def _without_gpu(took: Resources, gpus: Sequence[int]) -> Iterator[tuple[str, str]]:
+    if took.gpu_only and not gpus:
+        yield "resources.gpu_only", "It works on a GPU only, and its machine has none."
+    if took.gpu and took.gpu_num is not None and took.gpu_num not in gpus:
+        yield "resources.gpu_num", f"Its machine has no GPU {took.gpu_num}."
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
@@ -192,9 +220,3 @@ def _is_within(now: time, hours: str) -> bool:
     """Whether it is between the two, which may be over midnight."""
     begin, end = (time.fromisoformat(text) for text in hours.split("-"))
     return begin <= now < end if begin <= end else now >= begin or now < end
-
-
-def _bounds(bound: Bound) -> str:
-    low = [f"{bound.low:g} or more"] if bound.low is not None else []
-    high = [f"{bound.high:g} or less"] if bound.high is not None else []
-    return ", ".join([*low, *high, *(["one of " + ", ".join(map(str, bound.values))] if bound.values else [])])

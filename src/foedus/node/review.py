@@ -10,6 +10,9 @@ import ast
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from foedus.domain.plan import BESIDE
 
 USUAL = frozenset({"torch", "math", "collections", "dataclasses", "functools", "itertools", "typing", "__future__"})
 """Modules that compute, and reach nothing outside."""
@@ -35,12 +38,25 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Need:
+    """A package that the plan's lock names, the version that it wants, and the one that is installed here, if any."""
+
+    name: str
+    wanted: str
+    here: str
+
+
+@dataclass(frozen=True)
 class Review:
-    """``imports``: top-level modules, the unusual ones apart. ``notices`` in the order of files and lines."""
+    """``imports``: top-level modules, the unusual ones apart. ``notices`` in the order of files and lines.
+
+    ``needs``: what the plan's ``lock`` wants and this machine does not have in that version.
+    """
 
     imports: tuple[str, ...]
     unusual: tuple[str, ...]
     notices: tuple[Notice, ...]
+    needs: tuple[Need, ...] = ()
 
 
 def review(files: Mapping[str, str]) -> Review:
@@ -52,6 +68,8 @@ def review(files: Mapping[str, str]) -> Review:
     own = {name.removesuffix(".py").partition("/")[0] for name in files}
     imports, notices = set[str](), list[Notice]()
     for name, text in sorted(files.items()):
+        if name in BESIDE:
+            continue
         if not name.endswith(".py"):
             notices.append(Notice(name, 1, "is no Python: read it where the plan does"))
             continue
@@ -62,7 +80,8 @@ def review(files: Mapping[str, str]) -> Review:
             continue
         imports |= {module for module in _imports(tree) if module not in own}
         notices += [Notice(name, line, what) for line, what in sorted(_noticed(tree))]
-    return Review(tuple(sorted(imports)), tuple(sorted(imports - USUAL)), tuple(notices))
+    needs = tuple(_needs(files.get("lock", "")))
+    return Review(tuple(sorted(imports)), tuple(sorted(imports - USUAL)), tuple(notices), needs)
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
@@ -76,6 +95,21 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
         old, new = before.get(name, "").splitlines(), after.get(name, "").splitlines()
         lines += difflib.unified_diff(old, new, f"a/{name}", f"b/{name}", lineterm="")
     return lines
+
+
+def _needs(lock: str) -> Iterator[Need]:
+    """What differs of the lines ``name==version`` of a lock."""
+    for line in lock.splitlines():
+        name, pinned, wanted = (part.strip() for part in line.partition("#")[0].partition("=="))
+        if pinned and (here := _installed(name)) != wanted:
+            yield Need(name, wanted, here)
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except (PackageNotFoundError, ValueError):
+        return ""
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:

@@ -83,6 +83,11 @@ class PlanEntry:
     seen_at: float
     decided_at: float | None
 
+    @property
+    def status(self) -> str:
+        """The state, or ``registered``: the owner brought it, no run has asked for it, and nothing is decided."""
+        return "registered" if self.state == "pending" and not self.author else self.state
+
 
 def create_home(home: Path, name: str) -> None:
     """Make a node's home: folder, private key, vault. One that was left half made, without a name, is finished.
@@ -206,8 +211,10 @@ class Vault:
     def told(self) -> tuple[tuple[DatasetView, ...], tuple[PlanApproval, ...]]:
         """What the coordinator may know: datasets without their paths, and the owner's decisions, approvals first."""
         views = [DatasetView(client=each.client, tags=each.tags, examples=each.examples) for each in self.datasets()]
+        ended = self._ended(time.time())
         plans = sorted(self.plans(), key=lambda plan: plan.state != "approved")
-        decided = [PlanApproval.model_validate(_told(plan)) for plan in plans[:TOLD_LIMIT]]
+        asked = [plan for plan in plans if plan.status != "registered"][:TOLD_LIMIT]
+        decided = [PlanApproval.model_validate(_told(plan, plan.digest in ended)) for plan in asked]
         return tuple(views), tuple(sorted(decided, key=lambda plan: plan.digest))
 
     def joined(self, node: str, coordinator: str) -> None:
@@ -243,16 +250,23 @@ class Vault:
             if db.execute(insert(tables.plans).values(vars(plan)).on_conflict_do_nothing()).rowcount:
                 self.log(db, "plan_seen", plan.digest, f"{plan.name} by {plan.author}: {plan.state}")
 
-    def decide(self, digest: str, state: str, note: str) -> None:
-        """Record what the owner decided of a plan."""
+    def asked_for(self, digest: str, name: str, author: str) -> None:
+        """A run asks for a plan; if the owner had registered it, it now waits for a decision."""
+        unasked = (tables.plans.c.digest == digest, tables.plans.c.author == "")
+        with self.reading() as db:
+            if db.execute(select(tables.plans.c.digest).where(*unasked)).first() is None:
+                return
         with self.transaction("node_plan") as db:
-            row = {"state": state, "note": note, "decided_at": time.time()}
-            db.execute(update(tables.plans).where(tables.plans.c.digest == digest).values(row))
-            self.log(db, state, digest, note)
+            db.execute(update(tables.plans).where(*unasked).values(name=name, author=author))
 
     def record(self, event_name: str, subject: str, detail: str, **facts: Fact) -> None:
         """Append one line to the security log: of what changes no record here."""
         self.security.append(Event(event_name, subject, detail, facts))
+
+    def _ended(self, now: float) -> set[str]:
+        """Plans whose approval was for a time that is over."""
+        with self.reading() as db:
+            return set(db.execute(select(tables.grants.c.digest).where(tables.grants.c.until <= now)).scalars())
 
     def _write_log(self) -> None:
         """Bring lines that were committed into the log's file, each once, whoever is killed in between."""
@@ -276,5 +290,7 @@ def _dataset(row: Row[Any]) -> Dataset:
     return Dataset(**{**row._mapping, **lists, "path": Path(row.path)})
 
 
-def _told(plan: PlanEntry) -> dict[str, str]:
+def _told(plan: PlanEntry, ended: bool) -> dict[str, str]:
+    if ended and plan.state == "approved":
+        return {"digest": plan.digest, "state": "rejected", "note": "the approval has expired"}
     return {"digest": plan.digest, "state": plan.state, "note": plan.note}

@@ -39,6 +39,7 @@ runs = Table(
     Column("epoch", Integer, nullable=False, default=0),
     Column("started_at", Float),
     Column("told", Integer, nullable=False, server_default="0"),
+    Column("plan_signature", JSON),
 )
 
 phases = Table(

@@ -33,6 +33,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from foedus.wire.facts import BatchSize, NodeFacts, Speed
+from foedus.wire.plan_signature import PlanSignature
 
 PROTOCOL = 1
 
@@ -163,13 +164,17 @@ class Poll(Message):
 
 
 class PlanOffer(Message):
-    """A run wants this plan on a dataset of the node; its owner has not answered yet. ``blob`` is the bundle."""
+    """A run wants this plan on a dataset of the node; its owner has not answered yet. ``blob`` is the bundle.
+
+    ``signed``: its author's signature, which a node checks itself.
+    """
 
     run: Id
     digest: Digest
     blob: Digest
     name: Annotated[Line, StringConstraints(max_length=200)]
     author: Annotated[Line, StringConstraints(max_length=200)]
+    signed: PlanSignature | None = None
 
 
 class Sends(Message):
@@ -299,15 +304,21 @@ class SubmitRun(Message):
     parameters: Digest
     manifest: Manifest
     draft: bool = False
+    signed: PlanSignature | None = None
 
 
 class ClientStatus(Message):
-    """A client: ``missing``, ``waiting_for_approval``, ``rejected``, ``ready``, ``working``, ``away``, ``ambiguous``."""
+    """A client: ``missing``, ``waiting_for_approval``, ``rejected``, ``ready``, ``working``, ``away``, ``ambiguous``.
+
+    ``approval``: what its owner decided of the run's plan, with ``note``: ``pending``, ``approved`` or ``rejected``;
+    empty where nothing was heard yet.
+    """
 
     client: Name
     node: str
     status: str
     note: str = ""
+    approval: str = ""
 
 
 class RunView(Message):

@@ -50,7 +50,7 @@ def test_a_submitted_run_waits_and_says_for_whom(scene: Scene) -> None:
     view = scene.show(run)
     mark = PLAN.digest[:12]
     assert view.waiting_for == (
-        f"clinic-a: its owner has not approved plan {mark}; 1 more dataset tagged digits has to join"
+        f"clinic-a: the owner of node-clinic-a has not approved plan {mark}; 1 more dataset tagged digits has to join"
     )
     assert [(client.client, client.status) for client in view.clients] == [("clinic-a", "waiting_for_approval")]
 

@@ -31,6 +31,30 @@ def test_a_file_brings_lock_and_options_and_nothing_else(tmp_path: Path) -> None
     assert sorted(read_bundle(tmp_path / "plan.py").files) == ["lock", "options.json", "plan.py"]
 
 
+def test_case_55_the_digest_covers_the_options_schema_the_lock_and_every_other_file(tmp_path: Path) -> None:
+    texts = {"plan.py": "x = 1\n", "lock": "torch==2.13.0\n", "options.json": "{}"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    seen = {read_bundle(tmp_path / "plan.py").digest}
+    for name, changed in (
+        ("lock", "torch==2.13.1\n"),
+        ("lock", ""),
+        ("options.json", "{} "),
+        ("plan.py", "x = 1 \n"),
+        ("plan.py", "x = 1  # one\n"),
+        ("plan.py", "\u0445 = 1\n"),
+        ("plan.py", "x = 1\r\n"),
+    ):
+        (tmp_path / name).write_text(changed, newline="")
+        seen.add(read_bundle(tmp_path / "plan.py").digest)
+        (tmp_path / name).write_text(texts[name])
+    (tmp_path / "lock").unlink()
+    seen.add(read_bundle(tmp_path / "plan.py").digest)
+    (tmp_path / "more.py").write_text("")
+    seen.add(read_bundle(tmp_path).digest)
+    assert len(seen) == 10
+
+
 def test_a_directory_brings_everything_but_caches_and_dot_files(tmp_path: Path) -> None:
     for name in ("plan.py", "net/layers.py", "__pycache__/plan.pyc", ".git/config", "net/.hidden"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

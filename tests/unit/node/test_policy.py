@@ -10,7 +10,8 @@ import pytest
 
 from foedus.domain.errors import ConfigError, ForbiddenError, StorageError
 from foedus.domain.table import validate
-from foedus.node.policy import FILE, Policy, Request, broken, check, check_sandbox, explained, read_policy
+from foedus.node.policy import FILE, Policy, Request, broken, check, check_sandbox, read_policy
+from foedus.node.policy_words import explained
 from foedus.sandbox.bubblewrap import unavailable
 
 NOON = datetime(2026, 5, 4, 12, 0)
@@ -80,7 +81,7 @@ def test_a_sandbox_is_the_default_and_where_there_is_none_the_owner_has_to_opt_o
     finally:
         unavailable.cache_clear()
     assert refused.value.code == "sandbox_unavailable"
-    assert "no sandbox" in explained(Policy(sandbox="off"))[0]
+    assert explained(Policy(sandbox="off"))[0][1].startswith("none: ")
 
 
 @pytest.mark.parametrize("now", ["20:00", "23:59", "00:00", "05:59"])
@@ -97,4 +98,35 @@ def test_the_file_is_read_strictly_and_without_it_everything_is_allowed(tmp_path
     with pytest.raises(ConfigError):
         read_policy(tmp_path)
     (tmp_path / FILE).write_text("[allow]\nstrategies = ['fedavg']\noptions = { 'local.epochs' = { high = 3 } }\n")
-    assert explained(read_policy(tmp_path))[1:3] == ["the strategies fedavg", "its option local.epochs: 3 or less"]
+    said = dict(explained(read_policy(tmp_path)))
+    assert (said["allow.strategies"], said["allow.options.local.epochs"]) == ("fedavg", "3 or less")
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus", "rule"),
+    [
+        ({"gpu_only": True}, (), "resources.gpu_only"),
+        ({"gpu": True, "gpu_num": 2}, (0, 1), "resources.gpu_num"),
+        ({"gpu": True, "gpu_num": 1, "gpu_only": True}, (0, 1), None),
+        ({"gpu_num": 2}, (), None),
+    ],
+)
+def test_rules_on_gpus_are_held_against_the_machine_s(
+    resources: dict[str, Any], gpus: tuple[int, ...], rule: str | None
+) -> None:
+    found = validate(Policy, {"resources": resources}, "policy")
+    assert [name for name, _ in broken(found, request(gpus=gpus), NOON)] == [rule] * (rule is not None)
+
+
+def test_every_rule_that_there_is_is_explained_under_its_own_name() -> None:
+    full = {
+        "approval": {"automatic": "bundled"},
+        "allow": {"options": {"local.lr": {"high": 1.0}}, "rounds": 3, "hours": "20:00-06:00"},
+        "resources": {"gpu": True, "gpu_num": 0, "gpu_only": True},
+        "leave": {"update_bytes": 10, "tensor_bytes": 5, "logs": True},
+    }
+    said = [rule for rule, _ in explained(validate(Policy, full, "policy"))]
+    together = {"gpu_num": "resources.gpu", "log_bytes": "leave.logs"}
+    for name in ("approval", "allow", "resources", "leave"):
+        for rule in type(getattr(Policy(), name)).model_fields:
+            assert any(each.startswith(together.get(rule, f"{name}.{rule}")) for each in said), rule

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from foedus.domain.errors import ConflictError, NotFoundError
+from foedus.node.grants import Answer, answer
 from foedus.node.vault import Dataset, PlanEntry, Vault, create_home
 
 PLAN = PlanEntry("a" * 64, "study", "ada", "pending", "", 1.0, None)
@@ -56,7 +57,7 @@ def test_records_outlive_the_process(home: Path) -> None:
 def test_a_plan_that_is_known_keeps_the_decision(home: Path) -> None:
     with Vault(home) as vault:
         vault.record_plan(PLAN)
-        vault.decide(PLAN.digest, "approved", "fine")
+        answer(vault, PLAN.digest, Answer("approved", "fine"))
         vault.record_plan(PLAN)
         assert vault.plan_state(PLAN.digest) == "approved"
         assert vault.plan_state("b" * 64) is None
@@ -87,7 +88,7 @@ def test_the_log_tells_what_happened_in_order(home: Path) -> None:
     with Vault(home) as vault:
         vault.joined("n_1", "http://127.0.0.1:1")
         vault.record_plan(PLAN)
-        vault.decide(PLAN.digest, "rejected", "no")
+        answer(vault, PLAN.digest, Answer("rejected", "no"))
         vault.record("refused", "r_1", "round 1")
         assert [line.event for line in vault.audit()] == ["initialised", "joined", "plan_seen", "rejected", "refused"]
         assert [line.subject for line in vault.audit(2)] == [PLAN.digest, "r_1"]

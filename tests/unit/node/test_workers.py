@@ -52,7 +52,7 @@ def desk_in(folder: Path) -> Desk:
 
 def pooled(home: Path, what: Callable[[Pool], Awaitable[Result]], workers: int = 2, idle: float = 60.0) -> Result:
     async def working() -> Result:
-        pool = Pool(home, Patience(idle, 60.0, workers), lambda: POLICY)
+        pool = Pool(home, Patience(idle, 60.0, workers), lambda plan: POLICY)
         try:
             return await what(pool)
         finally:

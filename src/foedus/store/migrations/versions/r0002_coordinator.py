@@ -14,7 +14,7 @@ from alembic import op
 
 import foedus
 from foedus.store.migrations.forward import note_release
-from foedus.store.migrations.to_0002 import drawing, facts, lifecycle, people, progress, replicas, storage, trust
+from foedus.store.migrations.to_0002 import drawing, facts, lifecycle, people, plans, progress, replicas, storage, trust
 
 revision = "0002"
 down_revision = "0001"
@@ -30,4 +30,5 @@ def upgrade() -> None:
     trust.upgrade()
     people.upgrade()
     progress.upgrade()
+    plans.upgrade()
     note_release(op.get_bind(), int(revision), foedus.__version__)
