@@ -87,10 +87,13 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
         running.start_coordinator()
         running.enrol("ward", _ward(folder), BLUE)
         add_dataset(running.home("ward"), _ward_other(folder), "ward-red", ("heart", "red"))
-        running.enrol("lab", _lab(folder), BLUE)
-        running.enrol("small", _small(folder, 12), ())
-        remove_dataset(running.home("small"), "small")
-        add_dataset(running.home("small"), _small(folder, 12), "small", BLUE, Terms(minimum=6))
+        for client, path, terms in (
+            ("lab", _lab(folder), Terms(kind="loader")),
+            ("small", _small(folder, 12), Terms(minimum=6)),
+        ):
+            running.enrol(client, _ward_other(folder), ())
+            remove_dataset(running.home(client), client)
+            add_dataset(running.home(client), path, client, BLUE, terms)
         _small(folder, 6)
         for client in ("ward", "lab", "small"):
             running.start_node(client)

@@ -45,7 +45,8 @@ def kind_of(path: Path, kind: str = "") -> str:
     if not path.exists():
         raise DataError("dataset_unreadable", "There is no such file or folder.", "", "Correct the path.")
     folder = path.is_dir()
-    looks = ("loader" if (path / LOADER).is_file() else "images") if folder else ENDINGS.get(path.suffix.lower(), "")
+    # A loader is code, so its owner says so: a folder that came from elsewhere might have a file of that name.
+    looks = "images" if folder else ENDINGS.get(path.suffix.lower(), "")
     if kind:
         check_source(kind, KINDS)
     if (found := kind or looks) and folder == (found in FOLDERS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from foedus.data.catalogue import read_owned
 from foedus.data.owned import Reading
@@ -30,9 +31,17 @@ def _folder(folder: Path, text: str) -> Path:
 
 
 def test_a_folder_with_a_loader_is_read_by_it_and_nothing_is_written(tmp_path: Path) -> None:
-    columns = read_owned(Reading(), _folder(tmp_path, GOOD))
+    columns = read_owned(Reading(kind="loader"), _folder(tmp_path, GOOD))
     assert {name: column.tolist() for name, column in columns.items()} == {"x": [0.5, 1.5], "y": [1, 0]}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loader.py", "notes.txt"]
+
+
+def test_a_loader_runs_where_its_owner_says_so_and_never_by_itself(tmp_path: Path) -> None:
+    """A folder from elsewhere may hold a file of that name."""
+    (tmp_path / "cat").mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "cat" / "1.png")
+    _folder(tmp_path, "raise SystemExit(3)")
+    assert sorted(read_owned(Reading(), tmp_path)) == ["image", "label"]
 
 
 BODY = "class Loader:\n    def __init__(self, folder): pass\n    def columns(self):\n        "
