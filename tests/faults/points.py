@@ -48,6 +48,7 @@ FIRST_CONTACT = _both(
 """What a node passes before it works for the first time."""
 
 SOMETIMES = _both(
+    "rename:node_saved",
     "commit:migrate",
     "commit:lead",
     "commit:leave",

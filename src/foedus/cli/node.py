@@ -20,6 +20,7 @@ from foedus.wire.trust import OVERLAP
 LAZY = {
     "audit": ("foedus.cli.node_audit", "The security log: what was asked, decided, changed and run."),
     "certificate": ("foedus.cli.node_certificate", "The TLS certificate that this node shows."),
+    "checkpoint": ("foedus.cli.node_checkpoint", "The models that runs keep here."),
     "data": ("foedus.cli.node_data", "The datasets that this node offers."),
     "loading": ("foedus.cli.node_loading", "The loading plans by which this node's files are read."),
     "history": ("foedus.cli.node_history", "What ran here."),

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from foedus.domain.checkpoint import CHECKPOINTERS
 from foedus.domain.errors import ForbiddenError, StorageError
 from foedus.domain.table import Name, PositiveInt, Table, Text, read_toml, validate
 from foedus.sandbox.bubblewrap import unavailable
@@ -61,6 +62,7 @@ class Resources(Table):
     """What a run's process may take: bytes of memory and of its private folder, processes, seconds of a processor.
 
     ``gpu``: whether it sees the machine's GPUs; ``gpu_num``: this one alone; ``gpu_only``: without one no work.
+    ``saved``: models that a run's checkpointers may keep of each client.
     """
 
     memory: Annotated[int, Field(ge=64 << 20)] = Limits.memory
@@ -70,6 +72,7 @@ class Resources(Table):
     gpu: bool = False
     gpu_num: Annotated[int, Field(ge=0, le=1023)] | None = None
     gpu_only: bool = False
+    saved: Annotated[int, Field(ge=0, le=CHECKPOINTERS)] = CHECKPOINTERS
 
     @property
     def limits(self) -> Limits:
@@ -107,7 +110,7 @@ class Policy(Table):
 class Request:
     """What an assignment asks for, as far as a policy judges it. ``cohort``: clients asked, none where nobody says.
 
-    ``gpus``: the numbers of this machine's GPUs.
+    ``gpus``: the numbers of this machine's GPUs; ``checkpointers``: models that the run wants kept here.
     """
 
     strategy: Name
@@ -116,6 +119,7 @@ class Request:
     examples: int
     cohort: int | None = None
     gpus: tuple[int, ...] = ()
+    checkpointers: int = 0
 
 
 def read_policy(home: Path) -> Policy:
@@ -179,6 +183,8 @@ def broken(policy: Policy, request: Request, now: datetime) -> Iterator[tuple[st
         yield "allow.cohort", f"A round has to ask {allow.cohort} clients at least."
     if allow.hours is not None and not _is_within(now.time(), allow.hours):
         yield "allow.hours", f"It works from {allow.hours.replace('-', ' to ')}, its own time."
+    if request.checkpointers > policy.resources.saved:
+        yield "resources.saved", f"A run keeps {policy.resources.saved} models here at most."
     yield from _without_gpu(policy.resources, request.gpus)
 
 

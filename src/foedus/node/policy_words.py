@@ -49,6 +49,7 @@ def _taken(took: Resources) -> Iterator[tuple[str, str]]:
     yield "resources.cpu_seconds", f"{took.cpu_seconds} s of a processor"
     which = "every GPU of this machine" if took.gpu_num is None else f"GPU {took.gpu_num}"
     yield "resources.gpu", f"{which} is seen" if took.gpu else "no GPU is seen"
+    yield "resources.saved", f"{took.saved} models that a run keeps here of each client"
     if took.gpu_only:
         yield "resources.gpu_only", "no work on a machine without a GPU"
 

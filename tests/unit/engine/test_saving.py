@@ -15,10 +15,12 @@ import pytest
 import tomli_w
 
 from foedus.domain.codec import TensorFile
-from foedus.domain.errors import ConfigError
+from foedus.domain.errors import ConfigError, ConflictError, NotFoundError
 from foedus.domain.saved import SavedModel, model_of, read, stems
 from foedus.domain.tree import Tensors, same
+from foedus.engine.checkpoints import newest
 from foedus.engine.choice import Engine
+from foedus.engine.resume import take_up
 from foedus.engine.simulate import simulate
 from tests.plans import DIGITS, prepared, table
 
@@ -147,6 +149,23 @@ def test_h7_a_simulation_that_was_killed_and_moved_goes_on_with_its_bests_optimi
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
     assert _contents(tmp_path / "moved" / "saved") == _contents(tmp_path / "whole" / "saved") != {}
+
+
+def test_h6_without_a_checkpoint_a_run_begins_anew_or_says_that_nothing_was_kept(tmp_path: Path) -> None:
+    """H6: no file is a fresh start and nothing is loaded; to go on where nothing is kept is an explicit error."""
+    (tmp_path / "plan.py").write_text(DIGITS)
+    for name, every in (("kept", 1), ("not", 0)):
+        (tmp_path / f"{name}.toml").write_text(tomli_w.dumps(table(rounds=1, checkpoint={"every": every})))
+        _foedus("simulate", str(tmp_path / f"{name}.toml"), "--out", str(tmp_path / name))
+    assert newest(tmp_path / "not", tmp_path / "not" / "rounds.jsonl") == (None, [])
+    found, complaints = newest(tmp_path / "kept", tmp_path / "kept" / "rounds.jsonl")
+    assert found is not None and found.rounds == 1 and complaints == []
+    with pytest.raises(ConflictError) as caught:
+        take_up(tmp_path / "not", {"rounds": "2"})
+    assert caught.value.code == "run_complete" and "kept no checkpoint" in caught.value.what
+    with pytest.raises(NotFoundError) as missing:
+        take_up(tmp_path / "nowhere", {})
+    assert missing.value.code == "run_folder_missing"
 
 
 KILL = """
