@@ -25,6 +25,7 @@ from foedus.node.checkpoint import States
 from foedus.node.duty import Held, Tools, perform
 from foedus.node.facts import hello, tell_refused
 from foedus.node.keys import other_key
+from foedus.node.monitor import Monitor
 from foedus.node.offers import is_known, keep_plan
 from foedus.node.policy import read_policy
 from foedus.node.settings import NodeSettings
@@ -74,7 +75,8 @@ class Agent:
         states = States(vault.home / "states")
         states.forget(settings.state_days * 86400)
         forget_snapshots(vault.home, settings.state_days * 86400)
-        self._tools = Tools(vault, link, cache, states, self.pool, self._moved)
+        self.monitor = Monitor(link)
+        self._tools = Tools(vault, link, cache, states, self.pool, self.monitor, self._moved)
         settle(vault, read_policy(vault.home))
 
     def in_hand(self) -> list[dict[str, object]]:

@@ -8,7 +8,9 @@ logs. What it made goes out behind the last frame, so that it needs no folder th
 from __future__ import annotations
 
 import json
+import math
 import os
+import resource
 import signal
 import sys
 import time
@@ -19,11 +21,13 @@ from typing import BinaryIO
 
 from foedus.domain.errors import FoedusError
 from foedus.domain.plan import parse_bundle
+from foedus.local.checks import Logged
 from foedus.node.frames import Order, Ready, Stepped, pack, read
 from foedus.node.reasons import failure_of
 from foedus.node.session import Session
 from foedus.sandbox import limits
 from foedus.wire.messages import Message
+from foedus.wire.progress import POINTS, Point
 
 PULSE = 0.5
 """Seconds between two words that the work goes on."""
@@ -51,16 +55,37 @@ def main() -> None:
 
 
 class _Pulse:
-    """Says now and then that the work goes on."""
+    """Says now and then that the work goes on, and what was logged."""
 
     def __init__(self, replies: BinaryIO) -> None:
         self._replies, self._steps, self._said = replies, 0, time.monotonic()
+        self._logged: list[Point] = []
 
     def __call__(self) -> None:
         self._steps += 1
-        if (now := time.monotonic()) - self._said >= PULSE:
-            self._said = now
-            _send(self._replies, Stepped(steps=self._steps))
+        if time.monotonic() - self._said >= PULSE:
+            self.say()
+
+    def log(self, logged: Logged) -> None:
+        """Have the loss and metrics of a step told; of very many, some."""
+        values = {name: value for name, value in logged.metrics.items() if math.isfinite(value)}
+        if len(self._logged) == POINTS:
+            del self._logged[::2]
+        self._logged.append(Point(step=logged.step, steps=logged.steps, values=values))
+        if logged.step == logged.steps:
+            self.say()
+
+    def say(self) -> None:
+        """Say it now."""
+        self._said, used = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+        frame = Stepped(
+            steps=self._steps,
+            logged=tuple(self._logged),
+            cpu=used.ru_utime + used.ru_stime,
+            memory=used.ru_maxrss * 1024,
+        )
+        self._logged.clear()
+        _send(self._replies, frame)
 
 
 def _own(descriptor: int, flags: int) -> BinaryIO:

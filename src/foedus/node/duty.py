@@ -25,6 +25,7 @@ from foedus.node.frames import Done, Failed, Order
 from foedus.node.gpus import gpus
 from foedus.node.leaving import check_leaving
 from foedus.node.loadings import Kept, loading_of
+from foedus.node.monitor import Monitor
 from foedus.node.owner import read_plan
 from foedus.node.policy import Request, check, read_policy
 from foedus.node.reasons import REFUSALS, failure, failure_of
@@ -73,6 +74,7 @@ class Tools:
     cache: Cache
     states: States
     pool: Pool
+    monitor: Monitor
     moved: Callable[[], None]
     speeds: dict[str, float] = field(default_factory=dict)
 
@@ -125,7 +127,8 @@ async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
     await acts.started(tools.vault, ask)
     held.began = time.monotonic()
     order, loading = await _order(tools, ask, dataset, state), loading_of(tools.vault, dataset)
-    asked = tools.pool.ask(_read_by(order, loading), folder, tools.moved)
+    heard = tools.monitor.begin(ask.id, read_policy(tools.vault.home).leave)
+    asked = tools.pool.ask(_read_by(order, loading), folder, tools.moved, heard)
     done = await _while_allowed(asked, lambda: _check_allowed(tools, ask, dataset))
     if not isinstance(done, Done):
         return done

@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from foedus.data.owned import Reading
 from foedus.domain.errors import IntegrityError
 from foedus.wire.messages import Assignment, Count, Finite, Line, Message, Name
+from foedus.wire.progress import POINTS, Point
 
 LIMIT = 4 << 20
 """The largest frame, in bytes."""
@@ -48,10 +49,16 @@ class Ready(Message):
 
 
 class Stepped(Message):
-    """The work goes on: so many steps since it began."""
+    """The work goes on: so many steps since it began, and what was logged since the last such frame.
+
+    ``cpu``: seconds of a processor that the process has used so far; ``memory``: bytes that it had at most.
+    """
 
     kind: Literal["stepped"] = "stepped"
     steps: Count
+    logged: Annotated[tuple[Point, ...], Field(max_length=POINTS)] = ()
+    cpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    memory: Count = 0
 
 
 class Done(Message):

@@ -219,6 +219,7 @@ async def _live(vault: Vault, ending: _Ending, settings: NodeSettings) -> bool:
             agent.watch(),
             agent.renew(),
             agent.labour(),
+            agent.monitor.send(),
             teller.tell(agent),
         ]
         conversing, *others = tasks = [asyncio.create_task(loop) for loop in loops]

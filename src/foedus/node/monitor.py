@@ -1,0 +1,97 @@
+"""How a node's work goes, told to the coordinator while it goes on: at most one small message in a second.
+
+What the work process logs is gathered here for as long as no message leaves. What does not fit or is not taken is
+lost: it is there to be looked at, and no round waits for it. The owner's policy decides what may leave, by the names of
+metrics, and whether lines that the plan printed may. Free of torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from foedus.domain.errors import FoedusError
+from foedus.node.frames import Stepped
+from foedus.node.policy import Leave, matches
+from foedus.node.transport import Link
+from foedus.wire.progress import EVERY, LINES, POINTS, REPORTS, Noted, Point, Report, Reports
+
+LINE_LIMIT = 500
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Open:
+    """What was logged for an assignment and not sent yet. ``bytes_left``: of lines, in this round."""
+
+    leave: Leave
+    points: deque[Point] = field(default_factory=lambda: deque(maxlen=POINTS))
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES))
+    cpu: float = 0.0
+    memory: int = 0
+    bytes_left: int = 0
+
+
+class Monitor:
+    """Gathers what is logged, and sends it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._open: dict[str, _Open] = {}
+        self._wake = asyncio.Event()
+
+    def begin(self, assignment: str, leave: Leave) -> Callable[[Stepped], None]:
+        """What hears how the work for an assignment goes."""
+        found = _Open(leave, bytes_left=leave.log_bytes if leave.logs else 0)
+
+        def hear(frame: Stepped) -> None:
+            points = [_allowed(leave, point) for point in frame.logged]
+            found.points.extend(point for point in points if point.values)
+            found.cpu, found.memory = frame.cpu, max(found.memory, frame.memory)
+            if found.points:
+                self._later(assignment, found)
+
+        return hear
+
+    async def send(self) -> None:
+        """Send what was gathered, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            taken = {each: self._open.pop(each) for each in list(self._open)[:REPORTS]}
+            reports = tuple(_report(each, found) for each, found in taken.items())
+            try:
+                await self._link.post("/node/progress", Reports(reports=reports), Noted)
+            except FoedusError as error:
+                _log.debug("how the work goes could not be told: %s", error)
+            await asyncio.sleep(EVERY)
+            if self._open:
+                self._wake.set()
+
+    def _later(self, assignment: str, found: _Open) -> None:
+        self._open[assignment] = found
+        while len(self._open) > REPORTS:
+            self._open.pop(next(iter(self._open)))
+        self._wake.set()
+
+
+def _allowed(leave: Leave, point: Point) -> Point:
+    """The point with what may leave."""
+    return point.model_copy(update={"values": {k: v for k, v in point.values.items() if matches(k, leave.metrics)}})
+
+
+def _report(assignment: str, found: _Open) -> Report:
+    """What was gathered, which then is gone from there."""
+    report = Report(
+        assignment=assignment,
+        points=tuple(found.points),
+        cpu=found.cpu,
+        memory=found.memory,
+        lines=tuple(found.lines),
+    )
+    found.points.clear()
+    found.lines.clear()
+    return report
