@@ -98,3 +98,63 @@ def test_a_node_that_has_not_joined_cannot_start(run, home: Path) -> None:
 def test_without_a_join_token_nobody_joins(run, home: Path) -> None:
     ran = run("node", "join", "--coordinator", "http://127.0.0.1:9", "--json")
     assert (ran.code, ran.envelope["error"]["code"]) == (2, "token_missing")
+
+
+def test_an_approval_has_the_bounds_that_its_options_say(run, home: Path) -> None:
+    prefix = BUNDLE.digest[:12]
+    bounds = ("--dataset", "ward-*", "--strategy", "fedavg", "--rounds", 20, "--until", "2199-01-31", "--processes", 9)
+    ran = run("node", "plan", "approve", prefix, *bounds, "--json").envelope["data"]
+    assert (ran["state"], ran["given_by"]) == ("approved", "owner")
+    assert {name: value for name, value in ran["scope"].items() if value} == {
+        "datasets": ["ward-*"],
+        "strategies": ["fedavg"],
+        "rounds": 20,
+        "until": 7229174400.0,
+        "processes": 9,
+    }
+    shown = run("node", "plan", "show", prefix).out
+    assert "the first 20 rounds of a run, until 2199-01-31 00:00 UTC, processes 9" in shown
+    over = run("node", "plan", "approve", prefix, "--until", "2001-01-31", "--json")
+    assert (over.code, over.envelope["error"]["code"]) == (2, "approval_over")
+    assert run("node", "plan", "approve", prefix, "--json").envelope["data"]["scope"]["rounds"] is None
+
+
+def test_a_signed_plan_is_registered_and_approved_where_its_author_is_trusted(run, home: Path, tmp_path: Path) -> None:
+    plan, key = tmp_path / "plan.py", tmp_path / "author.key"
+    plan.write_text("import torch\n")
+    (tmp_path / "lock").write_text("torch==0.0.1\nnowhere==1.0  # never made\n")
+    digest = run("plan", "digest", plan).out.strip()
+    public = run("plan", "key", key, "--json").envelope["data"]["key"]
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert run("plan", "key", key, "--json").envelope["error"]["code"] == "key_exists"
+    assert run("plan", "sign", plan, "--key", key).code == 0
+    assert run("plan", "sign", plan, "--key", plan, "--json").envelope["error"]["code"] == "key_missing"
+    assert run("plan", "digest", plan).out.strip() == digest, "the signature is beside the plan, not in it"
+    registered = run("node", "plan", "register", plan, "--json").envelope["data"]
+    assert (registered["digest"], registered["state"]) == (digest, "registered")
+    assert "whom this node does not trust" in run("node", "plan", "show", digest).out
+    assert run("node", "trust", "add", "ada", public, "--rounds", 3).code == 0
+    assert "ada" in run("node", "trust", "list").out
+    shown = run("node", "plan", "show", digest)
+    assert "approved (signed by ada)" in shown.out and "signed by ada" in shown.out
+    assert "needs torch 0.0.1, here " in shown.out and "needs nowhere 1.0, here not installed" in shown.out
+    assert run("node", "trust", "remove", "ada").code == 0
+    assert run("node", "plan", "list", "--json").envelope["data"]["plans"][0]["state"] == "rejected"
+    again = run("node", "plan", "register", plan, "--json")
+    assert (again.code, again.envelope["error"]["code"]) == (7, "plan_registered")
+
+
+def test_the_policy_is_explained_rule_by_rule(run, home: Path) -> None:
+    assert "there is no policy.toml" in run("node", "policy", "check").out
+    (home / "policy.toml").write_text("[allow]\ncohort = 3\n\n[leave]\nmetrics = ['loss']\n")
+    ran = run("node", "policy", "check")
+    lines = {line.split()[0]: line for line in ran.out.splitlines() if line.startswith("  ")}
+    assert "rounds that ask 3 clients or more" in lines["allow.cohort"]
+    assert lines["leave.metrics"].endswith("loss")
+    data = run("node", "policy", "check", "--json").envelope["data"]
+    assert (data["rules"]["allow.cohort"], data["policy"]["allow"]["cohort"]) == (
+        "rounds that ask 3 clients or more",
+        3,
+    )
+    (home / "policy.toml").write_text("[leave]\nmetric = ['loss']\n")
+    assert run("node", "policy", "check", "--json").envelope["error"]["code"] == "config_refused"
