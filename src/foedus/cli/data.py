@@ -11,12 +11,14 @@ import click
 
 from foedus.cli.options import examples, parse_overrides, run_argument, set_option
 from foedus.cli.output import emit, json_option, say, table
+from foedus.data.align import align, to_toml
 from foedus.data.catalogue import federate
 from foedus.data.dataset import Columns, count
 from foedus.data.files import write_columns
 from foedus.data.population import Federation
 from foedus.data.summary import Holding, holdings
 from foedus.domain.errors import StorageError
+from foedus.domain.names import check_name
 from foedus.domain.plain import Json
 from foedus.domain.run import RunSpec, run_file
 from foedus.engine.prepare import read_spec
@@ -33,7 +35,32 @@ SHOWN = 20
 
 @click.group("data")
 def command() -> None:
-    """Divide a dataset as a run's partition says."""
+    """Divide a dataset as a run's partition says; align the tables of sites that differ."""
+
+
+@command.command(
+    "align",
+    epilog=examples(
+        "foedus data align clinic.csv --name clinic --out clinic-draft.toml",
+        "foedus data align clinic-draft.toml ward-draft.toml --name stays --out stays.toml",
+        "foedus node data add clinic.csv --name clinic --tags stays --loading stays.toml",
+    ),
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--name", required=True, help="What the loading plan is called.")
+@click.option("--label", default="label", show_default=True, help="The column that is learnt: nothing of it is filled.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Write it there (TOML).")
+@json_option
+def align_command(files: tuple[Path, ...], name: str, label: str, out: Path) -> None:
+    """Make one loading plan for the tables FILE (.csv), or for plans that were drafted from some (.toml).
+
+    It has the columns and classes of all, and rules for what a site lacks. It names columns and classes, and so has to
+    be read before it is handed on.
+    """
+    plan = align(files, check_name(name, "loading plan"), label)
+    out.write_text(to_toml(plan), encoding="utf-8")
+    rows = [[each, len(column.classes) or "number", column.missing] for each, column in plan.columns.items()]
+    emit({"plan": plan.model_dump(mode="json", by_alias=True)}, table(["column", "classes", "missing is"], rows))
 
 
 @command.command(

@@ -52,7 +52,7 @@ def made(plan: LoadingPlan, read: Mapping[str, Values]) -> Columns:
 def _numbers(plan: LoadingPlan, rows: Iterator[list[str]]) -> dict[str, Values]:
     """The cells of the columns that the plan wants, as numbers; read row by row."""
     names = next(rows, []) if plan.file.header else list(plan.file.names)
-    places: list[tuple[str, ColumnTable, int]] | None = None
+    places: list[tuple[str, ColumnTable, int | None]] | None = None
     found = {name: array("d") for name in plan.columns}
     missing = {text.casefold() for text in plan.file.missing}
     for number, row in enumerate(rows, start=2 if plan.file.header else 1):
@@ -61,21 +61,26 @@ def _numbers(plan: LoadingPlan, rows: Iterator[list[str]]) -> dict[str, Values]:
         if places is None:
             places = _places(plan, names or [str(at) for at in range(1, len(row) + 1)])
         for name, column, at in places:
-            cell = row[at].strip() if at < len(row) else ""
-            found[name].append(math.nan if cell.casefold() in missing else _number(column, cell, name, number))
+            cell = row[at].strip() if at is not None and at < len(row) else ""
+            gone = at is None or cell.casefold() in missing
+            found[name].append(math.nan if gone else _number(column, cell, name, number))
     return {name: np.frombuffer(values, dtype=np.float64) for name, values in found.items()}
 
 
-def _places(plan: LoadingPlan, names: Sequence[str]) -> list[tuple[str, ColumnTable, int]]:
-    found = [name.strip() for name in names]
+def _places(plan: LoadingPlan, names: Sequence[str]) -> list[tuple[str, ColumnTable, int | None]]:
+    """Each column with its place in a row; none where the file lacks it and may."""
+    at = {name.strip(): place for place, name in reversed(list(enumerate(names)))}
     for name, column in plan.columns.items():
-        check_column(found, column.source or name, "The dataset")
-    return [(name, column, found.index(column.source or name)) for name, column in plan.columns.items()]
+        if column.absent == "refuse":
+            check_column(at, column.source or name, "The dataset")
+    return [(name, column, at.get(column.source or name)) for name, column in plan.columns.items()]
 
 
 def _number(column: ColumnTable, cell: str, name: str, row: int) -> float:
     if column.classes:
         if cell not in column.classes:
+            if column.unknown == "missing":
+                return math.nan
             raise DataError(
                 "class_unknown",
                 f"The column `{name}` has a class in row {row} that the loading plan does not know.",

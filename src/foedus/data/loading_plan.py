@@ -47,7 +47,8 @@ class Statistics(Table):
 class ColumnTable(Table):
     """One column of the result; :class:`LoadingPlan` says in which order these are done.
 
-    ``from``: the file's name for it, where it is another one. ``classes``: text → number; any other text is refused.
+    ``from``: the file's name for it, where it is another one. ``classes``: text → number; any other text is refused,
+    or missing as ``unknown`` says. ``absent``: whether a file may lack the column; its values then are missing.
     ``scale`` and ``offset``: ``value · scale + offset``. ``low``, ``high``: values below or above are missing.
     ``missing``: what becomes of missing values. ``normalise``: by stated statistics, or by those of the rows that are
     trained on, ``"train"``: their mean, and their deviation with ``n - 1`` (where they do not vary, 1).
@@ -59,6 +60,8 @@ class ColumnTable(Table):
     offset: Number = 0.0
     low: Number | None = None
     high: Number | None = None
+    absent: Literal["refuse", "missing"] = "refuse"
+    unknown: Literal["refuse", "missing"] = "refuse"
     missing: Literal["refuse", "drop", "mean", "median", "mode"] | Number = "refuse"
     normalise: Literal["train"] | Statistics = Statistics()
     type: Literal["float32", "int64"] = "float32"
