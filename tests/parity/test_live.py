@@ -21,11 +21,11 @@ from foedus.domain.codec import TensorFile
 from foedus.domain.errors import DataError
 from foedus.domain.tree import model_digest
 from foedus.engine.choice import Engine
-from foedus.engine.prepare import prepare
+from foedus.engine.prepare import prepare, prepare_spec
 from foedus.engine.replay import replay
-from foedus.engine.simulate import simulate
+from foedus.engine.simulate import client_data, simulate
 from tests.federation import LocalFederation, start_federation, stop, until
-from tests.plans import BATCHNORM, DIGITS, DROPOUT, FROZEN, SERVERS, prepared
+from tests.plans import BATCHNORM, DIGITS, DROPOUT, FROZEN, SERVERS, prepared, spec
 
 EAGER = Engine("eager", "inline")
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,6 +37,21 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum, two epochs": (
         DIGITS,
         {"strategy": {"name": "fedavg", "local": {"lr": 0.05, "momentum": 0.9, "epochs": 2, "weight_decay": 0.01}}},
+    ),
+    "adam kept, a line over steps": (
+        DROPOUT,
+        {
+            "strategy": {
+                "name": "fedavg",
+                "local": {
+                    "lr": 0.01,
+                    "optimizer": "adam",
+                    "keep_optimizer": True,
+                    "lr_schedule": {"name": "linear", "start_factor": 0.1, "total_iters": 20, "over": "steps"},
+                },
+            },
+            "rounds": 3,
+        },
     ),
     "part of the population": (DIGITS, {"cohort": {"size": 2, "population": 4}, "rounds": 4}),
     "rare tests": (DIGITS, {"test": {"every": 2, "ratio": 0.3}, "rounds": 3}),
@@ -88,6 +103,67 @@ def test_the_digits_example_gives_its_digest_live(federation: LocalFederation) -
     run = federation.submit(ready)
     federation.approve_all(ready.bundle.digest)
     assert federation.finish(run).model_digest == simulate(ready, EAGER).model_digest
+
+
+@pytest.mark.parametrize("depth", ["function", "command"])
+def test_plans_that_train_by_themselves_give_their_digest_live(depth: str, federation: LocalFederation) -> None:
+    """scikit-learn, and a shell with awk, in the sandbox."""
+    ready = prepare(Path(f"examples/{depth}/run.toml"), {"data.held_out": "0.2", "rounds": "2"})
+    run = federation.submit(ready)
+    federation.approve_all(ready.bundle.digest)
+    view, expected = federation.finish(run), simulate(ready, EAGER)
+    assert (view.status, view.reason, view.model_digest) == ("completed", "", expected.model_digest)
+    with federation.connection() as connection:
+        listed = runs.rounds(connection, run).rounds
+    for live, simulated in zip(listed, expected.rounds, strict=True):
+        assert live.metrics == pytest.approx(simulated.metrics, rel=1e-12)
+        assert not any(receipt.failure for phase in live.phases for receipt in phase.receipts)
+
+
+FAILING = """set -eu
+if [ "$1" = init ]; then
+    printf '\\067\\0\\0\\0\\0\\0\\0\\0%s' '{"w":{"dtype":"F64","shape":[2],"data_offsets":[0,16]}}' > "$TMPDIR/model"
+    head -c 16 /dev/zero >> "$TMPDIR/model"; cp "$TMPDIR/model" "$3/model.safetensors"; exit
+fi
+printf '{"loss": 0.5}' > "$3/result.json"
+[ "$1" = train ] || exit 0
+for file in work.sh more; do
+    if (echo x > $file) 2>/dev/null || (chmod u+w . && echo x > $file) 2>/dev/null; then
+        printf '{"loss": 2}' > "$3/result.json"  # the plan's files could be written to
+    fi
+done
+case $(($(wc -l < "$2/data.csv") - 1)) in
+FIRST) echo "a value of mine" >&2; exit 7 ;;
+SECOND) sleep 600 & wait ;;
+esac
+cp "$2/model.safetensors" "$3/model.safetensors"
+"""
+
+
+def test_commands_that_fail_are_failed_contributions_with_codes_of_their_own(
+    federation: LocalFederation, tmp_path: Path
+) -> None:
+    base = prepare(Path("examples/digits/run.toml"))
+    sizes = {name: len(data.train) for name, data in client_data(base).items()}
+    assert len(set(sizes.values())) == 4
+    first, second, *others = sorted(sizes)
+    script = FAILING.replace("FIRST", str(sizes[first])).replace("SECOND", str(sizes[second]))
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "plan.json").write_text('{"command": ["sh", "work.sh"], "seconds": 3}')
+    (tmp_path / "plan" / "work.sh").write_text(script)
+    ready = prepare_spec(spec(plan="plan", strategy={"name": "fedavg"}, rounds=1), tmp_path)
+    run = federation.submit(ready)
+    federation.approve_all(ready.bundle.digest)
+    view = federation.finish(run)
+    assert (view.status, view.reason) == ("completed", "")
+    with federation.connection() as connection:
+        (record,) = runs.rounds(connection, run).rounds
+    failures = {receipt.client: receipt.failure for receipt in record.phases[0].receipts}
+    assert failures[first].startswith("command_failed") and failures[second].startswith("command_timeout")
+    assert [failures[name] for name in others] == ["", ""]
+    assert "of mine" not in str(failures) and record.phases[0].metrics["loss"] == 0.5
+    log = (federation.home(first) / "logs").rglob("*")
+    assert any("a value of mine" in path.read_text() for path in log if path.is_file())
 
 
 REPLAYED: dict[str, dict[str, Any]] = {
