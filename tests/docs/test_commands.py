@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ELSEWHERE = "make test"
 """The only command that is not run here: it runs this."""
 
-NEEDS = {"ray.md": "ray"}
+NEEDS = {"plans.md": "sklearn", "ray.md": "ray"}
 """What a document's commands need beside the core: `make setup` installs it, other environments may lack it."""
 
 DATA = {"hospitals.md": ("HEART", "heart-disease-4site", "sklearn")}

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from foedus.engine.prepare import prepare
+
 
 def test_what_it_makes_runs(run, here: Path) -> None:
     assert run("new", "hello").code == 0
@@ -31,3 +35,16 @@ def test_it_overwrites_nothing(run, here: Path) -> None:
 def test_a_file_in_its_place_is_a_storage_error(run, here: Path) -> None:
     (here / "mine").write_text("")
     assert run("new", "mine").code == 11
+
+
+@pytest.mark.parametrize(("kind", "tensors"), [("function", {"coef", "intercept"}), ("command", {"weights"})])
+def test_the_other_kinds_are_examples_too_and_run(run, here: Path, digits: Path, kind: str, tensors: set[str]) -> None:
+    ran = run("new", "mine", "--kind", kind, "--json")
+    example = digits.parent / kind
+    files = {path.relative_to(example) for path in example.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert {here / path for path in ran.envelope["data"]["files"]} == {
+        here / "mine" / path for path in {*files, Path("README.md")}
+    }
+    for path in files:
+        assert (here / "mine" / path).read_bytes() == (example / path).read_bytes()
+    assert prepare(here / "mine").model.keys() == tensors
