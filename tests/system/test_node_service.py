@@ -21,7 +21,7 @@ from foedus.domain.track import TrackTable
 from foedus.engine.choice import Engine
 from foedus.engine.prepare import Prepared
 from foedus.engine.simulate import simulate
-from foedus.node import service
+from foedus.node import wishes
 from foedus.node.datasets import add_dataset
 from foedus.node.owner import remove_dataset
 from foedus.node.security import SecurityLog
@@ -100,7 +100,7 @@ def told(*words: str, home: Path) -> Any:
 
 
 def working(home: Path) -> bool:
-    now = service.status(home)
+    now = wishes.status(home)
     return bool(now and any(each.since for each in now.working))
 
 
@@ -191,7 +191,7 @@ def test_a_node_that_drains_finishes_its_work_takes_no_more_and_ends(
     federation.approve_all(ready.bundle.digest)
     until("the node works", lambda: working(home))
     assert told("drain", "--wait", "0", home=home)["wish"] == "drain"
-    assert (home / service.CONTROL).stat().st_mode & 0o077 == 0 if (home / service.CONTROL).exists() else True
+    assert (home / wishes.CONTROL).stat().st_mode & 0o077 == 0 if (home / wishes.CONTROL).exists() else True
     assert federation.nodes[HERE].wait(60) == 0
     last = told("history", home=home)["work"][-1]
     assert (last["run"], last["round"], last["outcome"]) == (run, 1, "contributed")

@@ -14,7 +14,8 @@ from foedus.cli.logs import log_options
 from foedus.cli.observed import observed
 from foedus.cli.options import home_option
 from foedus.cli.output import emit, json_option
-from foedus.node import service
+from foedus.node import wishes
+from foedus.node.service import run_agent
 
 LOG = Path("logs") / "node.log"
 LOG_BYTES, LOG_FILES = 4 << 20, 5
@@ -32,7 +33,7 @@ def start(home: Path) -> None:
     """
     with observed("foedus-node"):
         _log_to(home)
-        again = service.run_agent(home)
+        again = run_agent(home)
     if again:
         logging.shutdown()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -51,7 +52,7 @@ def _log_to(home: Path) -> None:
     path.chmod(0o600)
 
 
-def _ending(what: service.Wish, seconds: float, done: str, help_text: str) -> click.Command:
+def _ending(what: wishes.Wish, seconds: float, done: str, help_text: str) -> click.Command:
     """``drain``, ``stop`` and ``restart`` differ in what they wish for."""
 
     @click.command(what, help=help_text)
@@ -67,10 +68,10 @@ def _ending(what: service.Wish, seconds: float, done: str, help_text: str) -> cl
     @home_option
     @json_option
     def ending(patience: float, home: Path) -> None:
-        before = service.status(home)
-        service.wish(home, what)
+        before = wishes.status(home)
+        wishes.wish(home, what)
         if patience:
-            service.wait(home, what, before, patience)
+            wishes.wait(home, what, before, patience)
         emit({"wish": what, "done": bool(patience)}, done if patience else "The node has been told.")
 
     return ending

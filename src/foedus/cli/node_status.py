@@ -11,7 +11,7 @@ import click
 
 from foedus.cli.options import home_option
 from foedus.cli.output import emit, json_option
-from foedus.node import service
+from foedus.node import wishes
 from foedus.node.policy import read_policy
 from foedus.node.vault import Vault
 
@@ -24,7 +24,7 @@ def command(home: Path) -> None:
     with Vault(home) as vault:
         known, datasets, head = vault.identity(), vault.datasets(), vault.security.head()
         pending = [plan for plan in vault.plans() if plan.state == "pending"]
-    said, runs = service.status(home), service.runs(home)
+    said, runs = wishes.status(home), wishes.runs(home)
     state = said.state if runs and said else "running" if runs else "stopped"
     data: dict[str, Any] = {
         "name": known.name,

@@ -127,8 +127,8 @@ async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
     await acts.started(tools.vault, ask)
     held.began = time.monotonic()
     order, loading = await _order(tools, ask, dataset, state), loading_of(tools.vault, dataset)
-    heard = tools.monitor.begin(ask.id, read_policy(tools.vault.home).leave)
-    asked = tools.pool.ask(_read_by(order, loading), folder, tools.moved, heard)
+    hearing = tools.monitor.begin(ask.id, read_policy(tools.vault.home).leave)
+    asked = tools.pool.ask(_read_by(order, loading), folder, tools.moved, hearing)
     done = await _while_allowed(asked, lambda: _check_allowed(tools, ask, dataset))
     if not isinstance(done, Done):
         return done

@@ -10,22 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from foedus.domain.errors import FoedusError
 from foedus.node.frames import Stepped
+from foedus.node.pipes import Hearing
 from foedus.node.policy import Leave, matches
 from foedus.node.transport import Link
 from foedus.wire.progress import EVERY, LINES, POINTS, REPORTS, Noted, Point, Report, Reports
 
 LINE_LIMIT = 500
+"""Letters of a line; what is longer is cut."""
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Open:
-    """What was logged for an assignment and not sent yet. ``bytes_left``: of lines, in this round."""
+    """What was logged for an assignment and not sent yet.
+
+    ``bytes_left``: how much of what is printed may still leave in this round; ``begun``: a line that has no end yet.
+    """
 
     leave: Leave
     points: deque[Point] = field(default_factory=lambda: deque(maxlen=POINTS))
@@ -33,6 +38,16 @@ class _Open:
     cpu: float = 0.0
     memory: int = 0
     bytes_left: int = 0
+    begun: str = ""
+
+    def print(self, chunk: bytes) -> bool:
+        """Take whole lines, as far as they may leave; whether there were any."""
+        text = self.begun + chunk[: self.bytes_left].decode("utf-8", "replace")
+        self.bytes_left -= len(chunk)
+        *whole, rest = text.split("\n")
+        self.begun = rest[:LINE_LIMIT]
+        self.lines.extend("".join(c if c.isprintable() else "?" for c in line[:LINE_LIMIT]) for line in whole)
+        return bool(whole)
 
 
 class Monitor:
@@ -43,7 +58,7 @@ class Monitor:
         self._open: dict[str, _Open] = {}
         self._wake = asyncio.Event()
 
-    def begin(self, assignment: str, leave: Leave) -> Callable[[Stepped], None]:
+    def begin(self, assignment: str, leave: Leave) -> Hearing:
         """What hears how the work for an assignment goes."""
         found = _Open(leave, bytes_left=leave.log_bytes if leave.logs else 0)
 
@@ -54,12 +69,17 @@ class Monitor:
             if found.points:
                 self._later(assignment, found)
 
-        return hear
+        def hear_print(chunk: bytes) -> None:
+            if found.bytes_left > 0 and found.print(chunk):
+                self._later(assignment, found)
+
+        return Hearing(hear, hear_print)
 
     async def send(self) -> None:
-        """Send what was gathered, for ever."""
+        """Send what was gathered, for ever; short rounds share a message."""
         while True:
             await self._wake.wait()
+            await asyncio.sleep(EVERY)
             self._wake.clear()
             taken = {each: self._open.pop(each) for each in list(self._open)[:REPORTS]}
             reports = tuple(_report(each, found) for each, found in taken.items())
@@ -67,7 +87,6 @@ class Monitor:
                 await self._link.post("/node/progress", Reports(reports=reports), Noted)
             except FoedusError as error:
                 _log.debug("how the work goes could not be told: %s", error)
-            await asyncio.sleep(EVERY)
             if self._open:
                 self._wake.set()
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+from foedus.node.frames import Stepped
 
 LOG_LIMIT = 1 << 20
 """Bytes of what a work process prints that are kept; the rest is dropped."""
@@ -38,7 +41,25 @@ async def drained(stream: asyncio.StreamReader) -> None:
             pass
 
 
-async def keep_prints(stream: asyncio.StreamReader, path: Path) -> None:
+@dataclass(frozen=True)
+class Hearing:
+    """Who is told how the work for an order goes: what was logged, and what the process printed."""
+
+    stepped: Callable[[Stepped], None]
+    printed: Callable[[bytes], None]
+
+
+NOBODY = Hearing(lambda frame: None, lambda chunk: None)
+
+
+@dataclass
+class Prints:
+    """Who hears, just now, what a process prints."""
+
+    hear: Callable[[bytes], None] = lambda chunk: None
+
+
+async def keep_prints(stream: asyncio.StreamReader, path: Path, prints: Prints) -> None:
     """Append what a process prints to a log, up to a limit; the log before is kept."""
     room = LOG_LIMIT
     if path.is_file() and path.stat().st_size > LOG_LIMIT:
@@ -47,4 +68,5 @@ async def keep_prints(stream: asyncio.StreamReader, path: Path) -> None:
         if room > 0:
             with path.open("ab") as file:
                 file.write(chunk[:room])
+            prints.hear(chunk[:room])
             room -= len(chunk)

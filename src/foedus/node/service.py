@@ -1,8 +1,7 @@
-"""The node as a service: one process per home, what its owner wishes of it while it runs, and what it says of itself.
+"""The node as a service: one process per home, which lives until it is told to end, in one way or another.
 
-A wish is a file in the home, which the process looks for: there is no port, and only who may write to the home can
-wish. What the process says of itself is a file too. To *drain* is to finish the work in hand, take no more, and end.
-Free of torch.
+To *drain* is to finish the work in hand, take no more, and end. Signals and wishes (:mod:`foedus.node.wishes`) ask for
+it. Free of torch.
 """
 
 from __future__ import annotations
@@ -17,58 +16,28 @@ import threading
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 import foedus
-from foedus.domain.errors import ConflictError, UnreachableError, UsageError
+from foedus.domain.errors import ConflictError, UsageError
 from foedus.node.agent import TICK, Agent
 from foedus.node.certificate import trust_of
 from foedus.node.policy import check_sandbox, read_policy
 from foedus.node.settings import NodeSettings, read_settings
 from foedus.node.transport import Link
 from foedus.node.vault import Vault
-from foedus.wire.messages import Count, Finite, Line, Message
+from foedus.node.wishes import CONTROL, LOCK, STATUS, Control, State, Status, Wish, Working, write
 from foedus.wire.signing import Signer
 
-LOCK, CONTROL, STATUS = "agent.lock", "control.json", "status.json"
 SAID_EVERY = 1.0
 """Seconds between two times that the process says of itself what has changed."""
 
 PATIENCE = 1.0
 """Seconds that a start waits for the home: who only asks whether a node runs holds it for a moment."""
 
-Wish = Literal["drain", "stop", "restart"]
 _log = logging.getLogger(__name__)
-
-
-class Control(Message):
-    """What the owner wishes; ``restart`` drains, and begins anew with the code that is installed then."""
-
-    wish: Wish
-
-
-class Working(Message):
-    """An assignment in hand; ``since`` is in Unix seconds, none while it waits its turn."""
-
-    run: Line
-    round: Count
-    phase: Line
-    client: Line
-    since: Finite | None = None
-
-
-class Status(Message):
-    """What the process said of itself last. Times are in Unix seconds; ``contact``: the coordinator's last answer."""
-
-    pid: Count
-    version: Line
-    state: Literal["running", "draining", "stopped"]
-    since: Finite
-    contact: Finite | None = None
-    sandbox: Line = ""
-    working: Annotated[tuple[Working, ...], Field(max_length=1000)] = ()
 
 
 def run_agent(home: Path, stop: threading.Event | None = None, settings: NodeSettings | None = None) -> bool:
@@ -90,61 +59,6 @@ def run_agent(home: Path, stop: threading.Event | None = None, settings: NodeSet
             vault.record("sandbox_off", "policy", "plans see and reach what this node's user does")
         (home / CONTROL).unlink(missing_ok=True)
         return asyncio.run(_live(vault, _Ending(home, stop or threading.Event()), settings or read_settings()))
-
-
-def wish(home: Path, what: Wish) -> None:
-    """Have the running node drain, stop or restart; :func:`wait` tells when it has.
-
-    Raises:
-        NotFoundError: ``node_missing``. ConflictError: ``node_not_running``.
-    """
-    Vault(home).close()
-    if not runs(home):
-        fix = "Start it: `foedus node start`."
-        raise ConflictError("node_not_running", f"The node in {home} does not run.", "", fix)
-    _write(home / CONTROL, Control(wish=what))
-
-
-def wait(home: Path, what: Wish, before: Status | None, seconds: float) -> None:
-    """Wait until a wish has come true; ``before`` is what the process said before.
-
-    Raises:
-        UnreachableError: ``node_busy`` where it has not within ``seconds``.
-    """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if what != "restart" and not runs(home):
-            return
-        now = status(home)
-        if what == "restart" and now and now.state == "running" and (before is None or now.since > before.since):
-            return
-        time.sleep(TICK)
-    raise UnreachableError(
-        "node_busy",
-        f"The node has not ended within {seconds:g} s.",
-        "It finishes its work first." if what != "stop" else "",
-        "Wait for longer, or `foedus node stop`: what it works on is asked again.",
-    )
-
-
-def runs(home: Path) -> bool:
-    """Whether a process is the node in ``home`` just now."""
-    if not (home / LOCK).is_file():
-        return False
-    with (home / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
-def status(home: Path) -> Status | None:
-    """What the process said of itself last; none where none ever has."""
-    try:
-        return Status.model_validate_json((home / STATUS).read_bytes())
-    except (OSError, ValidationError):
-        return None
 
 
 @contextlib.contextmanager
@@ -276,7 +190,7 @@ class _Teller:
         self._home, self._link, self._since = vault.home, link, time.time()
         self._sandbox = read_policy(vault.home).sandbox
         self._said: Status | None = None
-        self.state: Literal["running", "draining", "stopped"] = "running"
+        self.state: State = "running"
 
     async def tell(self, agent: Agent) -> None:
         """Say what has changed, for ever."""
@@ -284,7 +198,7 @@ class _Teller:
             self.say(self.state, agent)
             await asyncio.sleep(SAID_EVERY)
 
-    def say(self, state: Literal["running", "draining", "stopped"], agent: Agent) -> None:
+    def say(self, state: State, agent: Agent) -> None:
         """Write it, unless it was said; a full disk keeps no node from its work."""
         working = () if state == "stopped" else tuple(Working.model_validate(each) for each in agent.in_hand())
         now = Status(
@@ -298,14 +212,5 @@ class _Teller:
         )
         if now != self._said:
             with contextlib.suppress(OSError):
-                _write(self._home / STATUS, now)
+                write(self._home / STATUS, now)
                 self._said = now
-
-
-def _write(path: Path, message: Message) -> None:
-    """A small file for this machine's owner alone, there whole or not at all; it need not outlive the machine."""
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(message.model_dump_json())
-    part.replace(path)

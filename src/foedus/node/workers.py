@@ -21,8 +21,9 @@ from pathlib import Path
 import foedus
 from foedus.domain.errors import FoedusError, IntegrityError
 from foedus.node.frames import HEAD, Done, Failed, Order, Ready, Stepped, length, pack, parse
+from foedus.node.gpus import shown
 from foedus.node.outgoing import checked, heard
-from foedus.node.pipes import drained, keep_prints, received
+from foedus.node.pipes import NOBODY, Hearing, Prints, drained, keep_prints, received
 from foedus.node.policy import Policy
 from foedus.node.reasons import failure, failure_of
 from foedus.node.staging import Stage
@@ -90,6 +91,7 @@ class Worker:
     stage: Stage
     used: float = field(default_factory=time.monotonic)
     heard: Callable[[Stepped], None] = lambda frame: None
+    prints: Prints = field(default_factory=Prints)
     ending: asyncio.Task[None] | None = None
     watching: asyncio.Task[None] | None = None
     overfull: bool = False
@@ -205,18 +207,18 @@ class Pool:
         order: Order,
         into: Path,
         stepped: Callable[[], None],
-        heard: Callable[[Stepped], None] = lambda frame: None,
+        hearing: Hearing = NOBODY,
     ) -> Done | Failed:
         """Have an order done by the process of its run, and what it made written to ``into``.
 
-        ``stepped`` is called when steps were taken or bytes moved, ``heard`` with what the process says of them.
+        ``stepped`` is called when steps were taken or bytes moved, ``hearing`` is told how they go.
 
         Raises:
             StorageError: ``sandbox_unavailable``.
         """
         run = order.assignment.run
         worker = await self._of(run, order)
-        worker.heard = heard
+        worker.heard, worker.prints.hear = hearing.stepped, hearing.printed
         return await worker.ask(order, into, self._patience, stepped)
 
     async def drop(self, run: str) -> None:
@@ -270,11 +272,13 @@ class Pool:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self._home / "work",
-            env={} if held else _environment(),
+            env={} if held else {**_environment(), **shown(policy.resources)},
             start_new_session=True,
         )
         assert process.stderr is not None
-        worker = Worker(process, asyncio.create_task(keep_prints(process.stderr, self._log)), stage)
+        prints = Prints()
+        printing = asyncio.create_task(keep_prints(process.stderr, self._log, prints))
+        worker = Worker(process, printing, stage, prints=prints)
         if held:
             worker.watching = asyncio.create_task(worker.watch(BEFORE + policy.resources.memory))
         return worker

@@ -59,7 +59,7 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
 
 def test_what_is_logged_between_two_messages_goes_together(peer: Peer) -> None:
     async def work(monitor: Monitor) -> None:
-        first, second = monitor.begin("a_1", Leave()), monitor.begin("a_2", Leave())
+        first, second = monitor.begin("a_1", Leave()).stepped, monitor.begin("a_2", Leave()).stepped
         for step in range(1, 4):
             first(stepped(step, loss=1 / step))
         second(stepped(7, loss=0.5, accuracy=1.0))
@@ -78,8 +78,8 @@ def test_what_is_logged_between_two_messages_goes_together(peer: Peer) -> None:
 
 def test_metrics_that_may_not_leave_do_not(peer: Peer) -> None:
     async def work(monitor: Monitor) -> None:
-        monitor.begin("a_1", Leave(metrics=[]))(stepped(1, loss=0.5))
-        monitor.begin("a_2", Leave(metrics=["acc*"]))(stepped(1, loss=0.5, accuracy=0.25))
+        monitor.begin("a_1", Leave(metrics=[])).stepped(stepped(1, loss=0.5))
+        monitor.begin("a_2", Leave(metrics=["acc*"])).stepped(stepped(1, loss=0.5, accuracy=0.25))
         await heard(peer, 1)
 
     (told,) = watched(peer, work)
@@ -89,7 +89,7 @@ def test_metrics_that_may_not_leave_do_not(peer: Peer) -> None:
 def test_what_is_gathered_between_two_messages_is_bounded(peer: Peer) -> None:
     async def work(monitor: Monitor) -> None:
         for number in range(3 * REPORTS):
-            hear = monitor.begin(f"a_{number}", Leave())
+            hear = monitor.begin(f"a_{number}", Leave()).stepped
             for step in range(1, 2 * POINTS):
                 hear(stepped(step, loss=0.5))
         await heard(peer, 1)
@@ -104,7 +104,7 @@ def test_a_coordinator_that_is_away_stops_nothing(peer: Peer) -> None:
     peer.answers[PATH] = [Answer(503, b"{}"), KEPT]
 
     async def work(monitor: Monitor) -> None:
-        hear = monitor.begin("a_1", Leave())
+        hear = monitor.begin("a_1", Leave()).stepped
         hear(stepped(1, loss=0.5))
         await heard(peer, 1)
         hear(stepped(2, loss=0.5))
@@ -112,3 +112,20 @@ def test_a_coordinator_that_is_away_stops_nothing(peer: Peer) -> None:
 
     told = watched(peer, work)
     assert [each[0]["points"][0]["step"] for each in told] == [1, 2]
+
+
+def test_what_a_plan_prints_leaves_where_the_policy_says_so_and_as_much_as_it_says(peer: Peer) -> None:
+    async def work(monitor: Monitor) -> None:
+        monitor.begin("a_1", Leave()).printed(b"kept here\n")
+        printed = monitor.begin("a_2", Leave(logs=True, log_bytes=40)).printed
+        printed(b"first\nse")
+        printed(b"cond\x1b[2J\n" + b"x" * 30 + b"\n")
+        printed(b"too much\n")
+        monitor.begin("a_3", Leave(logs=True)).printed(b"x" * 2000 + b"\n")
+        await heard(peer, 1)
+
+    (told,) = watched(peer, work)
+    assert [(each["assignment"], each["lines"]) for each in told] == [
+        ("a_2", ["first", "second?[2J"]),
+        ("a_3", ["x" * 500]),
+    ]
