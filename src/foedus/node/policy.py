@@ -61,7 +61,8 @@ class Approval(Table):
 class Resources(Table):
     """What a run's process may take: bytes of memory and of its private folder, processes, seconds of a processor.
 
-    ``gpu``: whether it sees the machine's GPUs; ``gpu_num``: this one alone; ``gpu_only``: without one no work.
+    ``gpu``: whether it sees the machine's GPUs, which a sandbox never shows; ``gpu_num``: this one alone; ``gpu_only``:
+    without one no work.
     ``saved``: models that a run's checkpointers may keep of each client.
     """
 
@@ -185,12 +186,13 @@ def broken(policy: Policy, request: Request, now: datetime) -> Iterator[tuple[st
         yield "allow.hours", f"It works from {allow.hours.replace('-', ' to ')}, its own time."
     if request.checkpointers > policy.resources.saved:
         yield "resources.saved", f"A run keeps {policy.resources.saved} models here at most."
-    yield from _without_gpu(policy.resources, request.gpus)
+    yield from _without_gpu(policy, request.gpus)
 
 
-def _without_gpu(took: Resources, gpus: Sequence[int]) -> Iterator[tuple[str, str]]:
-    if took.gpu_only and not gpus:
-        yield "resources.gpu_only", "It works on a GPU only, and its machine has none."
+def _without_gpu(policy: Policy, gpus: Sequence[int]) -> Iterator[tuple[str, str]]:
+    took = policy.resources
+    if took.gpu_only and not (gpus and took.gpu and policy.sandbox == "off"):
+        yield "resources.gpu_only", "It works on a GPU only, and a plan sees none here."
     if took.gpu and took.gpu_num is not None and took.gpu_num not in gpus:
         yield "resources.gpu_num", f"Its machine has no GPU {took.gpu_num}."
 

@@ -26,7 +26,7 @@ def explained(policy: Policy) -> list[tuple[str, str]]:
         ("sandbox", held if policy.sandbox == "bubblewrap" else off),
         ("approval.automatic", UNREAD[policy.approval.automatic]),
         *_asked(policy.allow),
-        *_taken(policy.resources),
+        *_taken(policy.resources, policy.sandbox == "bubblewrap"),
         *_sent(policy.leave),
     ]
 
@@ -42,13 +42,14 @@ def _asked(allow: Allow) -> Iterator[tuple[str, str]]:
     yield "allow.hours", hours
 
 
-def _taken(took: Resources) -> Iterator[tuple[str, str]]:
+def _taken(took: Resources, held: bool) -> Iterator[tuple[str, str]]:
     yield "resources.memory", f"{size(took.memory)} for a run's process"
     yield "resources.temporary", f"{size(took.temporary)} in its private folder"
     yield "resources.processes", f"{took.processes} processes and threads"
     yield "resources.cpu_seconds", f"{took.cpu_seconds} s of a processor"
     which = "every GPU of this machine" if took.gpu_num is None else f"GPU {took.gpu_num}"
-    yield "resources.gpu", f"{which} is seen" if took.gpu else "no GPU is seen"
+    seen = "no GPU is seen: a sandbox shows none" if held else f"{which} is seen"
+    yield "resources.gpu", seen if took.gpu else "no GPU is seen"
     yield "resources.saved", f"{took.saved} models that a run keeps here of each client"
     if took.gpu_only:
         yield "resources.gpu_only", "no work on a machine without a GPU"

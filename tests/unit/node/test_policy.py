@@ -105,7 +105,8 @@ def test_the_file_is_read_strictly_and_without_it_everything_is_allowed(tmp_path
 @pytest.mark.parametrize(
     ("resources", "gpus", "rule"),
     [
-        ({"gpu_only": True}, (), "resources.gpu_only"),
+        ({"gpu": True, "gpu_only": True}, (), "resources.gpu_only"),
+        ({"gpu_only": True}, (0,), "resources.gpu_only"),
         ({"gpu": True, "gpu_num": 2}, (0, 1), "resources.gpu_num"),
         ({"gpu": True, "gpu_num": 1, "gpu_only": True}, (0, 1), None),
         ({"gpu_num": 2}, (), None),
@@ -114,8 +115,14 @@ def test_the_file_is_read_strictly_and_without_it_everything_is_allowed(tmp_path
 def test_rules_on_gpus_are_held_against_the_machine_s(
     resources: dict[str, Any], gpus: tuple[int, ...], rule: str | None
 ) -> None:
-    found = validate(Policy, {"resources": resources}, "policy")
+    found = validate(Policy, {"sandbox": "off", "resources": resources}, "policy")
     assert [name for name, _ in broken(found, request(gpus=gpus), NOON)] == [rule] * (rule is not None)
+
+
+def test_a_sandbox_shows_no_gpu_and_the_policy_says_so() -> None:
+    held = validate(Policy, {"resources": {"gpu": True, "gpu_only": True}}, "policy")
+    assert [name for name, _ in broken(held, request(gpus=(0,)), NOON)] == ["resources.gpu_only"]
+    assert dict(explained(held))["resources.gpu"] == "no GPU is seen: a sandbox shows none"
 
 
 def test_every_rule_that_there_is_is_explained_under_its_own_name() -> None:
