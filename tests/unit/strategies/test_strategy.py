@@ -85,7 +85,7 @@ def test_parts_weighted_by_what_no_client_sends_are_refused(tmp_path: Path) -> N
     ("table", "code", "said"),
     [
         ({"name": "fedavgg"}, "strategy_unknown", "Did you mean `fedavg`?"),
-        ({"name": "fedavg"}, "config_refused", "`local`"),
+        ({"name": "fedavg", "local": {"epochs": 2}}, "config_refused", "`local.lr`: field required"),
         ({"name": "fedavg", "local": {"lr": 0}}, "config_refused", "`local.lr`"),
         ({"name": "fedavg", "local": {"lr": float("nan")}}, "config_refused", "`local.lr`"),
         ({"name": "fedavg", "local": {"lr": 0.1, "epoch": 2}}, "config_refused", "Did you mean `epochs`?"),
