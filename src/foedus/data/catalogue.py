@@ -7,6 +7,7 @@ needs costs the others neither time nor an installation.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def read_owned(reading: Reading, path: Path) -> Columns:
     found = source.read(Request(kind, folder=path, file=path, options=options))
     assert isinstance(found, Pool)  # none of these kinds has clients of its own where no column names them
     return found.columns
+
+
+def text_rows(kind: str, path: Path) -> Iterator[list[str]] | None:
+    """The rows of a table as cells of text, the names of the columns first; none where the kind has no text.
+
+    Raises:
+        DataError: ``extra_missing``, and as the rows are read.
+    """
+    rows = _source(kind).rows
+    return None if rows is None else rows(path)
 
 
 def held_out(columns: Columns, share: float, seed: int) -> tuple[Columns, Columns]:

@@ -30,10 +30,14 @@ def load(plan: LoadingPlan, path: Path) -> Columns:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            read = _numbers(plan, csv.reader(file, delimiter=plan.file.delimiter))
+            return load_rows(plan, csv.reader(file, delimiter=plan.file.delimiter))
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError("dataset_unreadable", "The dataset's file cannot be read.", type(error).__name__) from error
-    return made(plan, read)
+
+
+def load_rows(plan: LoadingPlan, rows: Iterator[list[str]]) -> Columns:
+    """As :func:`load`, of rows of text; the first has the columns' names, unless the plan says otherwise."""
+    return made(plan, _numbers(plan, rows))
 
 
 def made(plan: LoadingPlan, read: Mapping[str, Values]) -> Columns:

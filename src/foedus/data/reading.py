@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from foedus.data.catalogue import read_owned
+from foedus.data.catalogue import read_owned, text_rows
 from foedus.data.dataset import Columns
-from foedus.data.loading import load
+from foedus.data.loading import load, load_rows
 from foedus.data.loading_plan import LoadingPlan
 from foedus.data.owned import ENDINGS, Reading, kind_of
 from foedus.data.query import snapshot
@@ -15,7 +15,7 @@ from foedus.domain.errors import DataError
 
 
 def columns_of(reading: Reading, plan: LoadingPlan | None, path: Path) -> Columns:
-    """The columns of the dataset at ``path``; ``plan`` reads tables: CSV, whatever its ending, and SQL queries.
+    """The columns of the dataset at ``path``; ``plan`` reads tables with text: CSV, Parquet, Arrow and SQL queries.
 
     Raises:
         ConfigError: ``dataset_unknown``, ``config_refused``.
@@ -24,17 +24,28 @@ def columns_of(reading: Reading, plan: LoadingPlan | None, path: Path) -> Column
     """
     if plan is None:
         return read_owned(reading, path)
-    unknown = path.is_file() and path.suffix.lower() not in ENDINGS
-    kind = kind_of(path, reading.kind or ("csv" if unknown else ""))
+    kind = kind_read(reading, plan, path)
     if kind == "csv":
         return load(plan, path)
     if kind == "sql":
         with tempfile.TemporaryDirectory(prefix="foedus-") as folder:
             snapshot(path, Path(folder) / "query.csv")
             return load(plan, Path(folder) / "query.csv")
+    if (rows := text_rows(kind, path)) is not None:
+        return load_rows(plan, rows)
     raise DataError(
         "loading_refused",
         f"A loading plan does not read {kind}.",
-        "It reads CSV files and SQL queries.",
+        "It reads tables with text: CSV, Parquet and Arrow files and SQL queries.",
         "Leave the loading plan out, or give the data as one of these.",
     )
+
+
+def kind_read(reading: Reading, plan: LoadingPlan | None, path: Path) -> str:
+    """The kind of what is at ``path``; what has an ending of its own is CSV where a loading plan reads it.
+
+    Raises:
+        ConfigError, DataError: as :func:`foedus.data.owned.kind_of`.
+    """
+    own = plan is not None and path.is_file() and path.suffix.lower() not in ENDINGS
+    return kind_of(path, reading.kind or ("csv" if own else ""))

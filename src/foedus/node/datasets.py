@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from foedus.data.dataset import check_columns, count
-from foedus.data.owned import Reading, check_minimum, kind_of
-from foedus.data.reading import columns_of
+from foedus.data.owned import Reading, check_minimum
+from foedus.data.reading import columns_of, kind_read
 from foedus.data.statistics import summary
 from foedus.domain.errors import UsageError
 from foedus.domain.names import check_name
@@ -57,7 +57,8 @@ def add_dataset(home: Path, path: Path, name: str, tags: Sequence[str] = (), ter
     said = {"kind": terms.kind, "options": dict(terms.options), "minimum": terms.minimum}
     reading = validate(Reading, said, "The dataset")
     with Vault(home) as vault:
-        columns = columns_of(reading, None if by is None else by.plan, place)
+        plan = None if by is None else by.plan
+        kind, columns = kind_read(reading, plan, place), columns_of(reading, plan, place)
         check_columns(columns)
         check_minimum(count(columns), terms.minimum)
         dataset = Dataset(
@@ -68,7 +69,7 @@ def add_dataset(home: Path, path: Path, name: str, tags: Sequence[str] = (), ter
             columns=tuple(sorted(columns)),
             added_at=time.time(),
             loading=None if by is None else by.name,
-            kind=reading.kind if by is not None and not reading.kind else kind_of(place, reading.kind),
+            kind=kind,
             options=reading.options,
             description=terms.description,
             minimum=terms.minimum,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ import torch
 from PIL import Image
 
 from foedus.data.catalogue import load, read_owned
+from foedus.data.loading_plan import LoadingPlan
 from foedus.data.owned import KINDS, Reading, kind_of
+from foedus.data.reading import columns_of, kind_read
 from foedus.domain.errors import FoedusError
 from foedus.domain.run import DataTable
 
@@ -67,6 +72,42 @@ def test_what_cannot_be_read_is_refused_without_its_path(tmp_path: Path, place: 
         read_owned(Reading(kind=kind), tmp_path / place)
     assert caught.value.code == code
     assert str(tmp_path) not in str(caught.value)
+
+
+PLAN = LoadingPlan.model_validate(
+    {"name": "wards", "columns": {"age": {"missing": "mean"}, "ward": {"classes": {"a": 0.0, "b": 1.0}}}}
+)
+
+
+@pytest.mark.parametrize("kind", ["csv", "data", "parquet", "arrow", "sql"])
+def test_a_loading_plan_reads_text_from_every_kind_of_table(tmp_path: Path, kind: str) -> None:
+    columns: dict[str, Any] = {"ward": ["a", "b", "b"], "age": [61.5, None, 40.5]}
+    path = tmp_path / f"part.{kind}"
+    if kind in ("csv", "data"):
+        path.write_text("ward,age\na,61.5\nb,\nb,40.5\n")
+    elif kind == "sql":
+        with closing(sqlite3.connect(tmp_path / "db")) as db:
+            db.execute("CREATE TABLE t (ward TEXT, age REAL)")
+            db.executemany("INSERT INTO t VALUES (?, ?)", zip(columns["ward"], columns["age"], strict=True))
+            db.commit()
+        path = tmp_path / "part.toml"
+        path.write_text(f"url = 'sqlite:///{tmp_path}/db'\nquery = 'SELECT * FROM t'\n")
+    elif kind == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").table(columns), path)
+    else:
+        pyarrow, ipc = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.ipc")
+        table = pyarrow.table(columns)
+        with ipc.new_file(str(path), table.schema) as file:
+            file.write_table(table)
+    found = columns_of(Reading(), PLAN, path)
+    assert {name: column.tolist() for name, column in found.items()} == {"age": [61.5, 51.0, 40.5], "ward": [0, 1, 1]}
+    assert kind_read(Reading(), PLAN, path) == ("csv" if kind == "data" else kind)
+
+
+def test_a_loading_plan_does_not_read_what_has_no_text(tmp_path: Path) -> None:
+    with pytest.raises(FoedusError) as caught:
+        columns_of(Reading(), PLAN, _npz(tmp_path))
+    assert caught.value.code == "loading_refused"
 
 
 def test_options_that_a_kind_does_not_have_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ row groups that hold them, so a file sorted by client may be larger than memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ from foedus.data.sources.tables import FileOptions, test_file
 from foedus.domain.errors import DataError
 
 NOT_A_TABLE = (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException)
+
+BATCH = 10_000
+"""Rows that become text at once."""
 
 types = pyarrow.types
 
@@ -79,6 +82,21 @@ def _whole(request: Request, path: Path) -> Columns:
         check_size(file.size, f"The file {path.name}, unpacked,")
         wanted = [name for name in file.names if name != request.client]
         return columns_of(file.table(wanted), path)
+
+
+def text_rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a file as cells of text, empty where there is no value; the names of the columns come first.
+
+    Raises:
+        DataError: ``dataset_unreadable``, ``dataset_too_large``.
+    """
+    with reading(path, *NOT_A_TABLE):
+        file = FORMATS[path.suffix.lower().removeprefix(".")](path)
+        check_size(file.size, f"The file {path.name}, unpacked,")
+        yield file.names
+        for batch in file.table(file.names).to_batches(max_chunksize=BATCH):
+            cells = [column.to_pylist() for column in batch.columns]
+            yield from (["" if cell is None else str(cell) for cell in row] for row in zip(*cells, strict=True))
 
 
 def clients_in(path: Path, column: pyarrow.ChunkedArray) -> tuple[Sequence[str], Division]:
@@ -178,4 +196,4 @@ def _not_numeric(path: Path, name: str, what: str) -> DataError:
     )
 
 
-SOURCE = Source(read, FileOptions)
+SOURCE = Source(read, FileOptions, text_rows)

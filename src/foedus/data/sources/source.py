@@ -58,10 +58,14 @@ class Pool:
 
 @dataclass(frozen=True)
 class Source:
-    """The model of a source's options, and the function that reads."""
+    """The model of a source's options, and the function that reads.
+
+    ``rows``, of tables that may hold text: a file's rows as cells of text, the names of the columns first.
+    """
 
     read: Callable[[Request], Pool | Federation]
     options: type[Table] = NoOptions
+    rows: Callable[[Path], Iterator[list[str]]] | None = None
 
 
 def required_folder(request: Request, files: str) -> Path:
