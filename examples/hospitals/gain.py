@@ -2,8 +2,8 @@
 
     python gain.py run tested-cleveland tested-hungarian …
 
-The first folder is that of the run of all; the others are of evaluations, by all hospitals, of what each of them trained
-alone: a folder's name ends in the hospital's.
+The first folder is that of the run of all; the others are of evaluations, by all hospitals, of what each of them
+trained alone: a folder's name ends in the hospital's.
 """
 
 import json
