@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 
-from benchmarks import averaging, growth, live, nodes, results, rounds, techniques
+from benchmarks import averaging, growth, live, nodes, overhead, results, rounds, techniques
 from benchmarks.definitions import JOBS
 from benchmarks.results import Section
 from benchmarks.runners import absent
@@ -22,6 +22,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "growth": growth.run,
     "blobs": live.run,
     "streams": live.streams,
+    "live": overhead.run,
     "nodes": nodes.run,
 }
 

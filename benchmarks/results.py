@@ -203,6 +203,20 @@ def _nodes(data: Mapping[str, Any]) -> list[object]:
     return [[("measure", *(row["database"] for row in rows)), *lines], *failed]
 
 
+def _overhead(data: Mapping[str, Any]) -> list[object]:
+    head = ("case", "sandbox", "bare ms", "trained ms", "first round ms", "later rounds ms", "worst ms", "overhead ms")
+    rows = [
+        (
+            row["case"],
+            "yes" if row["sandbox"] == "bubblewrap" else "no",
+            *(f"{1000 * row[key]:,.0f}" for key in ("bare_s", "trained_s", "first_s", "later_s", "worst_s")),
+            f"{1000 * (row['later_s'] - row['bare_s']):,.0f}",
+        )
+        for row in data["rows"]
+    ]
+    return [[head, *rows]]
+
+
 SHOWN = {
     "j1": ("J1: cross-device, tiny MLP", _job),
     "j2": ("J2: small CNN", _job),
@@ -213,6 +227,7 @@ SHOWN = {
     "growth": ("Growth", _growth),
     "blobs": ("Live: a 200 MB model to four nodes and back", _live),
     "streams": ("Live: a 2 GB model to eight nodes and back, from and to files", _live),
+    "live": ("Live: a round's cost beside its training", _overhead),
     "nodes": ("Live: 2,000 nodes on one coordinator process", _nodes),
 }
 

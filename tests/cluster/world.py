@@ -27,8 +27,9 @@ from foedus.domain.codec import encode_tensors
 from foedus.domain.errors import FoedusError
 from foedus.domain.plan import parse_bundle
 from foedus.engine.prepare import Prepared
-from foedus.node import agent
+from foedus.node import agent, service
 from foedus.node.frames import Done, Failed, Order
+from foedus.node.outgoing import checked
 from foedus.node.reasons import failure_of
 from foedus.node.session import Session
 from foedus.node.settings import NodeSettings
@@ -58,7 +59,7 @@ class Labour:
         (home / "work").mkdir(exist_ok=True)
         self._sessions: dict[str, Session] = {}
 
-    async def ask(self, order: Order, into: Path, stepped: Callable[[], None]) -> Done | Failed:
+    async def ask(self, order: Order, into: Path, stepped: Callable[[], None], hearing: object) -> Done | Failed:
         """Have an order done."""
         process = PROCESS.get()
         assert process is not None
@@ -72,7 +73,9 @@ class Labour:
             return failure_of(error)
         (into / "update").write_bytes(worked.update)
         (into / "state").write_bytes(worked.state)
-        return worked.done
+        for kept, model in zip(worked.done.models, worked.models, strict=True):
+            (into / kept.when).write_bytes(model)
+        return checked(order, worked.done, into / "update")
 
     async def drop(self, run: str) -> None:
         """The run asks no more."""
@@ -133,7 +136,8 @@ class World:
     async def _live(self, process: Process, home: Path) -> None:
         with Vault(home) as vault:
             try:
-                await agent._live(vault, SimEvent(), NodeSettings(poll_wait=25.0))  # type: ignore[arg-type]
+                ending = service._Ending(home, SimEvent())  # type: ignore[arg-type]
+                await service._live(vault, ending, NodeSettings(poll_wait=25.0))
             except FoedusError as error:
                 self.room.note(f"{process.name} ends: {error.code}")
                 process.alive = False
@@ -194,7 +198,9 @@ class World:
         """Exchange work processes, synchronous writes and crash points."""
         with pytest.MonkeyPatch.context() as patch, self.network.carrying():
             patch.setattr(agent, "Pool", Labour)
-            patch.setattr(agent, "TICK", 2.0)
+            for module in (agent, service):
+                patch.setattr(module, "TICK", 2.0)
+            patch.setattr(service, "SAID_EVERY", 60.0)
             patch.setattr(os, "fsync", lambda descriptor: None)
             patch.setattr(crashpoints, "reach", self._reach)
             event.listen(Engine, "connect", _fast)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from foedus.domain.errors import ConflictError, FoedusError, IntegrityError, NotFoundError, TooLargeError
-from foedus.node.files import move_durably, sha256_of
+from foedus.node.files import move, sha256_of
 from foedus.node.transport import IDLE, Link, passing
 from foedus.wire.http import UPLOAD_OFFSET, elsewhere, from_status, malformed
 from foedus.wire.messages import NewUpload, UploadView
@@ -32,10 +32,14 @@ Moved = Callable[[], None]
 
 
 class Cache:
-    """Downloaded blobs below ``folder``: ``room`` bytes in all, the least recently used go first; ``limit`` for one."""
+    """Downloaded blobs below ``folder``: ``room`` bytes in all, the least recently used go first; ``limit`` for one.
+
+    None has to last, so none is waited for to be on the disk: one of an earlier process is checked when it is used.
+    """
 
     def __init__(self, folder: Path, room: int, limit: int) -> None:
         self._folder, self._room, self._limit = folder, room, limit
+        self._whole = set[str]()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     async def fetch(
@@ -56,8 +60,11 @@ class Cache:
         if path.is_file():
             if path.stat().st_size > most:
                 raise _too_large(most)
-            path.touch()
-            return path
+            if digest in self._whole or await asyncio.to_thread(sha256_of, path) == digest:
+                self._whole.add(digest)
+                path.touch()
+                return path
+            path.unlink()
         part = self._folder / f"{digest}.part"
         try:
             await link.retried(lambda: _receive(link, digest, part, most, moved))
@@ -67,7 +74,8 @@ class Cache:
         if await asyncio.to_thread(sha256_of, part) != digest:
             part.unlink()
             raise IntegrityError("blob_corrupt", "The bytes received are not the blob's.", "", "It is fetched again.")
-        move_durably(part, path, "blob")
+        move(part, path, "blob")
+        self._whole.add(digest)
         self.clean({digest, *needed})
         return path
 
@@ -80,6 +88,7 @@ class Cache:
             if total <= self._room:
                 return
             file.unlink(missing_ok=True)
+            self._whole.discard(file.name)
             total -= stat.st_size
 
 

@@ -21,10 +21,15 @@ def move_durably(source: Path, target: Path, kind: str) -> None:
     ``kind`` names the rename among the crash points.
     """
     _sync(source)
+    move(source, target, kind)
+    _sync(target.parent)
+
+
+def move(source: Path, target: Path, kind: str) -> None:
+    """Move a file to its place on the same disk; who reads it checks its bytes, which a power cut may have lost."""
     reach("rename", f"node_{kind}", "before")
     source.replace(target)
     reach("rename", f"node_{kind}", "after")
-    _sync(target.parent)
 
 
 def write_durably(target: Path, content: bytes, kind: str) -> None:
