@@ -32,7 +32,7 @@ from foedus.store.unit_of_work import notice
 from foedus.strategies.strategy import Phase, round_of
 from foedus.wire.messages import Accepted, Contribute, Fail, Renew, Renewed
 
-SAID_AGAIN = {"token", "seconds"}
+SAID_AGAIN = {"token", "seconds", "timings"}
 """Fields in which a contribution told twice may differ: it was leased again, or computed again."""
 
 AssignmentRow = Row[Any]
@@ -102,6 +102,7 @@ def contribute(live: Live, node: NodeIdentity, assignment: str, command: Contrib
         seconds=command.seconds,
         size=size,
         loading=command.loading or "",
+        timings=command.timings,
     )
     return _record(live, node, held, receipt, command)
 

@@ -17,6 +17,7 @@ from foedus.coordinator.orders import PHASE_OF, TAKES
 from foedus.coordinator.pace import LONGEST, come_back, leave
 from foedus.domain.errors import ConflictError
 from foedus.domain.lifecycle import AT_REST, RunStatus
+from foedus.domain.run import CHECKS
 from foedus.store.tables import approvals, assignments, client_states, datasets, nodes, phases, runs
 from foedus.wire.messages import Assignment, PlanOffer, Poll, Sends, Work
 
@@ -167,6 +168,8 @@ def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assign
         schedule=spec.schedule.model_dump(mode="json"),
         test_ratio=spec.test.ratio,
         validation_ratio=spec.test.validation,
+        checkpointers=tuple(each.model_dump(mode="json", exclude_none=True) for each in spec.checkpointer),
+        checks={name: True for name in CHECKS if getattr(spec.test, name)},
         plan=run.plan,
         plan_blob=run.plan_blob,
         broadcast=row.broadcast,

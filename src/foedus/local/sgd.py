@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from foedus.domain.plain import Json
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast
 from foedus.domain.training import LocalOptions
-from foedus.domain.tree import State, clone, device_of
+from foedus.domain.tree import State, Tensors, clone, device_of
 from foedus.local.work import Account, Batch, Carry, Finished, LocalWork, Objective, WorkBuilder
 from foedus.optim.optimizer import Optimizer, adam, clipped, sgd
 from foedus.optim.rates import rate_at
@@ -35,7 +36,7 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
             model = objective.place(broadcast.tensors["model"])
             moments = optimizer.init({name: model[name] for name in objective.trainable})
             if options.keep_optimizer:
-                moments = {part: clone(state.tensors.get(part, fresh)) for part, fresh in moments.items()}
+                moments = {part: _kept(state.tensors.get(part, fresh), fresh) for part, fresh in moments.items()}
             carry = {"model": model, "moments": moments, "loss": torch.zeros((), device=device_of(model))}
             if schedule is not None:
                 taken = rng.round - 1 if schedule.over == "rounds" else _count(state, "steps")
@@ -61,34 +62,42 @@ def local_sgd(options: LocalOptions) -> WorkBuilder:
             moments = {part: clone(carry["moments"][part]) for part in optimizer.moments if options.keep_optimizer}
             return Finished(update, {"loss": carry["loss"]}, moments)
 
-        return LocalWork(order, init, step, finish, account)
-
-    def order(examples: int, state: State, rng: Randomness) -> list[Tensor]:
-        epoch, first = _position(state)
-        ahead = itertools.chain.from_iterable(
-            itertools.islice(
-                batches(examples, options.batch_size, rng.seed, rng.client, number), options.epoch(examples)
-            )
-            for number in itertools.count(epoch)
-        )
-        return list(itertools.islice(ahead, first, first + options.updates(examples)))
-
-    def account(examples: int, state: State) -> Account:
-        epoch, first = _position(state)
-        taken = options.updates(examples)
-        more, batch = divmod(first + taken, options.epoch(examples))
-        counts: dict[str, Json] = {"epoch": epoch + more, "batch": batch}
-        if schedule is not None:
-            counts["steps"] = _count(state, "steps") + taken
-        return Account({"examples": float(examples)}, {**state.data, **counts})
+        return LocalWork(partial(_order, options), init, step, finish, partial(_account, options))
 
     return build
+
+
+def _order(options: LocalOptions, examples: int, state: State, rng: Randomness) -> list[Tensor]:
+    """The batches that come next, of so many examples."""
+    epoch, first = _position(state)
+    size, most = options.batch_size, options.epoch(examples)
+    ahead = itertools.chain.from_iterable(
+        itertools.islice(batches(examples, size, rng.seed, rng.client, number), most)
+        for number in itertools.count(epoch)
+    )
+    return list(itertools.islice(ahead, first, first + options.updates(examples)))
+
+
+def _account(options: LocalOptions, examples: int, state: State) -> Account:
+    """What the work counts for, and where the client stands after it."""
+    epoch, first = _position(state)
+    taken = options.updates(examples)
+    more, batch = divmod(first + taken, options.epoch(examples))
+    counts: dict[str, Json] = {"epoch": epoch + more, "batch": batch}
+    if options.lr_schedule is not None:
+        counts["steps"] = _count(state, "steps") + taken
+    return Account({"examples": float(examples)}, {**state.data, **counts})
 
 
 def _optimizer(options: LocalOptions) -> Optimizer:
     if options.optimizer == "sgd":
         return sgd(options.lr, options.momentum, options.weight_decay)
     return adam(options.lr, (options.beta1, options.beta2), options.epsilon, options.weight_decay)
+
+
+def _kept(kept: Tensors, fresh: Tensors) -> dict[str, Tensor]:
+    """A copy of what was kept, in the order of what would be made anew: a stack's clients have one form of carry."""
+    return {name: kept[name].clone() for name in fresh}
 
 
 def _position(state: State) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from foedus.node.keys import other_key
 from foedus.node.monitor import Monitor
 from foedus.node.offers import is_known, keep_plan
 from foedus.node.policy import read_policy
+from foedus.node.saved import SavedModels, saved_folder
 from foedus.node.settings import NodeSettings
 from foedus.node.snapshots import forget as forget_snapshots
 from foedus.node.transport import Link, passing
@@ -41,6 +42,7 @@ from foedus.wire.signing import Signer
 TICK = 0.25
 """Seconds between two looks at the vault, the leases and the wish to stop."""
 
+DAY = 86_400.0
 TIDY = 30.0
 """Seconds between two looks at idle work processes."""
 
@@ -73,10 +75,10 @@ class Agent:
         cache = Cache(vault.home / "cache", settings.cache_bytes, settings.blob_bytes)
         cache.clean(())
         states = States(vault.home / "states")
-        states.forget(settings.state_days * 86400)
-        forget_snapshots(vault.home, settings.state_days * 86400)
         self.monitor = Monitor(link)
-        self._tools = Tools(vault, link, cache, states, self.pool, self.monitor, self._moved)
+        saved = SavedModels(saved_folder(vault.home, settings.saved))
+        self._tools = Tools(vault, link, cache, states, saved, self.pool, self.monitor, self._moved)
+        self._forget()
         settle(vault, read_policy(vault.home))
 
     def in_hand(self) -> list[dict[str, object]]:
@@ -92,6 +94,18 @@ class Agent:
             }
             for held in self.held.values()
         ]
+
+    async def housekeep(self) -> None:
+        """Let go of what no run has asked for in long, once a day: a node lives for months."""
+        while True:
+            await asyncio.sleep(DAY)
+            await asyncio.to_thread(self._forget)
+
+    def _forget(self) -> None:
+        seconds = self._settings.state_days * DAY
+        self._tools.states.forget(seconds)
+        self._tools.saved.forget(seconds)
+        forget_snapshots(self._vault.home, seconds)
 
     async def converse(self) -> None:
         """Greet, then poll, for ever; after a broken poll greet anew.

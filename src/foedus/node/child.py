@@ -48,8 +48,9 @@ def main() -> None:
             if session is None:
                 files = None if order.files is None else Path(order.files)
                 session = Session(parse_bundle(Path(order.bundle).read_bytes()), order.assignment, files)
-            worked = session.work(order, _Pulse(replies))
-            _send(replies, worked.done, worked.update, worked.state)
+            pulse = _Pulse(replies)
+            worked = session.work(order, pulse, pulse.log)
+            _send(replies, worked.done, worked.update, worked.state, *worked.models)
         except Exception as error:
             _send(replies, failure_of(error))
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from foedus.domain.errors import ConflictError, FoedusError, NotFoundError
+from foedus.domain.errors import ConflictError, FoedusError, NotFoundError, StorageError
 from foedus.domain.spans import span
+from foedus.domain.training import check_arguments
 from foedus.node import acts
 from foedus.node.approval import check_approval
 from foedus.node.blobs import Cache, upload
@@ -29,6 +30,7 @@ from foedus.node.monitor import Monitor
 from foedus.node.owner import read_plan
 from foedus.node.policy import Request, check, read_policy
 from foedus.node.reasons import REFUSALS, failure, failure_of
+from foedus.node.saved import SavedModels
 from foedus.node.scope import Use
 from foedus.node.snapshots import place_of
 from foedus.node.transport import Link
@@ -73,6 +75,7 @@ class Tools:
     link: Link
     cache: Cache
     states: States
+    saved: SavedModels
     pool: Pool
     monitor: Monitor
     moved: Callable[[], None]
@@ -115,6 +118,7 @@ async def _do(tools: Tools, held: Held) -> None:
 
 async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
     ask = held.assignment
+    check_arguments(ask.options)
     dataset = next((each for each in tools.vault.datasets() if each.client == ask.client), None)
     _check_allowed(tools, ask, dataset)
     if dataset is None:
@@ -143,7 +147,8 @@ def _check_allowed(tools: Tools, ask: Assignment, dataset: Dataset | None) -> No
     use = Use(ask.client, ask.strategy, ask.round, policy.sandbox != "off")
     check_approval(tools.vault, policy, ask.plan, use)
     if dataset is not None:
-        asked = Request(ask.strategy, ask.options, ask.round, dataset.examples, ask.cohort, gpus())
+        models = len(ask.checkpointers)
+        asked = Request(ask.strategy, ask.options, ask.round, dataset.examples, ask.cohort, gpus(), models)
         check(policy, asked, datetime.now().astimezone())
 
 
@@ -174,6 +179,7 @@ async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | 
         parts=parts,
         dataset=str(place),
         reading=reading,
+        kept=tools.saved.scores(ask),
         state=None if state is None else str(state),
     )
 
@@ -183,11 +189,12 @@ def _read_by(order: Order, loading: Kept | None) -> Order:
 
 
 async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Contribute:
-    """Bring the update up and keep the new state, both before the contribution is sent."""
+    """Keep the new state and bring the update up, both before the contribution is sent."""
+    state = _saved(tools, ask, folder)
+    await asyncio.to_thread(_keep_models, tools, ask, folder, done)
     update = await upload(tools.link, folder / "update", tools.moved) if done.update else None
     if done.update and done.seconds > 0 and (examples := done.weights.get("examples", 0.0)) > 0:
         tools.speeds[ask.client] = examples / done.seconds
-    state = tools.states.keep(ask.run, ask.client, folder / "state")
     return Contribute(
         token=ask.token,
         update=update,
@@ -195,7 +202,28 @@ async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Con
         metrics=done.metrics,
         state=state,
         seconds=done.seconds,
+        timings=done.timings,
     )
+
+
+def _saved(tools: Tools, ask: Assignment, folder: Path) -> str:
+    """The digest of the client's new state, which is on the disk now.
+
+    Raises:
+        StorageError: ``state_not_saved``.
+    """
+    try:
+        return tools.states.keep(ask.run, ask.client, folder / "state")
+    except (OSError, StorageError) as error:
+        raise StorageError("state_not_saved", "The client's new state could not be kept.", str(error)) from None
+
+
+def _keep_models(tools: Tools, ask: Assignment, folder: Path, done: Done) -> None:
+    """Keep what checkpointers chose; the contribution does not depend on it."""
+    try:
+        tools.saved.keep(ask, done, folder)
+    except (FoedusError, OSError) as error:
+        _log.warning("a model of %s could not be kept: %s", ask.client, error)
 
 
 async def _contribute(tools: Tools, held: Held, message: Contribute) -> None:

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from foedus.data.owned import Reading
+from foedus.domain.checkpoint import CHECKPOINTERS, When
 from foedus.domain.errors import IntegrityError
-from foedus.wire.messages import Assignment, Count, Finite, Line, Message, Name
+from foedus.wire.messages import Assignment, Count, Finite, Line, Message, Name, Timings
 from foedus.wire.progress import POINTS, Point
 
 LIMIT = 4 << 20
@@ -29,6 +30,7 @@ class Order(Message):
 
     ``state`` is the current client state (none: the first contribution). ``loading``: what the dataset's loading plan
     says, where it has one. ``files``: a folder with the plan's files, to read and to start, where one is a command.
+    ``kept``: the scores of what the run's checkpointers keep of this client, by their names.
     """
 
     kind: Literal["order"] = "order"
@@ -39,6 +41,7 @@ class Order(Message):
     state: Path | None
     loading: dict[str, Any] | None = None
     reading: Reading = Reading()
+    kept: dict[Name, Finite | None] = Field(default_factory=dict)
     files: Path | None = None
 
 
@@ -61,15 +64,29 @@ class Stepped(Message):
     memory: Count = 0
 
 
+class Model(Message):
+    """A model that checkpointers keep, after so many rounds; ``scores`` by the checkpointers' names."""
+
+    when: When
+    round: Count
+    size: Count
+    scores: Annotated[dict[Name, Finite | None], Field(min_length=1, max_length=CHECKPOINTERS)]
+
+
 class Done(Message):
-    """The work is done. After this frame come the bytes of the update (a test has none) and those of the new state."""
+    """The work is done. After this frame come the bytes of the update (a test has none), of the new state, and models.
+
+    ``models`` are for the owner of the node, and do not leave it.
+    """
 
     kind: Literal["done"] = "done"
     weights: Annotated[dict[Name, Finite], Field(max_length=100)]
     metrics: Annotated[dict[Name, Finite], Field(max_length=1000)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    timings: Timings = Field(default_factory=dict)
     update: Count
     state: Count
+    models: Annotated[tuple[Model, ...], Field(max_length=2)] = ()
 
 
 class Failed(Message):

@@ -5,6 +5,7 @@ Everything is built as the simulation builds it (kernel ``eager``), so that the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,21 +20,29 @@ from foedus.data.owned import check_minimum
 from foedus.data.reading import columns_of
 from foedus.domain.codec import TensorFile, encode
 from foedus.domain.errors import ClientWorkError, IntegrityError
+from foedus.domain.header import TensorSpec
+from foedus.domain.plain import Json
 from foedus.domain.plan import PlanBundle
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Ask, Broadcast
 from foedus.domain.run import CohortTable, DataTable, PartitionTable, RunSpec, StrategyTable, TestTable
 from foedus.domain.table import Table, validate
 from foedus.domain.timing import ScheduleTable, SynchronousTable
-from foedus.domain.tree import State
-from foedus.engine.client import ClientTask, run_client
+from foedus.domain.tree import State, names_of_dtypes
+from foedus.engine.client import ClientTask, run_client, unheard
+from foedus.local.checkpointers import Kept, watch_of
+from foedus.local.checks import Logged
 from foedus.local.kinds import begin, check_depth, load_plan, objective_of
 from foedus.local.own import quiet
 from foedus.local.work import Batch, Carry, LocalWork
-from foedus.node.frames import Done, Order
+from foedus.node.frames import Done, Model, Order
+from foedus.node.saved import checkpointers
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import Phase, RunContext, phases_of
 from foedus.wire.messages import Assignment
+
+SPLIT = "split"
+"""Under this a client's state says how many examples it trains on, tests on and validates on."""
 
 
 class Scheduled(Table):
@@ -48,6 +57,7 @@ def spec_of(assignment: Assignment) -> RunSpec:
     Whom a round asks and where a simulation's data lie are no business of a node's; those keys hold fixed values.
     """
     schedule = validate(Scheduled, {"schedule": assignment.schedule or {}}, "the assignment").schedule
+    tests = {"ratio": assignment.test_ratio, "validation": assignment.validation_ratio, **assignment.checks}
     return RunSpec(
         plan="plan.py",
         rounds=max(1, assignment.round),
@@ -56,17 +66,23 @@ def spec_of(assignment: Assignment) -> RunSpec:
         cohort=CohortTable(fraction=1.0) if schedule.name == "synchronous" else CohortTable(size=1),
         schedule=schedule,
         data=DataTable(name="node", partition=PartitionTable(name="node", clients=1)),
-        test=TestTable(ratio=assignment.test_ratio, validation=assignment.validation_ratio),
+        test=validate(TestTable, tests, "the assignment"),
+        training=assignment.test_ratio < 1,
+        checkpointer=checkpointers(assignment),
     )
 
 
 @dataclass(frozen=True)
 class Worked:
-    """What an ask came to: what is said of it, and the bytes of the update (none of a test) and of the new state."""
+    """What an ask came to: what is said of it, and the bytes of the update (none of a test) and of the new state.
+
+    ``models``: those that checkpointers keep.
+    """
 
     done: Done
     update: bytes
     state: bytes
+    models: tuple[bytes, ...] = ()
 
 
 class Session:
@@ -85,16 +101,19 @@ class Session:
             raise IntegrityError("plan_digest", "The bundle is not the plan that the assignment names.")
         torch.set_num_threads(1)
         begun = begin(load_plan(bundle, files), assignment.seed, assignment.options)
-        self._strategy = build(RunContext(spec_of(assignment), begun.manifest))
+        spec = spec_of(assignment)
+        self._strategy = build(RunContext(spec, begun.manifest))
         check_depth(begun.plan, assignment.strategy, gradients=self._strategy.gradients)
         self._objective = objective_of(begun.plan, assignment.seed, alive=lambda: self._stepped())
+        self._watch = watch_of(spec, begun.plan, self._objective)
+        self._model = {tensor.name: TensorSpec(tensor.shape, tensor.dtype) for tensor in begun.manifest.tensors}
         self._plan = begun.plan
         self._data: dict[tuple[str, str], ClientData] = {}
         self._made_of = _made_of(assignment)
         self._stepped: Callable[[], None] = quiet
 
-    def work(self, order: Order, stepped: Callable[[], None]) -> Worked:
-        """Do one ask; call ``stepped`` after each step.
+    def work(self, order: Order, stepped: Callable[[], None], watch: Callable[[Logged], None] = unheard) -> Worked:
+        """Do one ask; call ``stepped`` after each step, and ``watch`` at every step that is logged.
 
         Raises:
             ClientWorkError, DataError, PlanError, IntegrityError, OSError: where it fails.
@@ -104,10 +123,13 @@ class Session:
             raise IntegrityError("run_changed", "The assignment's plan or options are not those of its run.")
         self._stepped = stepped
         phase = _told(self._phase(ask), stepped)
-        task = ClientTask(phase, self._objective, Broadcast({part: _read(p) for part, p in order.parts.items()}))
-        state = State() if order.state is None else _read_state(order.state)
+        broadcast, made = self._broadcast(order), list[Kept]()
+        state, began = _read_state(order.state), time.monotonic()
         data = self._client(order)
+        state, prepared = _same_split(state, data, ask.client), time.monotonic() - began
         asked, rng = Ask(ask.client, ask.round, ask.phase), Randomness(ask.seed, ask.round, ask.client)
+        look = self._watch.over(asked, data, order.kept.get, made.append)
+        task = ClientTask(phase, self._objective, broadcast, watch, look)
         contribution, new_state = run_client(task, asked, data, state, rng)
         update = encode(State(contribution.update)) if contribution.update else b""
         kept = encode(new_state)
@@ -115,10 +137,19 @@ class Session:
             weights=dict(contribution.weights),
             metrics=dict(contribution.metrics),
             seconds=contribution.seconds,
+            timings={"prepare": prepared, **contribution.timings},
             update=len(update),
             state=len(kept),
+            models=tuple(map(_model, made)),
         )
-        return Worked(done, update, kept)
+        return Worked(done, update, kept, tuple(each.content for each in made))
+
+    def _broadcast(self, order: Order) -> Broadcast:
+        parts = {part: _read(path) for part, path in order.parts.items()}
+        found = {name: TensorSpec(tuple(t.shape), names_of_dtypes[t.dtype]) for name, t in parts["model"].items()}
+        if found != self._model:
+            raise _model_refused()
+        return Broadcast(parts)
 
     def _client(self, order: Order) -> ClientData:
         ask, key = order.assignment, (order.assignment.client, order.dataset)
@@ -146,7 +177,26 @@ def _columns(order: Order) -> Columns:
 
 
 def _made_of(ask: Assignment) -> tuple[object, ...]:
-    return ask.plan, ask.run, ask.seed, ask.strategy, ask.options, (ask.test_ratio, ask.validation_ratio)
+    shares = (ask.test_ratio, ask.validation_ratio, ask.checks, ask.checkpointers)
+    return ask.plan, ask.run, ask.seed, ask.strategy, ask.options, shares
+
+
+def _same_split(state: State, data: ClientData, client: str) -> State:
+    """The state with how its client's examples are divided, which seed, name and number of examples decide.
+
+    Raises:
+        ClientWorkError: ``dataset_changed`` where they were divided otherwise: an example to test on could have been
+            trained on before.
+    """
+    parts: list[Json] = [len(part) for part in (data.train, data.test, data.validation)]
+    if state.data.get(SPLIT, parts) != parts:
+        raise ClientWorkError(
+            "dataset_changed",
+            f"The dataset of {client} is not the one that this run began with.",
+            "Its examples would be divided anew, and tested on what was trained on.",
+            "Offer the dataset of before, or begin another run.",
+        )
+    return replace(state, data={**state.data, SPLIT: parts})
 
 
 def _told(phase: Phase, stepped: Callable[[], None]) -> Phase:
@@ -163,11 +213,35 @@ def _told(phase: Phase, stepped: Callable[[], None]) -> Phase:
     return replace(phase, work=build_work)
 
 
+def _model(kept: Kept) -> Model:
+    return Model(when=kept.when, round=kept.round, size=len(kept.content), scores=dict(kept.scores))
+
+
 def _read(path: str) -> dict[str, Tensor]:
-    with TensorFile(Path(path)) as file:
-        return dict(file)
+    try:
+        with TensorFile(Path(path)) as file:
+            return dict(file)
+    except (IntegrityError, OSError) as error:
+        raise _model_refused() from error
 
 
-def _read_state(path: str) -> State:
-    with TensorFile(Path(path)) as file:
-        return file.state()
+def _model_refused() -> ClientWorkError:
+    return ClientWorkError(
+        "model_refused",
+        "The model that came down is not the plan's.",
+        "Its file is no tensor file, or its tensors have other names, shapes or dtypes.",
+        "Submit the run anew, with the plan that its model was made of.",
+    )
+
+
+def _read_state(path: str | None) -> State:
+    """The client's state; an empty one where it has none yet."""
+    if path is None:
+        return State()
+    try:
+        with TensorFile(Path(path)) as file:
+            return file.state()
+    except (IntegrityError, OSError) as error:
+        raise ClientWorkError(
+            "state_refused", "The client's state cannot be read.", "", "Begin another run, or restore the node."
+        ) from error

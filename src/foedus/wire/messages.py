@@ -49,6 +49,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Lease = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Tag = Name
+Timings = Annotated[dict[Name, Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]], Field(max_length=16)]
 Loading = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}$")]
 
 
@@ -191,6 +192,8 @@ class Assignment(Message):
     ``broadcast`` names the blobs that go down, part by part (``model``: plain named tensors). ``state`` is the
     digest of the client state that is current (none: this client has not contributed to the run yet). ``cohort``: how
     many clients the phase asks (none: it asks as it goes). ``sends``: what may come of it (none: it is not said).
+    ``checks``: what is measured around training, as ``[test]`` of run.toml has it. ``checkpointers``: its tables
+    ``[[checkpointer]]``.
     """
 
     id: Id
@@ -204,7 +207,7 @@ class Assignment(Message):
     seed: Seed
     strategy: Name
     options: dict[str, Any]
-    test_ratio: Annotated[float, Field(ge=0, lt=1)]
+    test_ratio: Annotated[float, Field(ge=0, le=1)]
     plan: Digest
     plan_blob: Digest
     broadcast: Annotated[dict[Name, Digest], Field(max_length=32)]
@@ -212,7 +215,9 @@ class Assignment(Message):
     validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
     cohort: Count | None = None
     schedule: dict[str, Any] | None = None
+    checks: Annotated[dict[Name, bool], Field(max_length=16)] = {}
     sends: Sends | None = None
+    checkpointers: Annotated[tuple[dict[str, Any], ...], Field(max_length=16)] = ()
 
 
 class Work(Message):
@@ -248,6 +253,7 @@ class Contribute(Message):
     """A contribution: its update's blob was uploaded before. A test phase has no update.
 
     ``loading``: by which loading plan the dataset was read: its name, a colon and its digest (none: by none).
+    ``timings``: what the seconds were spent on.
     """
 
     token: Count
@@ -257,6 +263,7 @@ class Contribute(Message):
     state: Digest | None
     seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=True)]
     loading: Loading | None = None
+    timings: Timings = {}
 
 
 class Fail(Message):
@@ -360,6 +367,7 @@ class ReceiptView(Message):
     failure: str = ""
     staleness: int = 0
     loading: str = ""
+    timings: dict[str, float] = {}
 
 
 class PhaseView(Message):

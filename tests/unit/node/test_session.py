@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from foedus.data.dataset import prepare_client
+from foedus.data.files import write_columns
 from foedus.domain.codec import TensorFile, decode, encode
 from foedus.domain.errors import ClientWorkError, ConfigError, DataError, IntegrityError
 from foedus.domain.plan import PlanBundle
@@ -31,6 +34,11 @@ def simulated(known: Truth, phase: str, number: int, state: State) -> Outcome:
     return outcome
 
 
+def divided(state: State) -> State:
+    """The state as a node keeps it: with how many of the 25 examples are trained on, tested on and validated on."""
+    return replace(state, data={**state.data, "split": [20, 5, 0]})
+
+
 def worked(session: Session, desk: Desk, known: Truth, **asked: object) -> Done:
     return desk.keep(session.work(desk.order(known.model, **asked), lambda: None))  # type: ignore[arg-type]
 
@@ -46,7 +54,7 @@ def test_training_gives_the_bytes_of_kernel_eager_round_after_round(desk: Desk) 
         assert same(flatten(update.tensors), flatten(expected.contribution.update))
         assert (done.update > 0, done.weights) == (True, {"examples": 20.0})
         assert (done.weights, done.metrics) == (expected.contribution.weights, expected.contribution.metrics)
-        state = expected.state
+        state = divided(expected.state)
         assert (desk.folder / "state").read_bytes() == encode(state)
         path = (desk.folder / "state").rename(desk.folder / f"state{number}")
         known.model["0.weight"] = known.model["0.weight"] * 0.9
@@ -59,7 +67,7 @@ def test_testing_measures_like_kernel_eager_and_has_no_update(desk: Desk) -> Non
     assert expected.contribution is not None
     assert (done.update, done.metrics, done.weights) == (0, expected.contribution.metrics, {"examples": 5.0})
     assert not (desk.folder / "update").exists()
-    assert (desk.folder / "state").read_bytes() == encode(State())
+    assert (desk.folder / "state").read_bytes() == encode(divided(State()))
 
 
 def test_the_state_goes_on_where_it_was(desk: Desk) -> None:
@@ -67,7 +75,7 @@ def test_the_state_goes_on_where_it_was(desk: Desk) -> None:
     worked(session, desk, known)
     first = (desk.folder / "update").read_bytes()
     with TensorFile(desk.folder / "state") as file:
-        assert file.state().data == {"epoch": 2, "batch": 0}
+        assert file.state().data == {"epoch": 2, "batch": 0, "split": [20, 5, 0]}
     later = (desk.folder / "state").rename(desk.folder / "before")
     worked(session, desk, known, state=later)
     assert (desk.folder / "update").read_bytes() != first
@@ -133,3 +141,79 @@ def test_a_dataset_that_is_gone_fails_with_its_code(desk: Desk) -> None:
 def test_the_spec_is_what_client_work_depends_on() -> None:
     spec = spec_of(assignment(bundle_of(), round=5, test_ratio=0.0))
     assert (spec.seed, spec.strategy.name, spec.test.ratio) == (SEED, "fedavg", 0.0)
+
+
+BOTH = {"on_global_updates": True, "on_local_updates": True}
+
+
+def test_f4_the_model_is_measured_before_and_after_training_on_the_examples_that_are_kept(desk: Desk) -> None:
+    known = truth()
+    plain = worked(Session(desk.bundle, assignment(desk.bundle)), desk, known)
+    update = (desk.folder / "update").read_bytes()
+    done = worked(Session(desk.bundle, assignment(desk.bundle, checks=BOTH)), desk, known, checks=BOTH)
+    assert (desk.folder / "update").read_bytes() == update
+    assert set(done.metrics) == {"loss", "global.loss", "global.accuracy", "local.loss", "local.accuracy"}
+    assert done.metrics["loss"] == plain.metrics["loss"]
+    tested = worked(Session(desk.bundle, assignment(desk.bundle)), desk, known, phase="test")
+    assert {name: done.metrics[f"global.{name}"] for name in ("loss", "accuracy")} == tested.metrics
+
+
+def test_the_reply_says_what_the_seconds_were_spent_on(desk: Desk) -> None:
+    session = Session(desk.bundle, assignment(desk.bundle, checks=BOTH))
+    done = worked(session, desk, truth(), checks=BOTH)
+    assert set(done.timings) == {"prepare", "before", "work", "after"}
+    assert all(seconds > 0 for seconds in done.timings.values())
+    assert sum(done.timings[name] for name in ("before", "work", "after")) <= done.seconds
+
+
+def test_f13_the_split_is_kept_with_the_state_and_another_dataset_is_refused(desk: Desk) -> None:
+    known = truth()
+    worked(Session(desk.bundle, assignment(desk.bundle)), desk, known)
+    state = (desk.folder / "state").rename(desk.folder / "before")
+    again = Session(desk.bundle, assignment(desk.bundle))
+    assert worked(again, desk, known, state=state, round=2).weights == {"examples": 20.0}
+    write_columns(desk.folder / "data.npz", columns(30))
+    with pytest.raises(ClientWorkError) as caught:
+        worked(Session(desk.bundle, assignment(desk.bundle)), desk, known, state=state, round=2)
+    assert caught.value.code == "dataset_changed"
+
+
+def test_f6_a_model_that_is_not_the_plans_fails_with_its_code(desk: Desk) -> None:
+    known, session = truth(), Session(desk.bundle, assignment(desk.bundle))
+    for wrong in (
+        {name: tensor for name, tensor in known.model.items() if name != "0.bias"},
+        {**known.model, "0.bias": torch.zeros(4)},
+        {**known.model, "0.bias": known.model["0.bias"].double()},
+        {**known.model, "more": torch.zeros(1)},
+    ):
+        with pytest.raises(ClientWorkError) as caught:
+            session.work(desk.order(wrong), lambda: None)
+        assert caught.value.code == "model_refused"
+    order = desk.order(known.model)
+    (desk.folder / "model").write_bytes(b"no tensors")
+    with pytest.raises(ClientWorkError) as caught:
+        session.work(order, lambda: None)
+    assert caught.value.code == "model_refused"
+
+
+def test_f6_a_state_that_cannot_be_read_fails_with_its_code(desk: Desk) -> None:
+    (desk.folder / "damaged").write_bytes(b"no state")
+    session = Session(desk.bundle, assignment(desk.bundle))
+    with pytest.raises(ClientWorkError) as caught:
+        worked(session, desk, truth(), state=desk.folder / "damaged", round=2)
+    assert caught.value.code == "state_refused"
+
+
+def test_a_run_that_only_evaluates_tests_on_every_example(desk: Desk) -> None:
+    session = Session(desk.bundle, assignment(desk.bundle, test_ratio=1.0))
+    done = worked(session, desk, truth(), phase="test", test_ratio=1.0)
+    assert (done.update, done.weights) == (0, {"examples": 25.0})
+    with pytest.raises(ClientWorkError) as caught:
+        worked(session, desk, truth(), test_ratio=1.0)
+    assert caught.value.code == "phase_unknown"
+
+
+def test_what_is_measured_is_part_of_the_run(desk: Desk) -> None:
+    with pytest.raises(IntegrityError) as caught:
+        worked(Session(desk.bundle, assignment(desk.bundle)), desk, truth(), checks=BOTH)
+    assert caught.value.code == "run_changed"
