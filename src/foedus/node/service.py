@@ -134,6 +134,7 @@ async def _live(vault: Vault, ending: _Ending, settings: NodeSettings) -> bool:
             agent.renew(),
             agent.labour(),
             agent.monitor.send(),
+            agent.housekeep(),
             teller.tell(agent),
         ]
         conversing, *others = tasks = [asyncio.create_task(loop) for loop in loops]
