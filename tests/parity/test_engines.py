@@ -21,6 +21,25 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     **{f"fedavg-{n}": {"name": "fedavg", "local": {"lr": 0.1}, "server": server} for n, server in SERVERS.items()},
     "median": {"name": "fedavg", "local": {"lr": 0.1}, "aggregator": {"name": "median"}},
     "trimmed mean": {"name": "fedavg", "local": {"lr": 0.1}, "aggregator": {"name": "trimmed_mean", "trim": 0.2}},
+    "momentum kept, cosine over steps": {
+        "name": "fedavg",
+        "local": {
+            "lr": 0.1,
+            "momentum": 0.5,
+            "keep_optimizer": True,
+            "lr_schedule": {"name": "cosine", "t_max": 8, "over": "steps"},
+        },
+    },
+    "adam kept, steps over rounds": {
+        "name": "fedavg",
+        "local": {
+            "lr": 0.01,
+            "optimizer": "adam",
+            "weight_decay": 0.01,
+            "keep_optimizer": True,
+            "lr_schedule": {"name": "step", "step_size": 1, "gamma": 0.5},
+        },
+    },
     "fedbuff": {"name": "fedbuff", "local": {"lr": 0.1}, "weighting": "uniform"},
     "fedasync": {"name": "fedasync", "local": {"lr": 0.1}},
 }

@@ -1,0 +1,272 @@
+"""Saved models and saved state, live: real processes are killed and moved, and the run ends as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foedus.client import runs
+from foedus.domain.codec import TensorFile, decode
+from foedus.domain.saved import SavedModel, read, stems
+from foedus.domain.tree import State, model_digest
+from foedus.engine.choice import Engine
+from foedus.engine.prepare import Prepared
+from foedus.engine.simulate import Result, simulate
+from foedus.node.saved import SavedModels
+from tests.federation import LocalFederation, spawn, start_federation, stop, until
+from tests.plans import DROPOUT, prepared
+
+ROUNDS = 4
+CLIENTS = ("c0000", "c0001")
+DATA = {
+    "name": "digits",
+    "tags": ["digits"],
+    "held_out": 0.2,
+    "partition": {"name": "dirichlet", "alpha": 0.3, "clients": 2},
+}
+LOCAL = {
+    "lr": 0.1,
+    "momentum": 0.9,
+    "num_updates": 10,
+    "keep_optimizer": True,
+    "lr_schedule": {"name": "cosine", "t_max": 30, "over": "steps"},
+    "personal": ["3.*"],
+}
+STRATEGY = {"name": "fedavg", "local": LOCAL, "server": {"optimizer": "sgd", "lr": 0.5, "momentum": 0.9}}
+BEST = {"keep": "best", "by": "accuracy"}
+ASKED = [{"when": when, **how} for when in ("pre", "post") for how in ({}, BEST)]
+Contents = Mapping[str, tuple[int, float | None, str]]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    """Two nodes."""
+    folder = tmp_path_factory.mktemp("federation")
+    with start_federation(folder, _ready(folder)) as running:
+        yield running
+
+
+def _ready(folder: Path, **changes: Any) -> Prepared:
+    usual = {"data": DATA, "cohort": {"size": 2}, "strategy": STRATEGY, "rounds": ROUNDS, "checkpointer": ASKED}
+    return prepared(folder, DROPOUT, **{**usual, **changes})
+
+
+def _simulated(ready: Prepared, folder: Path) -> tuple[Result, Contents]:
+    result = simulate(replace(ready, saved=folder / "saved"), Engine("eager", "inline"))
+    found = {}
+    for place in sorted((folder / "saved").iterdir()):
+        for stem in stems(place):
+            record = read(place, stem)
+            assert record is not None
+            found |= _content(record)
+    return result, found
+
+
+def _live(federation: LocalFederation, run: str) -> Contents:
+    found: dict[str, tuple[int, float | None, str]] = {}
+    for client in CLIENTS:
+        for place in SavedModels(federation.home(client) / "saved").all():
+            if place.record.run == run:
+                assert place.record.client == client and place.model().is_file()
+                found |= _content(place.record)
+    return found
+
+
+def _content(record: SavedModel) -> dict[str, tuple[int, float | None, str]]:
+    return {f"{record.client}/{record.checkpointer}": (record.round, record.score, record.sha256)}
+
+
+def _ended_as(federation: LocalFederation, run: str, expected: Result) -> None:
+    """Nothing failed, and every round has the model that the simulation's has."""
+    view = federation.finish(run)
+    with federation.connection() as connection:
+        listed = runs.rounds(connection, run).rounds
+    receipts = [(record.round, receipt) for record in listed for phase in record.phases for receipt in phase.receipts]
+    assert [(number, receipt.client, receipt.failure) for number, receipt in receipts if receipt.failure] == []
+    assert [record.model for record in listed] == [record.model for record in expected.rounds]
+    assert (view.id, view.status, view.model_digest) == (run, "completed", expected.model_digest)
+
+
+def _states(federation: LocalFederation, client: str) -> list[State]:
+    """The client's states, the newest first."""
+    files = [path for path in (federation.home(client) / "states").rglob("*") if path.is_file()]
+    return [decode(path.read_bytes()) for path in sorted(files, key=lambda path: -path.stat().st_mtime_ns)]
+
+
+def _begin(federation: LocalFederation, ready: Prepared) -> str:
+    run = federation.submit(ready)
+    federation.approve_all(ready.bundle.digest)
+    until("two rounds are done", lambda: federation.show(run).round >= 2)
+    return run
+
+
+def _kill(federation: LocalFederation, victims: str) -> None:
+    assert federation.coordinator is not None
+    if victims in ("server", "both"):
+        stop(federation.coordinator, signal.SIGKILL)
+    if victims in ("client", "both"):
+        stop(federation.nodes["c0001"], signal.SIGKILL)
+        federation.start_node("c0001")
+    if victims in ("server", "both"):
+        federation.start_coordinator()
+
+
+@pytest.mark.parametrize("victims", ["client", "server", "both"])
+def test_h7_f12_killed_after_a_round_and_started_again_the_run_ends_as_the_uninterrupted_one(
+    victims: str, federation: LocalFederation, tmp_path: Path
+) -> None:
+    """H7, H2, H6: optimizer, schedule, step counters, personal tensors, the server's momentum and the bests go on.
+
+    F12: it is the same run, which goes on at the round after, and ends with the same parameters.
+    """
+    ready = _ready(tmp_path)
+    expected, files = _simulated(ready, tmp_path)
+    run = _begin(federation, ready)
+    done = federation.show(run).round
+    _kill(federation, victims)
+    _ended_as(federation, run, expected)
+    assert 2 <= done <= ROUNDS
+    assert _live(federation, run) == files and len(files) == 2 * len(ASKED)
+    state = _states(federation, "c0001")[0]
+    assert state.data["steps"] == ROUNDS * 10
+    assert set(state.tensors) >= {"momentum", "personal"}
+
+
+def test_f13_a_node_that_is_restarted_between_rounds_keeps_optimizer_private_layers_and_split(
+    federation: LocalFederation, tmp_path: Path
+) -> None:
+    """F13: what lies in the node's state before is there after, and the result is the uninterrupted one's."""
+    ready = _ready(tmp_path)
+    expected, _ = _simulated(ready, tmp_path)
+    run = _begin(federation, ready)
+    stop(federation.nodes["c0001"])
+    before = _states(federation, "c0001")[0]
+    assert set(before.tensors) >= {"momentum", "personal"} and before.data["split"]
+    federation.start_node("c0001")
+    _ended_as(federation, run, expected)
+    after = _states(federation, "c0001")[0]
+    assert after.data["split"] == before.data["split"]
+    assert {part: sorted(tensors) for part, tensors in after.tensors.items()} == {
+        part: sorted(tensors) for part, tensors in before.tensors.items()
+    }
+    steps = [int(str(state.data["steps"])) for state in (before, after)]
+    assert 0 < steps[0] <= steps[1] == ROUNDS * 10 and steps[0] % 10 == 0
+
+
+def test_f12_folders_that_were_moved_and_loaded_twice_go_on_with_the_same_run(
+    federation: LocalFederation, tmp_path: Path
+) -> None:
+    """F12: coordinator and node are killed, their folders moved, and one command each restores them, twice."""
+    ready = _ready(tmp_path)
+    expected, files = _simulated(ready, tmp_path)
+    run = _begin(federation, ready)
+    assert federation.coordinator is not None
+    stop(federation.coordinator, signal.SIGKILL)
+    stop(federation.nodes["c0001"], signal.SIGKILL)
+    here, home = tmp_path / "elsewhere", tmp_path / "home"
+    (federation.folder / "coordinator").rename(here)
+    federation.home("c0001").rename(home)
+    logs = federation.folder / "moved.log"
+    for _ in range(2):
+        federation.coordinator = spawn(
+            logs, "coordinator", "start", "--folder", str(here), "--port", str(federation.port)
+        )
+        until("the coordinator is up", federation.is_ready)
+        node = spawn(logs, "node", "start", "--home", str(home))
+        federation.nodes["c0001"] = node
+        assert federation.show(run).id == run and federation.show(run).round >= 2
+        if _ == 0:
+            stop(node, signal.SIGKILL)
+            stop(federation.coordinator, signal.SIGKILL)
+    _ended_as(federation, run, expected)
+    stop(node)
+    stop(federation.coordinator)
+    here.rename(federation.folder / "coordinator")
+    home.rename(federation.home("c0001"))
+    federation.start_coordinator()
+    federation.start_node("c0001")
+    assert _live(federation, run) == files
+
+
+@pytest.mark.parametrize(
+    ("when", "occurrence"),
+    [
+        ("before", 5),
+        ("after", 5),
+        *(pytest.param(when, at, marks=pytest.mark.soak) for when in ("before", "after") for at in (1, 2, 6, 8, 9)),
+    ],
+)
+def test_h8_a_node_killed_while_it_keeps_a_model_has_the_one_before_or_the_new_one(
+    when: str, occurrence: int, federation: LocalFederation, tmp_path: Path
+) -> None:
+    """H8: at the renames of a model and of its record; what is listed loads, and the end is the uninterrupted one's."""
+    ready = _ready(tmp_path, rounds=2)
+    expected, files = _simulated(ready, tmp_path)
+    stop(federation.nodes["c0001"])
+    federation.start_node("c0001", FOEDUS_CRASH=f"rename:node_saved:{when}:{occurrence}")
+    victim = federation.nodes["c0001"]
+    run = federation.submit(ready)
+    federation.approve_all(ready.bundle.digest)
+    assert victim.wait(60) == -signal.SIGKILL
+    for place in SavedModels(federation.home("c0001") / "saved").all():
+        with TensorFile(place.model()) as file:
+            assert len(file) == len(ready.model)
+    federation.start_node("c0001")
+    _ended_as(federation, run, expected)
+    assert _live(federation, run) == files
+
+
+def test_an_owner_lists_and_exports_what_is_kept_and_nothing_of_it_was_sent(
+    federation: LocalFederation, tmp_path: Path
+) -> None:
+    ready = _ready(tmp_path, rounds=2)
+    result, files = _simulated(ready, tmp_path)
+    run = federation.submit(ready)
+    federation.approve_all(ready.bundle.digest)
+    assert federation.finish(run).status == "completed"
+    home = ["--home", str(federation.home("c0000"))]
+    listed = json.loads(_foedus("list", "--json", *home).stdout)["data"]["saved"]
+    mine = {row["checkpointer"]: row for row in listed if row["run"] == run}
+    assert {f"c0000/{name}" for name in mine} == {name for name in files if name.startswith("c0000")}
+    target = tmp_path / "latest.safetensors"
+    arguments = ["export", mine["post-latest"]["id"], str(target), *home]
+    assert _foedus(*arguments).returncode == 0
+    with TensorFile(target) as file:
+        model = dict(file)
+    common = {name: tensor for name, tensor in model.items() if not name.startswith("3.")}
+    assert model_digest(common) == model_digest({name: result.model[name] for name in common})
+    assert json.loads((tmp_path / "latest.safetensors.json").read_text())["run"] == run
+    again = _foedus(*arguments)
+    assert again.returncode != 0 and "[export_exists]" in again.stderr
+    blobs = {path.parent.name + path.name for path in (federation.folder / "coordinator" / "blobs").rglob("*")}
+    assert not blobs & {row["sha256"] for row in mine.values() if row["when"] == "pre"}
+
+
+def _foedus(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "foedus", "node", "checkpoint", *arguments]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": "src"}, capture_output=True, text=True, check=False)
+
+
+def test_h1_a_folder_for_models_that_is_not_there_is_refused_when_the_node_starts(
+    federation: LocalFederation, tmp_path: Path
+) -> None:
+    stop(federation.nodes["c0000"])
+    log = tmp_path / "log"
+    process = spawn(
+        log, "node", "start", "--home", str(federation.home("c0000")), FOEDUS_NODE_SAVED=str(tmp_path / "absent")
+    )
+    try:
+        assert process.wait(60) != 0
+        assert "[saved_folder_unusable]" in log.read_text() and str(tmp_path / "absent") in log.read_text()
+    finally:
+        stop(process)
+        federation.start_node("c0000")
