@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from foedus.domain.plan import PlanBundle
 from foedus.node.vault import PlanEntry, Vault
@@ -49,6 +50,28 @@ def test_datasets_are_added_listed_and_removed(run, home: Path, tmp_path: Path) 
     assert run("node", "data", "remove", "c0000").code == 0
     assert run("node", "data", "list", "--json").envelope["data"] == {"datasets": []}
     assert (tmp_path / "part.npz").is_file()
+
+
+def test_a_dataset_is_shown_with_its_statistics_and_its_place_only_where_it_is_asked_for(
+    run, home: Path, tmp_path: Path
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("L", (4, 4), 200).save(tmp_path / "pets" / name / "1.png")
+    given = ("--set", "mode=L", "--set", "size=2", "--minimum", "2", "--description", "Two pets", "--tags", "pets")
+    added = run("node", "data", "add", tmp_path / "pets", "--name", "pets", *given, "--json").envelope["data"]
+    assert (added["kind"], added["options"], added["minimum"]) == ("images", {"mode": "L", "size": 2}, 2)
+    image, label = run("node", "data", "show", "pets", "--json").envelope["data"]["summary"]
+    assert (image["name"], image["dtype"], image["shape"], image["mean"]) == ("image", "uint8", [2, 2], 200.0)
+    assert (label["low"], label["high"]) == (0.0, 1.0)
+    shown = [run("node", "data", *words).out for words in (("show", "pets"), ("list",), ("list", "--json"))]
+    assert all("Two pets" in text and str(tmp_path) not in text for text in shown)
+    assert run("node", "data", "show", "pets", "--path").out.strip() == str(tmp_path / "pets")
+    assert run("node", "data", "show", "dogs", "--json").envelope["error"]["code"] == "dataset_unknown"
+    overlap = run("node", "data", "add", tmp_path / "pets", "--name", "more", "--tags", "pets,new", "--json")
+    assert (overlap.code, overlap.envelope["error"]["code"]) == (7, "tags_overlap")
+    wrong = run("node", "data", "add", tmp_path / "pets", "--name", "more", "--set", "sise=2", "--json")
+    assert (wrong.code, wrong.envelope["error"]["code"]) == (3, "config_refused")
 
 
 def test_a_dataset_that_cannot_be_used_is_refused(run, home: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from foedus.data.dataset import prepare_client
 from foedus.data.files import write_columns
+from foedus.data.owned import Reading
 from foedus.domain.codec import TensorFile, decode, encode
 from foedus.domain.errors import ClientWorkError, ConfigError, DataError, IntegrityError
 from foedus.domain.plan import PlanBundle
@@ -18,7 +19,7 @@ from foedus.domain.tree import State, flatten, same
 from foedus.engine.kernels import EagerKernel, Outcome, PhaseWork
 from foedus.node.frames import Done
 from foedus.node.session import Session, spec_of
-from tests.unit.node.support import SEED, Desk, Truth, assignment, broken, bundle_of, columns, truth
+from tests.unit.node.support import PLAN, SEED, Desk, Truth, assignment, broken, bundle_of, columns, truth
 
 
 @pytest.fixture
@@ -217,3 +218,26 @@ def test_what_is_measured_is_part_of_the_run(desk: Desk) -> None:
     with pytest.raises(IntegrityError) as caught:
         worked(Session(desk.bundle, assignment(desk.bundle)), desk, truth(), checks=BOTH)
     assert caught.value.code == "run_changed"
+
+
+@pytest.mark.parametrize(
+    ("prepared", "minimum", "fine"),
+    [
+        ('return columns["image"].float(), columns["label"]', 20, True),
+        ('return columns["image"].float(), columns["label"]', 21, False),
+        ('return columns["image"][:1].float(), columns["label"][:1]', 2, False),
+    ],
+)
+def test_f8_a_run_rests_on_as_many_examples_as_the_owner_wants_whatever_the_plan_leaves_out(
+    tmp_path: Path, prepared: str, minimum: int, fine: bool
+) -> None:
+    """Of 25 examples 20 are trained on; a plan that picks one row would tell of one person."""
+    desk = Desk(tmp_path / "desk", bundle_of(f"{PLAN}\n\ndef prepare(columns):\n    {prepared}\n"))
+    session = Session(desk.bundle, assignment(desk.bundle))
+    order = desk.order(truth().model).model_copy(update={"reading": Reading(minimum=minimum)})
+    if fine:
+        assert session.work(order, lambda: None).done.weights == {"examples": 20.0}
+        return
+    with pytest.raises(DataError) as caught:
+        session.work(order, lambda: None)
+    assert caught.value.code == "too_few_examples"
