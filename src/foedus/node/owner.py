@@ -19,6 +19,7 @@ from foedus.node.certificate import trust_of
 from foedus.node.files import write_durably
 from foedus.node.grants import Answer, Signer, answer, distrust, grant_of, keep_signature, signed_by, signers, trust
 from foedus.node.policy import read_policy
+from foedus.node.review import shown
 from foedus.node.scope import UNBOUNDED, Scope
 from foedus.node.transport import Link
 from foedus.node.vault import Dataset, Identity, PlanEntry, Vault, create_home
@@ -93,7 +94,7 @@ def list_plans(home: Path) -> tuple[PlanEntry, ...]:
 
 
 def show_plan(home: Path, digest: str) -> tuple[PlanEntry, dict[str, str]]:
-    """A plan by its digest or a beginning of it, and its files as text; bytes that are no text are shown escaped.
+    """A plan by its digest or a beginning of it, and its files as :func:`foedus.node.review.shown`.
 
     Raises:
         UsageError: ``digest_malformed``. NotFoundError: ``plan_unknown``. ConflictError: ``digest_ambiguous``.
@@ -102,7 +103,7 @@ def show_plan(home: Path, digest: str) -> tuple[PlanEntry, dict[str, str]]:
     with Vault(home) as vault:
         entry = _find(vault, digest)
         files = read_plan(vault, entry.digest).files
-        return entry, {name: content.decode("utf-8", "backslashreplace") for name, content in files.items()}
+        return entry, {name: shown(content) for name, content in files.items()}
 
 
 def approved_before(home: Path, plan: PlanEntry) -> tuple[PlanEntry, dict[str, str]] | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import difflib
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from foedus.domain.plan import BESIDE
+from foedus.domain.plan import BESIDE, COMMAND_ENTRY
 
 USUAL = frozenset({"torch", "math", "collections", "dataclasses", "functools", "itertools", "typing", "__future__"})
 """Modules that compute, and reach nothing outside."""
@@ -70,8 +71,11 @@ def review(files: Mapping[str, str]) -> Review:
     for name, text in sorted(files.items()):
         if name in BESIDE:
             continue
-        if not name.endswith(".py"):
+        if name == COMMAND_ENTRY:
+            notices.append(Notice(name, 1, "says which command is started here"))
+        elif not name.endswith(".py"):
             notices.append(Notice(name, 1, "is no Python: read it where the plan does"))
+        if not name.endswith(".py"):
             continue
         try:
             tree = ast.parse(text)
@@ -82,6 +86,18 @@ def review(files: Mapping[str, str]) -> Review:
         notices += [Notice(name, line, what) for line, what in sorted(_noticed(tree))]
     needs = tuple(_needs(files.get("lock", "")))
     return Review(tuple(sorted(imports)), tuple(sorted(imports - USUAL)), tuple(notices), needs)
+
+
+def shown(content: bytes) -> str:
+    r"""A file of a plan as its owner reads it; of a program, or other bytes, how many there are and their SHA-256.
+
+    >>> shown(b"a = 1\n"), shown(b"\x7fELF\0")[:28]
+    ('a = 1\n', 'no text: 5 bytes, of SHA-256')
+    """
+    if b"\0" in content:
+        digest = hashlib.sha256(content).hexdigest()
+        return f"no text: {len(content)} bytes, of SHA-256 {digest}; have its source, and build it yourself\n"
+    return content.decode("utf-8", "backslashreplace")
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

@@ -258,3 +258,27 @@ def test_the_example_runs_and_its_options_are_checked_by_its_schema() -> None:
     with pytest.raises(ConfigError, match="Did you mean `passes`"):
         prepare(path, {f"{options}.pases": "1"})
     assert np.isfinite(done.rounds[-1].metrics["train/loss"])
+
+
+def test_models_are_measured_before_and_after_the_plan_s_own_training(tmp_path: Path) -> None:
+    tests = {"ratio": 0.3, "on_global_updates": True, "on_local_updates": True, "shuffle": True}
+    done = simulate(prepared(tmp_path, MEAN, **OWN_TRAINING, test=tests, rounds=1), EAGER)
+    train = done.rounds[0].phases[0].metrics
+    assert train.keys() == {"loss", "global.loss", "local.loss"}
+    assert train["local.loss"] < train["global.loss"] / 1.5  # the mean of the client is nearer to its tests than zero
+
+
+def test_a_run_may_only_evaluate_such_a_plan(tmp_path: Path) -> None:
+    ready = prepared(tmp_path, MEAN, **OWN_TRAINING, training=False, rounds=1)
+    done = simulate(ready, EAGER)
+    assert [phase.phase for phase in done.rounds[0].phases] == ["test"]
+    assert (done.rounds[0].metrics["test/loss"] > 0, done.model_digest) == (True, model_digest(ready.model))
+
+
+def test_no_graph_and_no_device_are_made_of_work_that_is_the_plan_s(tmp_path: Path) -> None:
+    ready = prepared(tmp_path, MEAN, **OWN_TRAINING, rounds=1)
+    choice = simulate(ready, Engine("graph", "inline")).choice
+    assert (choice.kernel, "a function plan does its own work" in choice.reason) == ("eager", True)
+    with pytest.raises(ConfigError) as refused:
+        simulate(ready, Engine("auto", "auto", device="cuda"))
+    assert refused.value.code == "device_unavailable"

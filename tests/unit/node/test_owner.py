@@ -104,11 +104,11 @@ def test_another_machine_without_tls_is_refused(home: Path) -> None:
 
 
 def test_the_owner_reads_a_plan_before_deciding(home: Path) -> None:
-    bundle = PlanBundle({"plan.py": b"x = 1\n", "lock": b"\xff\x00"}, "plan.py")
+    bundle = PlanBundle({"plan.py": b"x = 1\n", "lock": b"\xff\x01"}, "plan.py")
     digest = offer(home, bundle)
     entry, files = show_plan(home, digest[:6])
     assert (entry.digest, entry.state) == (digest, "pending")
-    assert files == {"plan.py": "x = 1\n", "lock": "\\xff\x00"}
+    assert files == {"plan.py": "x = 1\n", "lock": "\\xff\x01"}
 
 
 def test_a_decision_is_kept_with_its_note(home: Path) -> None:

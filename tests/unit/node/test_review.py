@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
-from foedus.node.review import changes, review
+from foedus.node.review import changes, review, shown
 
 PLAN = """import os.path
 from torch import nn
@@ -48,6 +50,21 @@ def test_what_is_no_python_is_said(text: str) -> None:
     (notice,) = review({"plan.py": text}).notices
     assert notice.what == "cannot be parsed as Python"
     assert review({"table.bin": text}).notices[0].file == "table.bin"
+
+
+def test_the_command_of_a_command_plan_is_pointed_at_and_a_program_is_shown_by_its_digest() -> None:
+    files = {"plan.json": b'{"command": ["./mean"]}', "mean": b"\x7fELF\0\x01", "work.sh": b"\x1b[2J\xff"}
+    found = review({name: shown(content) for name, content in files.items()})
+    assert [(notice.file, notice.what) for notice in found.notices] == [
+        ("mean", "is no Python: read it where the plan does"),
+        ("plan.json", "says which command is started here"),
+        ("work.sh", "is no Python: read it where the plan does"),
+    ]
+    assert hashlib.sha256(files["mean"]).hexdigest() in shown(files["mean"])
+    assert shown(files["work.sh"]) == "\x1b[2J\\xff"
+    other = {**files, "mean": b"\x7fELF\0\x02"}
+    lines = changes(*({name: shown(content) for name, content in version.items()} for version in (files, other)))
+    assert len([line for line in lines if line.startswith(("+no text", "-no text"))]) == 2
 
 
 def test_a_difference_is_shown_file_by_file() -> None:
