@@ -229,6 +229,17 @@ def test_what_the_policy_does_not_allow_is_refused_with_its_rule_and_nothing_run
         until(lambda: [line.event for line in vault.audit()].count("refused") == 1)
 
 
+def test_what_the_policy_keeps_here_is_made_and_not_sent(node: Node) -> None:
+    (node.home / "policy.toml").write_text("[leave]\nupdate_bytes = 10\n")
+    node.know(bundle_of())
+    down = with_model(node)
+    node.give(assignment(bundle_of(), broadcast=down))
+    answer = node.answer()
+    assert (answer["verb"], answer["code"]) == ("fail", "policy_refused")
+    assert "`leave.update_bytes`" in answer["reason"]
+    assert set(node.peer.blobs) == set(down.values()), "nothing came up"
+
+
 def test_a_dataset_that_is_gone_is_said_without_its_path(node: Node, tmp_path: Path) -> None:
     (tmp_path / "data.npz").unlink()
     node.know(bundle_of())

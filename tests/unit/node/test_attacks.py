@@ -167,6 +167,6 @@ def test_assignments_for_what_was_not_approved_start_nothing_though_many_come(
         asks = [assignment(bundle_of(), id=f"a_{number}", broadcast=with_model(node)) for number in range(20)]
         node.give(*asks)
         answers = [node.answer(ask.id) for ask in asks]
-    assert {(answer["verb"], answer["code"]) for answer in answers} == {("fail", "plan_not_approved")}
+    assert {(answer["verb"], answer["code"]) for answer in answers} == {("fail", "plan_not_registered")}
     assert children() == []
     assert node.peer.asked("GET") == []
