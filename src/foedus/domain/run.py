@@ -14,7 +14,7 @@ from foedus.domain.table import Name, PositiveInt, Share, Table, Text, override,
 from foedus.domain.timing import ScheduleTable, SynchronousTable, TimeTable
 from foedus.domain.track import TrackTable
 from foedus.domain.trainer import TrainerTable
-from foedus.domain.training_args import resolved
+from foedus.domain.training_args import TrainingArgs, resolved
 
 
 class StrategyTable(BaseModel):
@@ -142,7 +142,8 @@ class RunSpec(Table):
     """run.toml, resolved: every key with its value.
 
     ``training = false``: every round only evaluates, and no weight changes. ``initial``: a safetensors file, beside
-    run.toml, with the model that the run begins with, in place of one that the seed gives.
+    run.toml, with the model that the run begins with, in place of one that the seed gives. ``training_args``: arguments
+    by their names in Fed-BioMed, which stand in their own places once the run is resolved.
     """
 
     plan: Text
@@ -151,6 +152,7 @@ class RunSpec(Table):
     name: Name | None = None
     training: bool = True
     initial: Text | None = None
+    training_args: TrainingArgs | None = None
     strategy: StrategyTable
     cohort: CohortTable
     data: DataTable
