@@ -234,12 +234,15 @@ def test_an_owner_lists_and_exports_what_is_kept_and_nothing_of_it_was_sent(
     federation.approve_all(ready.bundle.digest)
     assert federation.finish(run).status == "completed"
     home = ["--home", str(federation.home("c0000"))]
-    listed = json.loads(_foedus("list", "--json", *home).stdout)["data"]["saved"]
+    shown = _foedus("list", "--json", *home)
+    assert shown.returncode == 0, shown.stdout
+    listed = json.loads(shown.stdout)["data"]["saved"]
     mine = {row["checkpointer"]: row for row in listed if row["run"] == run}
     assert {f"c0000/{name}" for name in mine} == {name for name in files if name.startswith("c0000")}
     target = tmp_path / "latest.safetensors"
     arguments = ["export", mine["post-latest"]["id"], str(target), *home]
-    assert _foedus(*arguments).returncode == 0
+    exported = _foedus(*arguments)
+    assert exported.returncode == 0, exported.stderr
     with TensorFile(target) as file:
         model = dict(file)
     common = {name: tensor for name, tensor in model.items() if not name.startswith("3.")}
