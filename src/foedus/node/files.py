@@ -39,6 +39,25 @@ def write_durably(target: Path, content: bytes, kind: str) -> None:
     move_durably(part, target, kind)
 
 
+def append_durably(path: Path, content: bytes) -> None:
+    """Append to a file, which is made where it is not there: all of it is on the disk, or nothing was appended."""
+    new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        before, done = os.fstat(descriptor).st_size, 0
+        try:
+            while done < len(content):
+                done += os.write(descriptor, content[done:])
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
+    if new:
+        _sync(path.parent)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

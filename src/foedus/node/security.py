@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from foedus.domain.errors import IntegrityError, StorageError
+from foedus.node.files import append_durably
 from foedus.store.crashpoints import reach
 from foedus.wire.audit import GENESIS, AuditHead, canonical, digest
 
@@ -187,7 +188,7 @@ class SecurityLog:
                 events = [*events, Event("log_trimmed", FOLDER, f"it begins at entry {begin}", {"first": begin})]
             lines, head = _chained(events, head)
             reach("commit", "node_audit", "before")
-            _write(segments[-1], lines)
+            append_durably(segments[-1], lines)
             reach("commit", "node_audit", "after")
             for path in gone:
                 path.unlink(missing_ok=True)
@@ -234,30 +235,6 @@ def _chained(events: Sequence[Event], head: AuditHead) -> tuple[bytes, AuditHead
         head = AuditHead(seq=head.seq + 1, hash=digest(canonical(line)))
         lines += f"{canonical({**line, 'hash': head.hash})}\n".encode()
     return lines, head
-
-
-def _write(path: Path, lines: bytes) -> None:
-    """All of it durably, or nothing."""
-    new = not path.exists()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        before = os.fstat(descriptor).st_size
-        try:
-            done = 0
-            while done < len(lines):
-                done += os.write(descriptor, lines[done:])
-            os.fsync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, before)
-            raise
-    finally:
-        os.close(descriptor)
-    if new:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _lines(content: bytes) -> list[bytes]:
