@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,3 +182,22 @@ def test_the_policy_is_explained_rule_by_rule(run, home: Path) -> None:
     )
     (home / "policy.toml").write_text("[leave]\nmetric = ['loss']\n")
     assert run("node", "policy", "check", "--json").envelope["error"]["code"] == "config_refused"
+
+
+def test_loading_plans_are_kept_listed_shown_and_removed(run, home: Path, tmp_path: Path) -> None:
+    assert "No loading plan" in run("node", "loading", "list").out
+    plan = tmp_path / "ward.toml"
+    plan.write_text('name = "ward"\n[columns]\nage = { from = "Alter", missing = "mean" }\n')
+    (tmp_path / "rows.data").write_text("Alter\n30\n?\n50\n")
+    kept = run("node", "loading", "add", plan, "--json").envelope["data"]
+    assert (kept["name"], len(kept["digest"]), kept["datasets"]) == ("ward", 64, [])
+    added = run("node", "data", "add", tmp_path / "rows.data", "--name", "c0000", "--loading", "ward", "--json")
+    assert (added.envelope["data"]["loading"], added.envelope["data"]["examples"]) == ("ward", 3)
+    assert run("node", "loading", "list", "--json").envelope["data"]["loadings"] == [{**kept, "datasets": ["c0000"]}]
+    shown = run("node", "loading", "show", "ward").out
+    assert f"# {kept['digest']}" in shown
+    assert tomllib.loads(shown) == tomllib.loads(plan.read_text())
+    assert run("node", "loading", "remove", "ward", "--json").envelope["error"]["code"] == "loading_used"
+    assert run("node", "data", "remove", "c0000").code == 0
+    assert run("node", "loading", "remove", "ward").code == 0
+    assert run("node", "loading", "show", "ward", "--json").envelope["error"]["code"] == "loading_unknown"

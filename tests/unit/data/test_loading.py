@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -153,4 +154,19 @@ def test_four_hospitals_have_the_rows_that_the_literature_counts(tmp_path: Path)
         "hungarian": 261,
         "switzerland": 46,
         "va": 130,
+    }
+
+
+def test_the_plan_in_the_guide_is_one(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "data.md").read_text()
+    (text,) = [block for block in re.findall(r"^```toml\n(.*?)^```$", guide, re.M | re.S) if "[columns]" in block]
+    (tmp_path / "plan.toml").write_text(text)
+    made = load(
+        read_loading_plan(tmp_path / "plan.toml"), written(tmp_path, "30;m;85000;train\n?;w;-9;test\n130;?;1;\n")
+    )
+    assert {name: column.tolist() for name, column in made.items()} == {
+        "age": [30.0, 30.0],
+        "sex": [1, 0],
+        "weight": [1.0, 0.0],
+        "foedus_part": [0, 1],
     }
