@@ -161,9 +161,8 @@ def test_the_plan_in_the_guide_is_one(tmp_path: Path) -> None:
     guide = (Path(__file__).parents[3] / "docs" / "guides" / "data.md").read_text()
     (text,) = [block for block in re.findall(r"^```toml\n(.*?)^```$", guide, re.M | re.S) if "[columns]" in block]
     (tmp_path / "plan.toml").write_text(text)
-    made = load(
-        read_loading_plan(tmp_path / "plan.toml"), written(tmp_path, "30;m;85000;train\n?;w;-9;test\n130;?;1;\n")
-    )
+    rows = written(tmp_path, "30;m;85000;train\n130;w;-9;test\n50;?;1;test\n")
+    made = load(read_loading_plan(tmp_path / "plan.toml"), rows)
     assert {name: column.tolist() for name, column in made.items()} == {
         "age": [30.0, 30.0],
         "sex": [1, 0],
