@@ -18,6 +18,7 @@ from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode_tensors
 from foedus.store.tables import nodes
 from foedus.wire.messages import TensorView
+from foedus.wire.plan_signature import sign_plan
 from tests.unit.coordinator.scene import ADA, PLAN, Scene, initial_model, refusal, spec, until
 
 Move = Callable[[Connection, str], None]
@@ -52,7 +53,8 @@ def test_a_submitted_run_waits_and_says_for_whom(scene: Scene) -> None:
     assert view.waiting_for == (
         f"clinic-a: the owner of node-clinic-a has not approved plan {mark}; 1 more dataset tagged digits has to join"
     )
-    assert [(client.client, client.status) for client in view.clients] == [("clinic-a", "waiting_for_approval")]
+    (client,) = view.clients
+    assert (client.client, client.status, client.approval) == ("clinic-a", "waiting_for_approval", "pending")
 
 
 def test_each_client_has_its_status(scene: Scene) -> None:
@@ -114,6 +116,20 @@ def test_a_plan_must_be_the_bytes_of_its_digest(scene: Scene) -> None:
     assert refusal(lambda: prepared(scene, plan="0" * 64)).code == "plan_digest"
     assert refusal(lambda: prepared(scene, plan_blob=blob(scene, b"import os"))).code == "plan_malformed"
     assert refusal(lambda: prepared(scene, plan_blob="0" * 64)).code == "blob_unknown"
+
+
+def test_an_author_s_signature_goes_on_to_the_nodes_and_a_wrong_one_is_refused(scene: Scene) -> None:
+    signed = sign_plan(bytes(range(32)), PLAN.digest)
+    wrong = sign_plan(bytes(range(32)), "0" * 64)
+    assert refusal(lambda: prepared(scene, signed=wrong)).code == "proof_refused"
+    with scene.live.store.transaction("submit") as tx:
+        runs.submit(tx, runs.prepare(scene.live.artifacts, scene.command(signed=signed)), ADA)
+    scene.submit()
+    scene.enrol("clinic-a")
+    scene.hello("clinic-a", state=None)
+    work = scene.poll("clinic-a")
+    assert work is not None
+    assert [offer.signed for offer in work.plans] == [signed], "also where a later run came without one"
 
 
 @pytest.mark.parametrize(
