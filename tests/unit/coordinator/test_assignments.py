@@ -129,6 +129,21 @@ def test_the_same_contribution_again_gets_the_same_reply_and_counts_once(scene: 
     assert scene.show(run).model_digest == scene.expected(CLIENTS)
 
 
+def test_a_rounds_record_names_the_loading_plan_that_data_were_read_by(scene: Scene, run: str) -> None:
+    named = f"ward-7:{'a' * 64}"
+    scene.contribute(scene.take("alpha"), loading=named)
+    scene.play(run, CLIENTS)
+    with scene.live.store.reading() as tx:
+        (phase, *_) = runs.list_rounds(tx, run).rounds[0].phases
+    assert {receipt.client: receipt.loading for receipt in phase.receipts} == {"alpha": named, "beta": "", "gamma": ""}
+
+
+@pytest.mark.parametrize("named", ["ward-7", f"../ward:{'a' * 64}", f"ward-7:{'a' * 63}", f"ward-7:{'a' * 64}\n"])
+def test_what_names_no_loading_plan_does_not_even_parse(named: str) -> None:
+    with pytest.raises(ValueError, match="loading"):
+        Contribute(token=1, update=None, weights={}, metrics={}, state=None, seconds=1.0, loading=named)
+
+
 def test_another_contribution_for_what_was_answered_is_refused(scene: Scene, run: str) -> None:
     found = scene.take("alpha")
     scene.contribute(found)
