@@ -31,7 +31,7 @@ def command(verifies: bool, witness: str | None, last: int, event: str | None, h
         if verifies:
             _tell(log.verify(parse_head(witness) if witness else None))
             return
-        found = log.newest(last, event)
+        found = log.newest(last, *filter(None, [event]))
     rows = [[each.seq, each.at[:19], each.event, each.subject[:40], each.detail[:100]] for each in found]
     text = table(["entry", "time (UTC)", "event", "subject", "detail"], rows) if rows else "The log has no such line."
     emit({"entries": [vars(each) for each in found]}, text)

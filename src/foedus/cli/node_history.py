@@ -24,8 +24,7 @@ NAMES = ("run", "round", "phase", "client", "plan", "outcome", "code", "seconds"
 def command(wanted: str | None, last: int, home: Path) -> None:
     """List the newest work that runs asked for here, the newest last: what it came to, and how long it took."""
     with Vault(home) as vault:
-        log = vault.security
-        found = sorted([*log.newest(10 * last, ENDED), *log.newest(10 * last, REFUSED)], key=lambda each: each.seq)
+        found = vault.security.newest(10 * last if wanted else last, ENDED, REFUSED)
     told = [_told(each) for each in found if each.facts and wanted in (None, each.facts.get("run"))][-last:]
     rows = [[each["at"][:19], *(_cell(each, name) for name in NAMES)] for each in told]
     text = table(["time (UTC)", *NAMES], rows) if rows else "Nothing has run here yet."

@@ -120,20 +120,20 @@ class SecurityLog:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield self._append
 
-    def newest(self, limit: int, event: str | None = None) -> tuple[Entry, ...]:
-        """The newest entries, or those of one kind of event, oldest first.
+    def newest(self, limit: int, *events: str) -> tuple[Entry, ...]:
+        """The newest entries, or those of some kinds of events, oldest first.
 
         Raises:
             IntegrityError: ``audit_broken`` where a line is none.
         """
-        found = list[Entry]()
+        found, marks = list[Entry](), [json.dumps(event).encode() for event in events]
         for path in reversed(self._segments()):
             for line in reversed(_lines(path.read_bytes())):
                 if len(found) == limit:
-                    break
-                if event is None or json.dumps(event).encode() in line:
+                    return tuple(reversed(found))
+                if not marks or any(mark in line for mark in marks):
                     entry = _parsed(line, path)
-                    found += [entry] if event in (None, entry.event) else []
+                    found += [entry] if not events or entry.event in events else []
         return tuple(reversed(found))
 
     def head(self) -> AuditHead:
