@@ -116,17 +116,19 @@ def check_names(names: Iterable[str]) -> None:
     Raises:
         PlanError: ``plan_malformed``.
     """
-    seen: set[str] = set()
+    seen, folders = set[str](), set[str]()
     for name in names:
-        if not _legal(name) or name.lower() in seen:
+        inside = {str(folder) for folder in PurePosixPath(name.lower()).parents}
+        if not _legal(name) or name.lower() in seen | folders or inside & seen:
             raise PlanError(
                 "plan_malformed",
                 f"The plan has a file that is called {name!r:.80}.",
-                "Names in a plan are made of letters, digits, `_`, `.` and `-`, begin with none of the last two, and "
-                "differ by more than capitals.",
+                "Names in a plan are made of letters, digits, `_`, `.` and `-`, begin with none of the last two, "
+                "differ by more than capitals, and are of a file or of a folder.",
                 "Rename it, or move it out of the plan's folder.",
             )
         seen.add(name.lower())
+        folders |= inside
 
 
 def _entry(files: Mapping[str, bytes]) -> str:

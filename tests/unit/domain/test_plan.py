@@ -95,6 +95,8 @@ MALFORMED = {
     "a control character": _bundle({"plan.py": CODE, "a\nb.py": CODE}),
     "a name of 10 kB": _bundle({"plan.py": CODE, "a" * 10_000: CODE}),
     "an empty part": _bundle({"plan.py": CODE, "a//b.py": CODE}),
+    "a file that is a folder": _bundle({"plan.py": CODE, "a": CODE, "a/b.py": CODE}),
+    "a folder that is a file": _bundle({"plan.py": CODE, "A/b.py": CODE, "a": CODE}),
 }
 
 
@@ -114,6 +116,8 @@ def test_the_entry_follows_from_the_files_so_that_a_digest_runs_one_file() -> No
     both = {"other.py": other, "plan.py": CODE}
     assert parse_bundle(_canonical(both, "plan.py")).entry == "plan.py"
     assert parse_bundle(_canonical({"lock": other, "net.py": CODE}, "net.py")).entry == "net.py"
+    assert parse_bundle(_canonical({"plan.json": other, "work.sh": CODE}, "plan.json")).entry == "plan.json"
+    assert parse_bundle(_canonical({"plan.json": other, "plan.py": CODE}, "plan.py")).entry == "plan.py"
     for files, entry in (
         (both, "other.py"),
         ({"lock": other, "net.py": CODE}, "lock"),
