@@ -42,6 +42,7 @@ class Stage:
                 "Run the node as a user of its own who may, or let others read it: `chmod -R o+rX`.",
             )
         self.given.mkdir(parents=True, exist_ok=True)
+        _let_in(self.given)
 
     @property
     def given(self) -> Path:
@@ -79,6 +80,7 @@ class Stage:
             folder.mkdir()
             if plan.entry == COMMAND_ENTRY:
                 write_files(plan, folder)
+            _let_in(folder)
         return str(INSIDE / GIVEN / FILES) if (folder / COMMAND_ENTRY).exists() else None
 
     def clear(self) -> None:
@@ -94,6 +96,13 @@ class Stage:
         if os.geteuid() == 0:  # then somebody else reads it; it is the node's own file, in a folder that nobody enters
             link.chmod(link.stat().st_mode | stat.S_IROTH)
         return str(INSIDE / GIVEN / name)
+
+
+def _let_in(folder: Path) -> None:
+    """Have whom a sandbox of root's becomes enter a folder and those in it, whatever the umask is."""
+    if os.geteuid() == 0:
+        for each in (folder, *filter(Path.is_dir, folder.rglob("*"))):
+            each.chmod(0o755)
 
 
 def _is_open(path: Path) -> bool:
