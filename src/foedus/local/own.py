@@ -7,6 +7,7 @@ server optimizer applies. One step sees a client's whole part.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ OWN = "own"
 
 SEEDS = 2**32
 """Seeds that a plan is given are below this: what numpy's generators take."""
+
+
+WEIGHTS = (1.0, 1e9)
+"""The least and the largest number of examples that a plan may say its work counts for."""
 
 
 def quiet() -> None:
@@ -143,8 +148,10 @@ class OwnObjective:
         fitted = self._plan.fit(Given(model, _columns(batch), self._plan.options, kept, rng.round, seed, self._alive))
         if specs(fitted.model) != specs(model):
             raise result_refused("names, shapes or dtypes of its arrays are not those of the model that it was given")
-        if fitted.weight is not None and not 0 < fitted.weight < float("inf"):
-            raise result_refused(f"its weight is {fitted.weight!r:.40}, and not a positive number")
+        if not math.isfinite(fitted.loss):
+            raise result_refused(f"its loss is {fitted.loss}")
+        if fitted.weight is not None and not WEIGHTS[0] <= fitted.weight <= WEIGHTS[1]:
+            raise result_refused(f"its weight is {fitted.weight:g}, and not between {WEIGHTS[0]:g} and {WEIGHTS[1]:g}")
         return fitted
 
 

@@ -172,8 +172,9 @@ def test_the_state_of_a_client_is_its_own_and_has_a_part_of_its_own() -> None:
         ('{"model": {"w": model["w"][:1]}, "loss": 1}', "names, shapes or dtypes"),
         ('{"model": {"v": model["w"]}, "loss": 1}', "names, shapes or dtypes"),
         ('{"model": {"w": np.array(["a", "b"])}, "loss": 1}', "does not hold plain numbers"),
-        ('{"model": model, "loss": 1, "weight": 0}', "not a positive number"),
-        ('{"model": model, "loss": 1, "weight": float("nan")}', "not a positive number"),
+        ('{"model": model, "loss": 1, "weight": 0.5}', "not between 1 and 1e+09"),
+        ('{"model": model, "loss": 1, "weight": float("nan")}', "not between 1 and 1e+09"),
+        ('{"model": model, "loss": float("nan")}', "its loss is nan"),
     ],
 )
 def test_what_fit_may_not_give_is_refused_with_what_it_may(given: str, words: str) -> None:
