@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 from foedus.client import runs
 from foedus.client.runs import Submission
 from foedus.domain.codec import encode_tensors
+from foedus.domain.errors import ConflictError
 from foedus.domain.plan import PlanBundle
 from foedus.engine.prepare import Prepared
 from foedus.node.owner import approve, distrust_author, identity, list_plans, reject, trust_author
@@ -57,7 +58,8 @@ def send(federation: LocalFederation, run: Prepared, bundle: PlanBundle | None =
 
 
 def cancel(federation: LocalFederation, run: str) -> None:
-    with federation.connection() as connection:
+    """End a run, unless it has failed by itself meanwhile."""
+    with federation.connection() as connection, suppress(ConflictError):
         runs.cancel(connection, run)
 
 
@@ -161,11 +163,12 @@ def test_case_55_another_byte_is_another_plan_whatever_the_coordinator_calls_it(
         "extra file": {"plan.py": text, "more.py": b""},
         "lock": {"plan.py": text, "lock": b"torch==1.0\n"},
     }
-    for files in changed.values():
-        other = PlanBundle(files, "plan.py")
-        assert other.digest != run.bundle.digest
+    others = [PlanBundle(files, "plan.py") for files in changed.values()]
+    assert len({run.bundle.digest, *(other.digest for other in others)}) == 7
+    for other in others:
         lie(federation, other.digest)
-        check_refused(federation, send(federation, run, other), "plan_not_registered")
+    for sent in [send(federation, run, other) for other in others]:
+        check_refused(federation, sent, "plan_not_registered")
     assert [plan.digest for plan in list_plans(federation.home("c0000"))].count(run.bundle.digest) == 1
     # It says H, and has the bytes of H': what runs is what was checked, so the result is H's.
     evil = PlanBundle(
@@ -250,9 +253,10 @@ def long_rounds() -> dict[str, Any]:
     return {"name": "fedavg", "local": {"lr": 0.1, "batch_size": 10, "epochs": 50}}
 
 
-def test_a_signed_plan_is_approved_by_who_trusts_its_author_within_the_bounds_of_that_trust(
+def test_case_58_the_signer_s_key_decides_and_not_what_the_coordinator_says_of_them(
     federation: LocalFederation, tmp_path: Path
 ) -> None:
+    """A trusted author's signature approves, within bounds; a stranger's, and one of another plan, do not."""
     for client in CLIENTS:
         trust_author(federation.home(client), "ada", public_key(AUTHOR), Scope(rounds=1 if client == "c0002" else None))
     run = ready(tmp_path, "# signed\n" + DIGITS, rounds=2, cohort={"size": 3, "minimum": 2})
@@ -266,6 +270,25 @@ def test_a_signed_plan_is_approved_by_who_trusts_its_author_within_the_bounds_of
     assert failures["c0002"].startswith("approval_rounds: ")
     (entry,) = (plan for plan in list_plans(federation.home("c0000")) if plan.digest == run.bundle.digest)
     assert (entry.state, entry.note) == ("approved", "signed by ada")
+    of_another = sign_plan(AUTHOR, run.bundle.digest).model_dump_json()
+    by_stranger = {
+        text: sign_plan(bytes(32), ready(tmp_path, text + DIGITS).bundle.digest) for text in ("# s\n", "# t\n")
+    }
+    for text, signature in by_stranger.items():
+        false = ready(tmp_path, text + DIGITS)
+        with federation.connection() as connection:
+            submission = Submission(false.spec, false.bundle, encode_tensors(false.model), false.manifest, signature)
+            draft = runs.submit(connection, submission, draft=True).id
+            with closing(database(federation)) as db:
+                db.execute("UPDATE runs SET author = 'ada' WHERE id = ?", (draft,))
+                if text == "# t\n":
+                    db.execute("UPDATE runs SET plan_signature = ? WHERE id = ?", (of_another, draft))
+            runs.start(connection, draft)
+        seen(federation, false.bundle.digest)
+        for client in CLIENTS:
+            (entry,) = (plan for plan in list_plans(federation.home(client)) if plan.digest == false.bundle.digest)
+            assert (entry.author, entry.state) == ("ada", "pending")
+        cancel(federation, draft)
     for client in CLIENTS:
         distrust_author(federation.home(client), "ada")
     waiting = send(federation, run, signed=sign_plan(AUTHOR, run.bundle.digest))
