@@ -26,7 +26,7 @@ def load(plan: LoadingPlan, path: Path) -> Columns:
 
     Raises:
         DataError: ``dataset_unreadable``, ``dataset_not_numeric``, ``column_missing``, ``values_missing``,
-            ``class_unknown``. No value and no path is in them.
+            ``class_unknown``, ``loading_refused``. No value and no path is in them.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -41,7 +41,13 @@ def load_rows(plan: LoadingPlan, rows: Iterator[list[str]]) -> Columns:
 
 
 def made(plan: LoadingPlan, read: Mapping[str, Values]) -> Columns:
-    """The plan's columns of what was read: a float64 array per column, ``[rows]``, NaN where a value is missing."""
+    """The plan's columns of what was read: a float64 array per column, ``[rows]``, NaN where a value is missing.
+
+    Raises:
+        DataError: ``loading_refused`` where the plan is of folders; ``values_missing``, ``dataset_not_numeric``.
+    """
+    if not plan.columns:
+        raise DataError("loading_refused", "This loading plan reads no table.", "It names folders.", "Name `columns`.")
     converted = {name: _converted(column, read[name]) for name, column in plan.columns.items()}
     rows = len(next(iter(converted.values())))
     kept = np.ones(rows, dtype=bool)

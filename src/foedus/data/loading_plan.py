@@ -72,11 +72,21 @@ class LoadingPlan(Table):
 
     A column is made in this order: classes become numbers, units are converted, values out of range count as missing,
     missing ones are refused, filled, or their rows dropped, and what is left may be normalised.
+
+    ``folders`` is for data that are folders, in place of columns. Of images: a class's folder → its number; of a
+    medical folder: a modality's folder → the name of its column, and modalities that are not named are left out.
     """
 
     name: Name
     file: FileTable = FileTable()
-    columns: Annotated[dict[Text, ColumnTable], Field(min_length=1, max_length=10_000)]
+    columns: Annotated[dict[Text, ColumnTable], Field(default_factory=dict, max_length=10_000)]
+    folders: Annotated[dict[Text, Name | int], Field(default_factory=dict, max_length=10_000)]
+
+    @model_validator(mode="after")
+    def _a_table_or_folders(self) -> Self:
+        if bool(self.columns) == bool(self.folders):
+            raise ValueError("give either `columns`, for a table, or `folders`, for data that are folders")
+        return self
 
     @model_validator(mode="after")
     def _rows_to_train_on_are_known(self) -> Self:

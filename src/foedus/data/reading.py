@@ -25,6 +25,8 @@ def columns_of(reading: Reading, plan: LoadingPlan | None, path: Path) -> Column
     if plan is None:
         return read_owned(reading, path)
     kind = kind_read(reading, plan, path)
+    if plan.folders:
+        return _of_folders(reading, plan, path, kind)
     if kind == "csv":
         return load(plan, path)
     if kind == "sql":
@@ -33,10 +35,36 @@ def columns_of(reading: Reading, plan: LoadingPlan | None, path: Path) -> Column
             return load(plan, Path(folder) / "query.csv")
     if (rows := text_rows(kind, path)) is not None:
         return load_rows(plan, rows)
-    raise DataError(
+    raise _refused(kind)
+
+
+def _of_folders(reading: Reading, plan: LoadingPlan, path: Path, kind: str) -> Columns:
+    """What a loading plan's names of folders make of images by class, or of a medical folder's modalities."""
+    if kind == "images":
+        return read_owned(_with(reading, "classes", plan.folders), path)
+    if kind != "medical":
+        raise _refused(kind)
+    found = read_owned(_with(reading, "modalities", sorted(plan.folders)), path)
+    named = {str(plan.folders.get(name, name)): column for name, column in found.items()}
+    if len(named) < len(found):
+        raise DataError(
+            "loading_refused",
+            "Two columns would have the same name.",
+            "The loading plan gives it to a modality, and it is another one's too.",
+            "Give each of `folders` a name of its own.",
+        )
+    return named
+
+
+def _with(reading: Reading, option: str, value: object) -> Reading:
+    return reading.model_copy(update={"options": {**reading.options, option: value}})
+
+
+def _refused(kind: str) -> DataError:
+    return DataError(
         "loading_refused",
-        f"A loading plan does not read {kind}.",
-        "It reads tables with text: CSV, Parquet and Arrow files and SQL queries.",
+        f"This loading plan does not read {kind}.",
+        "With `columns` it reads CSV, Parquet and Arrow files and SQL queries; with `folders` images and medical.",
         "Leave the loading plan out, or give the data as one of these.",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,17 +15,21 @@ from pydantic import Field
 from foedus.data.dataset import Columns
 from foedus.data.sources.source import Pool, Request, Source, check_size, missing, required_folder, unreadable
 from foedus.domain.errors import DataError
-from foedus.domain.table import Table
+from foedus.domain.table import Table, Text
 
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 LAYOUT = "`[data] folder` has one folder of images per class, or `train` and `test`, each with those."
 
 
 class ImageOptions(Table):
-    """``mode``: grey or colours. ``size``: the side in pixels that images are scaled to; none where they are alike."""
+    """``mode``: grey or colours. ``size``: the side in pixels that images are scaled to; none where they are alike.
+
+    ``classes``: a folder's name → its label (none: labels are the places of the sorted names).
+    """
 
     mode: Literal["L", "RGB"] = "RGB"
     size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    classes: dict[Text, Annotated[int, Field(ge=0, le=2**31)]] = Field(default_factory=dict, max_length=10_000)
 
 
 def read(request: Request) -> Pool:
@@ -46,8 +51,21 @@ def _classes(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
+def _numbers(classes: list[str], known: Mapping[str, int]) -> dict[str, int]:
+    """Each folder's label: its place, or the number that its name was given."""
+    if lacking := sum(name not in known for name in classes) if known else 0:
+        raise DataError(
+            "class_unknown",
+            f"{lacking} of {len(classes)} folders are of classes that have no number.",
+            f"There are {len(known)} numbers.",
+            "Give each folder's name a number, or take the folder away.",
+        )
+    return {name: known.get(name, at) for at, name in enumerate(classes)}
+
+
 def _part(request: Request, folder: Path, classes: list[str]) -> Columns:
-    files = [(file, at) for at, name in enumerate(classes) for file in _images(folder / name)]
+    numbers = _numbers(classes, request.options.classes)
+    files = [(file, number) for name, number in numbers.items() for file in _images(folder / name)]
     if not files:
         raise missing(request.name, f"images in {folder}", LAYOUT)
     images = []
@@ -65,7 +83,7 @@ def _part(request: Request, folder: Path, classes: list[str]) -> Columns:
             )
     stacked = torch.from_numpy(np.stack(images))
     image = stacked if request.options.mode == "L" else stacked.permute(0, 3, 1, 2).contiguous()
-    return {"image": image, "label": torch.tensor([at for _, at in files])}
+    return {"image": image, "label": torch.tensor([number for _, number in files])}
 
 
 def _images(folder: Path) -> list[Path]:
