@@ -190,6 +190,8 @@ class RunSpec(Table):
             raise ValueError("`test.ratio` is 1, which leaves nothing to train on; it goes with `training = false`")
         if not self.training and self.test.ratio == 0 and self.test.validation == 0:
             raise ValueError("`training` is false and `test.ratio` is 0, so there is nothing to evaluate on")
+        if not self.training and self.stop is not None:
+            raise ValueError("`training` is false, so nothing gets better, and `stop` has no meaning")
         if not self.training and self.schedule.name != "synchronous":
             raise ValueError(f"`training` is false, and the schedule `{self.schedule.name}` orders training")
         return self

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from foedus.aggregation.aggregator import Aggregator
 from foedus.domain.errors import ConfigError
+from foedus.domain.names import NAME
 from foedus.domain.plan import ModelManifest
 from foedus.domain.round import Aggregate, Receipt, Schema
 from foedus.domain.run import RunSpec
@@ -204,8 +205,20 @@ def _phases(
 
 
 def _checked(schema: Schema, context: RunContext, checks: Checks) -> Schema:
-    """The schema with what is measured around the work."""
-    return replace(schema, metrics=(*schema.metrics, *checks.names(tuple(context.manifest.metrics))))
+    """The schema with what is measured around the work.
+
+    Raises:
+        ConfigError: ``strategy_unsound`` where a metric's name has no room for its tag.
+    """
+    tagged = checks.names(tuple(context.manifest.metrics))
+    if long := [name for name in tagged if not NAME.fullmatch(name)]:
+        raise ConfigError(
+            "strategy_unsound",
+            f"The metric's name {long[0]:.80} is too long.",
+            "What is measured around training is tagged, and a name has 64 letters at most.",
+            "Give the plan's metric a shorter name.",
+        )
+    return replace(schema, metrics=(*schema.metrics, *tagged))
 
 
 def _eager(recipe: Recipe, checks: Checks) -> str:

@@ -159,6 +159,8 @@ def test_f7_h15_a_run_that_only_evaluates_changes_no_weight_and_tells_each_clien
 def test_h15_an_evaluation_without_examples_or_with_another_model_is_refused(tmp_path: Path) -> None:
     refusals = {
         "nothing to evaluate on": {"training": False, "test": {"ratio": 0.0}},
+        "`stop` has no meaning": {"training": False, "stop": {"metric": "test/loss", "patience": 2}},
+        "orders training": {"training": False, "schedule": {"name": "timed", "every": 1.0}},
         "leaves nothing to train on": {"test": {"ratio": 1.0}},
         "cannot be read": {"initial": "nowhere.safetensors"},
         "is not as the plan's model has it": {"initial": "other.safetensors"},
@@ -249,3 +251,10 @@ def test_what_a_graph_cannot_do_falls_to_kernel_eager_with_its_reason(tmp_path: 
         found = simulate(ready, Engine("graph", "inline"))
         assert found.choice.kernel == "eager" and found.model_digest == simulate(ready, EAGER).model_digest
         assert any(why in found.choice.reason for why in ("around their work", "tensors of its own"))
+
+
+def test_a_metric_whose_name_has_no_room_for_its_tag_is_refused(tmp_path: Path) -> None:
+    plan = DIGITS.replace('{"accuracy": accuracy}', f'{{"{"a" * 60}": accuracy}}')
+    prepared(tmp_path, plan)
+    with pytest.raises(ConfigError, match="too long"):
+        prepared(tmp_path, plan, test=BOTH)
