@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import secrets
 import signal
-import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import foedus
 from foedus.domain.errors import FoedusError, IntegrityError
 from foedus.node.frames import HEAD, Done, Failed, Order, Ready, Stepped, length, pack, parse
-from foedus.node.gpus import shown
+from foedus.node.launch import BEFORE, bounds, launch
 from foedus.node.outgoing import checked, heard
 from foedus.node.pipes import NOBODY, Hearing, Prints, drained, keep_prints, received
 from foedus.node.policy import Policy
 from foedus.node.reasons import failure, failure_of
 from foedus.node.staging import Stage
-from foedus.sandbox.bubblewrap import PRIVATE, Sandbox, command
-from foedus.sandbox.limits import Limits
+from foedus.sandbox.groups import Group
 from foedus.sandbox.weigh import exceeds
 
 GRACE = 10.0
@@ -36,9 +32,6 @@ GRACE = 10.0
 
 WEIGHED = 0.5
 """Seconds between two looks at the memory of a process and of all that it has started."""
-
-BEFORE = 512 << 20
-"""Bytes that Python and its libraries have before there is any work."""
 
 NOTICED = 2.0
 """Seconds in which a process that has closed its pipe is known to have ended."""
@@ -48,25 +41,6 @@ KILLED = (-signal.SIGKILL, -signal.SIGXCPU, 128 + signal.SIGKILL, 128 + signal.S
 
 UPDATE = "update"
 """The file of what the work made, as a duty looks for it."""
-
-HANDED_ON = ("PATH", "HOME", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT")
-HANDED_ON_PREFIXES = ("ATEN_", "DNNL_", "KMP_", "LANG", "LC_", "MKL_", "ONEDNN_", "OPENBLAS_", "PYTHON", "TORCH_")
-
-
-def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a work process may see of the environment: how to run and compute, and no secrets. One thread.
-
-    >>> clean_environment({"PATH": "/bin", "API_KEY": "secret"})
-    {'PATH': '/bin', 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
-    """
-    kept = {k: v for k, v in environment.items() if k in HANDED_ON or k.startswith(HANDED_ON_PREFIXES)}
-    return {**kept, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def _environment() -> dict[str, str]:
-    # The process starts in another folder: where modules are found must not depend on it.
-    paths = [str(Path(foedus.__file__).parents[1]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**clean_environment(os.environ), "PYTHONPATH": os.pathsep.join(str(Path(p).absolute()) for p in paths)}
 
 
 @dataclass(frozen=True)
@@ -95,6 +69,7 @@ class Worker:
     ending: asyncio.Task[None] | None = None
     watching: asyncio.Task[None] | None = None
     overfull: bool = False
+    bound: Group | None = None
 
     @property
     def alive(self) -> bool:
@@ -157,10 +132,10 @@ class Worker:
         until = time.monotonic() + NOTICED
         while self.alive and time.monotonic() < until:
             await asyncio.sleep(NOTICED / 100)
-        code = "work_killed" if self.process.returncode in KILLED else "work_crashed"
-        return failure(
-            "out_of_memory" if self.overfull else code, f"the work process ended with {self.process.returncode}"
-        )
+        ended = self.process.returncode
+        code = "work_killed" if ended in KILLED else "work_crashed"
+        full = self.overfull or (self.bound is not None and self.bound.overfull())
+        return failure("out_of_memory" if full else code, f"the work process ended with {ended}")
 
     async def watch(self, memory: int) -> None:
         """Kill the process as soon as it has too much memory together with all that it has started."""
@@ -189,6 +164,8 @@ class Worker:
         await asyncio.wait(last, timeout=GRACE)
         for task in last:
             task.cancel()
+        if self.bound is not None:
+            await asyncio.to_thread(self.bound.end)
         self.stage.clear()
 
 
@@ -266,29 +243,12 @@ class Pool:
         policy = self._policy(plan)
         held = policy.sandbox == "bubblewrap"
         stage = Stage(self._home / "work" / secrets.token_hex(8), dataset, held)
-        process = await asyncio.create_subprocess_exec(
-            *_command(stage, policy.resources.limits if held else None),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self._home / "work",
-            env={} if held else {**_environment(), **shown(policy.resources)},
-            start_new_session=True,
-        )
+        bound = bounds(stage, policy.resources)
+        process = await launch(stage, policy.resources, bound)
         assert process.stderr is not None
         prints = Prints()
         printing = asyncio.create_task(keep_prints(process.stderr, self._log, prints))
-        worker = Worker(process, printing, stage, prints=prints)
+        worker = Worker(process, printing, stage, prints=prints, bound=bound)
         if held:
             worker.watching = asyncio.create_task(worker.watch(BEFORE + policy.resources.memory))
         return worker
-
-
-def _command(stage: Stage, limits: Limits | None) -> list[str]:
-    """The work process: in a sandbox with these limits, or without one."""
-    python = [sys.executable, "-P", "-m"]
-    if limits is None:
-        return [*python, "foedus.node.child"]
-    inside = {"HOME": str(PRIVATE), "TMPDIR": str(PRIVATE), "PATH": "/usr/bin:/bin"}
-    sandbox = Sandbox(stage.shown, limits, {**_environment(), **inside})
-    return command(sandbox, [*python, "foedus.sandbox.enter", "foedus.node.child", json.dumps(asdict(limits))])

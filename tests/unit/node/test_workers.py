@@ -11,8 +11,9 @@ from typing import TypeVar
 import psutil
 
 from foedus.node.frames import Done, Failed, Order
+from foedus.node.launch import clean_environment
 from foedus.node.policy import Policy
-from foedus.node.workers import Patience, Pool, clean_environment
+from foedus.node.workers import Patience, Pool
 from tests.unit.node.support import PLAN, Desk, bundle_of, children, truth
 
 Result = TypeVar("Result")
