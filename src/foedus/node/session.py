@@ -108,7 +108,7 @@ class Session:
         self._watch = watch_of(spec, begun.plan, self._objective)
         self._model = {tensor.name: TensorSpec(tensor.shape, tensor.dtype) for tensor in begun.manifest.tensors}
         self._plan = begun.plan
-        self._data: dict[tuple[str, str], ClientData] = {}
+        self._data: dict[tuple[str, str, str], ClientData] = {}
         self._made_of = _made_of(assignment)
         self._stepped: Callable[[], None] = quiet
 
@@ -152,7 +152,8 @@ class Session:
         return Broadcast(parts)
 
     def _client(self, order: Order) -> ClientData:
-        ask, key = order.assignment, (order.assignment.client, order.dataset)
+        ask, how = order.assignment, f"{order.reading.model_dump_json()} {order.loading}"
+        key = (ask.client, order.dataset, how)  # the owner may have said something else since
         if key not in self._data:
             columns = _columns(order)
             data = prepare_client(

@@ -237,7 +237,7 @@ def test_f8_a_run_rests_on_as_many_examples_as_the_owner_wants_whatever_the_plan
     order = desk.order(truth().model).model_copy(update={"reading": Reading(minimum=minimum)})
     if fine:
         assert session.work(order, lambda: None).done.weights == {"examples": 20.0}
-        return
+        order = order.model_copy(update={"reading": Reading(minimum=21)})  # the owner's mind has changed
     with pytest.raises(DataError) as caught:
         session.work(order, lambda: None)
     assert caught.value.code == "too_few_examples"
