@@ -79,8 +79,8 @@ class LoadingPlan(Table):
 
     name: Name
     file: FileTable = FileTable()
-    columns: Annotated[dict[Text, ColumnTable], Field(default_factory=dict, max_length=10_000)]
-    folders: Annotated[dict[Text, Name | int], Field(default_factory=dict, max_length=10_000)]
+    columns: dict[Text, ColumnTable] = Field(default_factory=dict, max_length=10_000)
+    folders: dict[Text, Name | int] = Field(default_factory=dict, max_length=10_000)
 
     @model_validator(mode="after")
     def _a_table_or_folders(self) -> Self:
