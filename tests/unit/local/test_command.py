@@ -237,15 +237,13 @@ def test_a_program_that_fails_says_how_it_ended(script: str, code: str, words: t
 def test_a_program_that_is_not_there_or_lasts_too_long_is_said_so(tmp_path: Path) -> None:
     assert refused(command(command=["no-such-program-anywhere"])).code == "command_missing"
     assert refused(command(command=["./work.sh"])).code == "command_missing"  # it has no #! and is no program
-    late = refused(command(f"echo begun; sleep 60 & echo $! > {tmp_path}/pid; wait", seconds=0.5))
+    late = refused(command(f"echo begun; sleep 600 & echo $! > {tmp_path}/pid; wait", seconds=0.5))
     assert (late.code, late.why) == ("command_timeout", "begun")
     assert _is_gone(tmp_path / "pid")
 
 
 def test_what_a_program_leaves_running_is_ended_with_it(tmp_path: Path) -> None:
-    began = time.monotonic()
-    objective(command(f"sleep 60 & echo $! > {tmp_path}/pid")).fit(MODEL, BATCH, State(), RNG)
-    assert time.monotonic() - began < 30
+    objective(command(f"sleep 600 & echo $! > {tmp_path}/pid")).fit(MODEL, BATCH, State(), RNG)
     assert _is_gone(tmp_path / "pid")
 
 
