@@ -60,7 +60,7 @@ def offer(node: Node, content: bytes, digest: str) -> PlanOffer:
         {"broadcast": {f"part{number}": "1" * 64 for number in range(33)}},
         {"lease": float("nan")},
         {"lease": -1.0},
-        {"test_ratio": 1.0},
+        {"test_ratio": 1.5},
         {"validation_ratio": 1.0},
         {"seed": 2**63},
     ],
@@ -87,7 +87,7 @@ def test_a_broadcast_that_is_no_model_is_a_failed_ask(node: Node) -> None:
     asks = [assignment(bundle_of(), id=f"a_{at}", broadcast={"model": digest}) for at, digest in enumerate(digests)]
     node.give(*asks)
     answers = [node.answer(ask.id) for ask in asks]
-    assert {(answer["verb"], answer["code"]) for answer in answers} == {("fail", "not_safetensors")}
+    assert {(answer["verb"], answer["code"]) for answer in answers} == {("fail", "model_refused")}
 
 
 def test_a_blob_with_other_bytes_than_its_digest_is_a_failed_ask_and_is_not_kept(node: Node) -> None:
