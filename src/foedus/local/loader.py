@@ -18,6 +18,7 @@ from typing import Any
 from foedus.domain.errors import PlanError
 from foedus.domain.names import NAME
 from foedus.domain.plan import PlanBundle
+from foedus.local.directions import KNOWN
 from foedus.local.plan import TrainingPlan
 
 
@@ -91,16 +92,19 @@ def plan_of(names: Mapping[str, Any], entry: str) -> TrainingPlan:
         raise _incomplete(entry, f"it defines no function {' and no function '.join(missing)}")
     if not isinstance(metrics, dict) or not all(map(_is_metric, metrics.items())):
         raise _incomplete(entry, "`metrics` is not a dict of functions by name (letters, digits, `_`, `-`; not `loss`)")
-    directions: Any = names.get("directions", {})
+    scores: Any = names.get("scores", {})
+    if not isinstance(scores, dict) or not all(map(_is_metric, scores.items())) or set(scores) & set(metrics):
+        raise _incomplete(entry, "`scores` is not a dict of functions by name, other names than those of `metrics`")
+    declared: Any = names.get("directions", {})
     if (
-        not isinstance(directions, dict)
-        or not set(directions) <= set(metrics)
-        or not set(directions.values()) <= {"max", "min"}
+        not isinstance(declared, dict)
+        or not set(declared) <= {*metrics, *scores}
+        or not set(declared.values()) <= {"max", "min"}
     ):
         raise _incomplete(entry, "`directions` is not a dict of `max` or `min` by the name of a metric")
-    directions = {name: directions.get(name, "max") for name in metrics}
+    directions = {name: declared.get(name, KNOWN.get(name, "max")) for name in metrics}
     loss: Callable[..., Any] = names["loss"]
-    return TrainingPlan(names["model"], loss, metrics, directions, names["prepare"])
+    return TrainingPlan(names["model"], loss, metrics, directions, names["prepare"], scores, declared)
 
 
 def _is_metric(item: tuple[object, object]) -> bool:
@@ -112,6 +116,6 @@ def _incomplete(entry: str, why: str) -> PlanError:
     return PlanError(
         "plan_incomplete",
         f"The plan {entry} is incomplete: {why}.",
-        "A plan defines model(), loss(output, target), prepare(columns) and, if it likes, metrics.",
+        "A plan defines model(), loss(output, target), prepare(columns) and, if it likes, metrics and scores.",
         "Compare it with the plan that `foedus new DIR` makes.",
     )
