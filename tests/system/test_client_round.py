@@ -76,16 +76,17 @@ def test_f4_live_rounds_are_measured_before_and_after_on_examples_that_a_restart
         **{"epochs": 1, "optimizer_args": {"lr": 0.1}, "test_ratio": 0.25, "random_seed": 1},
         **{"test_on_global_updates": True, "test_on_local_updates": True},
     }
-    table = {**DATA, "rounds": 4, "strategy": {"name": "fedavg", "local": {}}, "training_args": arguments}
+    table = {**DATA, "rounds": 10, "strategy": {"name": "fedavg", "local": {}}, "training_args": arguments}
     ready = prepared(tmp_path, MARKED, **table)
     expected = simulate(ready, EAGER)
     run = submitted(federation, ready)
     until("a round is done", lambda: federation.show(run).round >= 1)
     stop(federation.nodes[CLIENTS[0]], signal.SIGKILL)
+    assert federation.show(run).round < 10
     federation.start_node(CLIENTS[0])
     view, rounds = completed(federation, run)
     assert view.model_digest == expected.model_digest
-    assert [[phase.phase for phase in found.phases] for found in rounds] == [["train"]] * 3 + [["train", "test"]]
+    assert [[phase.phase for phase in found.phases] for found in rounds] == [["train"]] * 9 + [["train", "test"]]
     for live, simulated in zip(rounds, expected.rounds, strict=True):
         assert live.metrics == pytest.approx(simulated.metrics, rel=1e-12)
         assert {"train/global.accuracy", "train/local.accuracy"} <= set(live.metrics)
