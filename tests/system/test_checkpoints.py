@@ -71,10 +71,11 @@ def _simulated(ready: Prepared, folder: Path) -> tuple[Result, Contents]:
     return result, found
 
 
-def _live(federation: LocalFederation, run: str) -> Contents:
+def _live(federation: LocalFederation, run: str, moved: Mapping[str, Path] | None = None) -> Contents:
     found: dict[str, tuple[int, float | None, str]] = {}
-    for client in CLIENTS:
-        for place in SavedModels(federation.home(client) / "saved").all():
+    homes = {client: federation.home(client) for client in CLIENTS} | dict(moved or {})
+    for client, home in homes.items():
+        for place in SavedModels(home / "saved").all():
             if place.record.run == run:
                 assert place.record.client == client and place.model().is_file()
                 found |= _content(place.record)
@@ -102,11 +103,15 @@ def _states(federation: LocalFederation, client: str) -> list[State]:
     return [decode(path.read_bytes()) for path in sorted(files, key=lambda path: -path.stat().st_mtime_ns)]
 
 
-def _begin(federation: LocalFederation, ready: Prepared) -> str:
+def _begin(federation: LocalFederation, ready: Prepared, done: int) -> str:
     run = federation.submit(ready)
     federation.approve_all(ready.bundle.digest)
-    until("two rounds are done", lambda: federation.show(run).round >= 2)
+    until(f"{done} rounds are done", lambda: federation.show(run).round >= done)
     return run
+
+
+def _names(state: State) -> dict[str, list[str]]:
+    return {part: sorted(tensors) for part, tensors in state.tensors.items()}
 
 
 def _kill(federation: LocalFederation, victims: str) -> None:
@@ -120,89 +125,53 @@ def _kill(federation: LocalFederation, victims: str) -> None:
         federation.start_coordinator()
 
 
-@pytest.mark.parametrize("victims", ["client", "server", "both"])
-def test_h7_f12_killed_after_a_round_and_started_again_the_run_ends_as_the_uninterrupted_one(
-    victims: str, federation: LocalFederation, tmp_path: Path
-) -> None:
-    """H7, H2, H6: optimizer, schedule, step counters, personal tensors, the server's momentum and the bests go on.
-
-    F12: it is the same run, which goes on at the round after, and ends with the same parameters.
-    """
-    ready = _ready(tmp_path)
-    expected, files = _simulated(ready, tmp_path)
-    run = _begin(federation, ready)
-    done = federation.show(run).round
-    _kill(federation, victims)
-    _ended_as(federation, run, expected)
-    assert 2 <= done <= ROUNDS
-    assert _live(federation, run) == files and len(files) == 2 * len(ASKED)
-    state = _states(federation, "c0001")[0]
-    assert state.data["steps"] == ROUNDS * 10
-    assert set(state.tensors) >= {"momentum", "personal"}
-
-
-def test_f13_a_node_that_is_restarted_between_rounds_keeps_optimizer_private_layers_and_split(
+def test_f12_f13_h7_a_node_is_restarted_and_a_client_the_server_and_both_are_killed_in_one_run(
     federation: LocalFederation, tmp_path: Path
 ) -> None:
-    """F13: what lies in the node's state before is there after, and the result is the uninterrupted one's."""
-    ready = _ready(tmp_path)
-    expected, _ = _simulated(ready, tmp_path)
-    run = _begin(federation, ready)
+    """F13: a restart between rounds keeps optimizer, private layers and split, as they lie in the node's state.
+
+    H7, H6, H2: a client, the server and both are killed after a round each; optimizer, schedule, step counters,
+    personal tensors, the server's momentum and the bests go on, bit for bit. F12: it is the same run, which goes on at
+    the next round, with the same parameters.
+    """
+    ready = _ready(tmp_path, rounds=6)
+    expected, files = _simulated(ready, tmp_path)
+    run = _begin(federation, ready, 1)
     stop(federation.nodes["c0001"])
     before = _states(federation, "c0001")[0]
     assert set(before.tensors) >= {"momentum", "personal"} and before.data["split"]
     federation.start_node("c0001")
+    for done, victims in ((2, "client"), (3, "server"), (4, "both")):
+        until(f"{done} rounds are done", lambda done=done: federation.show(run).round >= done)
+        _kill(federation, victims)
+        assert federation.show(run).id == run and federation.show(run).round >= done
     _ended_as(federation, run, expected)
+    assert _live(federation, run) == files and len(files) == 2 * len(ASKED)
     after = _states(federation, "c0001")[0]
     assert after.data["split"] == before.data["split"]
-    assert {part: sorted(tensors) for part, tensors in after.tensors.items()} == {
-        part: sorted(tensors) for part, tensors in before.tensors.items()
-    }
-    steps = [int(str(state.data["steps"])) for state in (before, after)]
-    assert 0 < steps[0] <= steps[1] == ROUNDS * 10 and steps[0] % 10 == 0
+    assert _names(after) == _names(before)
+    assert (before.data["steps"], after.data["steps"]) == (10 * (int(str(before.data["steps"])) // 10), 60)
 
 
-def test_f12_folders_that_were_moved_and_loaded_twice_go_on_with_the_same_run(
-    federation: LocalFederation, tmp_path: Path
+@pytest.mark.soak
+@pytest.mark.parametrize("victims", ["client", "server", "both"])
+def test_h7_f12_killed_after_a_round_and_started_again_the_run_ends_as_the_uninterrupted_one(
+    victims: str, federation: LocalFederation, tmp_path: Path
 ) -> None:
-    """F12: coordinator and node are killed, their folders moved, and one command each restores them, twice."""
+    """H7, F12: each alone."""
     ready = _ready(tmp_path)
     expected, files = _simulated(ready, tmp_path)
-    run = _begin(federation, ready)
-    assert federation.coordinator is not None
-    stop(federation.coordinator, signal.SIGKILL)
-    stop(federation.nodes["c0001"], signal.SIGKILL)
-    here, home = tmp_path / "elsewhere", tmp_path / "home"
-    (federation.folder / "coordinator").rename(here)
-    federation.home("c0001").rename(home)
-    logs = federation.folder / "moved.log"
-    for _ in range(2):
-        federation.coordinator = spawn(
-            logs, "coordinator", "start", "--folder", str(here), "--port", str(federation.port)
-        )
-        until("the coordinator is up", federation.is_ready)
-        node = spawn(logs, "node", "start", "--home", str(home))
-        federation.nodes["c0001"] = node
-        assert federation.show(run).id == run and federation.show(run).round >= 2
-        if _ == 0:
-            stop(node, signal.SIGKILL)
-            stop(federation.coordinator, signal.SIGKILL)
+    run = _begin(federation, ready, 2)
+    _kill(federation, victims)
     _ended_as(federation, run, expected)
-    stop(node)
-    stop(federation.coordinator)
-    here.rename(federation.folder / "coordinator")
-    home.rename(federation.home("c0001"))
-    federation.start_coordinator()
-    federation.start_node("c0001")
     assert _live(federation, run) == files
 
 
 @pytest.mark.parametrize(
     ("when", "occurrence"),
     [
-        ("before", 5),
-        ("after", 5),
-        *(pytest.param(when, at, marks=pytest.mark.soak) for when in ("before", "after") for at in (1, 2, 6, 8, 9)),
+        ("before", 6),
+        *(pytest.param(when, at, marks=pytest.mark.soak) for when in ("before", "after") for at in (1, 2, 5, 8, 9)),
     ],
 )
 def test_h8_a_node_killed_while_it_keeps_a_model_has_the_one_before_or_the_new_one(
@@ -273,3 +242,35 @@ def test_h1_a_folder_for_models_that_is_not_there_is_refused_when_the_node_start
     finally:
         stop(process)
         federation.start_node("c0000")
+
+
+def test_f12_folders_that_were_moved_and_loaded_twice_go_on_with_the_same_run(
+    federation: LocalFederation, tmp_path: Path
+) -> None:
+    """F12: coordinator and node are killed, their folders moved, and one command each restores them, twice.
+
+    It is the last one here, since the federation is elsewhere after it.
+    """
+    ready = _ready(tmp_path)
+    expected, files = _simulated(ready, tmp_path)
+    run = _begin(federation, ready, 2)
+    assert federation.coordinator is not None
+    stop(federation.coordinator, signal.SIGKILL)
+    stop(federation.nodes["c0001"], signal.SIGKILL)
+    here, home = tmp_path / "elsewhere", tmp_path / "home"
+    (federation.folder / "coordinator").rename(here)
+    federation.home("c0001").rename(home)
+    logs = federation.folder / "moved.log"
+    for time in (1, 2):
+        federation.coordinator = spawn(
+            logs, "coordinator", "start", "--folder", str(here), "--port", str(federation.port)
+        )
+        until("the coordinator is up", federation.is_ready)
+        node = spawn(logs, "node", "start", "--home", str(home))
+        federation.nodes["c0001"] = node
+        assert federation.show(run).id == run and federation.show(run).round >= 2
+        if time == 1:
+            stop(node, signal.SIGKILL)
+            stop(federation.coordinator, signal.SIGKILL)
+    _ended_as(federation, run, expected)
+    assert _live(federation, run, {"c0001": home}) == files

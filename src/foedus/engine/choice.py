@@ -28,7 +28,7 @@ from foedus.engine.prepare import Prepared
 from foedus.engine.proof import Case, prove
 from foedus.engine.ray_extra import ray_executor
 from foedus.engine.recipe import recipe_of
-from foedus.engine.saving import saving_of
+from foedus.engine.saving import check_saving, saving_of
 from foedus.engine.workers import WorkersExecutor, available, cores
 from foedus.local.kinds import Plan
 from foedus.local.objective import EagerObjective
@@ -100,6 +100,7 @@ def choose(engine: Engine, prepared: Prepared, source: ClientSource, clients: Se
     _check("kernel", engine.kernel, KERNELS)
     _check("executor", engine.executor, EXECUTORS)
     _check_device(engine, prepared.plan)
+    check_saving(prepared, engine.executor)
     if engine.workers is not None and engine.workers < 1:
         raise ConfigError("workers_refused", f"{engine.workers} workers cannot run anything.", "", "Give 1 or more.")
     own = isinstance(prepared.plan, OwnPlan)

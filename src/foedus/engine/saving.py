@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foedus.data.dataset import ClientData
+from foedus.domain.errors import ConfigError
 from foedus.domain.names import NAME
 from foedus.domain.round import Ask
 from foedus.domain.saved import SavedModel, keep, read
@@ -34,6 +35,21 @@ def saving_of(prepared: Prepared) -> Saves | None:
     if folder is None or not spec.checkpointer:
         return None
     return lambda objective: Saving(folder, prepared.bundle.digest, watch_of(spec, plan, objective))
+
+
+def check_saving(prepared: Prepared, executor: str) -> None:
+    """Refuse an executor whose processes may not see the run's folder.
+
+    Raises:
+        ConfigError: ``checkpointers_on_ray``.
+    """
+    if executor == "ray" and prepared.spec.checkpointer:
+        raise ConfigError(
+            "checkpointers_on_ray",
+            "The executor `ray` keeps no models for checkpointers.",
+            "Its actors may be on machines that do not see the run's folder.",
+            "Use `--executor workers`, or leave [[checkpointer]] out.",
+        )
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,12 @@ def test_h1_and_h5_what_cannot_be_kept_is_refused_before_anything_runs(
     assert caught.value.code == code
 
 
+def test_an_executor_that_may_be_on_other_machines_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        simulate(prepared(tmp_path, PLAN, checkpointer=ASKED), Engine("eager", "ray"))
+    assert caught.value.code == "checkpointers_on_ray"
+
+
 def test_h7_a_simulation_that_was_killed_and_moved_goes_on_with_its_bests_optimizers_and_schedules(
     tmp_path: Path,
 ) -> None:
