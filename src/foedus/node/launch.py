@@ -21,6 +21,9 @@ from foedus.sandbox.groups import Group, group
 BEFORE = 512 << 20
 """Bytes that Python and its libraries have before there is any work."""
 
+BUFFER = 4 << 20
+"""Bytes of a pipe's that wait here to be read: an update is as large as the model."""
+
 AROUND = 8
 """Processes of the sandbox's own."""
 
@@ -65,6 +68,7 @@ async def launch(stage: Stage, took: Resources, bound: Group | None) -> Process:
         cwd=stage.folder.parent,
         env={} if stage.inside else {**_environment(), **shown(took)},
         start_new_session=True,
+        limit=BUFFER,
     )
 
 
