@@ -22,7 +22,10 @@ from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import Phase, RunContext, Strategy, phases_of
 
 OWN_COMMITS = frozenset(
-    {"lease", "renew", "contribute", "fail", "open_phase", "close_phase", "commit_round", "tick", "seen", "closing"}
+    {
+        *("lease", "renew", "contribute", "fail", "open_phase", "close_phase", "commit_round", "tick", "seen"),
+        *("closing", "blob", "progress"),
+    }
 )
 """Commits after which no other client can be ready than before."""
 
