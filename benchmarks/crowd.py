@@ -24,7 +24,8 @@ from foedus.domain.codec import encode
 from foedus.domain.tree import State
 from foedus.wire.http import API
 from foedus.wire.messages import Accepted, Assignment, Contribute, Joined, JoinNode, Poll, Welcome, Work
-from foedus.wire.signing import RequestHead, Signer, generate_key, public_key, sign
+from foedus.wire.public_keys import generate_key, public_key
+from foedus.wire.signing import RequestHead, Signer, sign
 
 Reply = TypeVar("Reply", bound=BaseModel)
 AT_ONCE = 20

@@ -32,7 +32,8 @@ from foedus.wire.messages import (
     Welcome,
     Work,
 )
-from foedus.wire.signing import Signer, generate_key, public_key
+from foedus.wire.public_keys import generate_key, public_key
+from foedus.wire.signing import Signer
 
 BOOT = "benchmark-boot"
 CHUNK = 1 << 20

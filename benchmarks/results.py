@@ -21,7 +21,7 @@ from benchmarks import rounds
 from benchmarks.definitions import JOBS
 from benchmarks.peers.environments import ENVIRONMENTS
 from benchmarks.runners import AUTO, RUNNERS
-from foedus.engine.workers import cores
+from foedus.domain.machine import cores
 
 FOLDER = Path(__file__).parent
 PAGE, DATA = "RESULTS.md", "results.json"

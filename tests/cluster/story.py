@@ -26,7 +26,8 @@ from foedus.node.files import write_durably
 from foedus.node.transport import Link
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import Joined, JoinNode, RunView
-from foedus.wire.signing import Signer, public_key
+from foedus.wire.public_keys import public_key
+from foedus.wire.signing import Signer
 from tests.cluster.laws import Laws
 from tests.cluster.network import Network, Weather
 from tests.cluster.runtime import Process, Room, Strand

@@ -32,7 +32,8 @@ from foedus.domain.header import HEADER_LIMIT, TensorSpec
 from foedus.domain.round import PartSpec, Schema
 from foedus.domain.tree import State
 from foedus.wire.nonces import Nonces
-from foedus.wire.signing import RequestHead, Signer, Verifier, generate_key, public_key, sign, verify_head
+from foedus.wire.public_keys import generate_key, public_key
+from foedus.wire.signing import RequestHead, Signer, Verifier, sign, verify_head
 
 EXAMPLES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 20
 """For each operation; `make soak` tries many."""

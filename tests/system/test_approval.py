@@ -25,7 +25,7 @@ from foedus.node.owner import approve, distrust_author, identity, list_plans, re
 from foedus.node.scope import Scope
 from foedus.node.vault import Vault
 from foedus.wire.plan_signature import sign_plan
-from foedus.wire.signing import public_key
+from foedus.wire.public_keys import public_key
 from tests.federation import LocalFederation, start_federation, until
 from tests.plans import DIGITS, prepared
 

@@ -27,7 +27,8 @@ from foedus.engine.simulate import simulate
 from foedus.node.keys import rotate_key
 from foedus.wire.http import Retry
 from foedus.wire.people import NewOrg, OrgView
-from foedus.wire.signing import Signer, generate_key, public_key
+from foedus.wire.public_keys import generate_key, public_key
+from foedus.wire.signing import Signer
 from foedus.wire.trust import NewJoinToken
 from tests.certificates import SERVER, Authority, Pair
 from tests.federation import LocalFederation, parts_of, until

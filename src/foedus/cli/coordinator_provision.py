@@ -12,7 +12,7 @@ from foedus.cli.options import examples
 from foedus.cli.output import emit, json_option, say, table
 from foedus.client.http import Connection
 from foedus.client.provision import provision, signing_key
-from foedus.wire.signing import public_key
+from foedus.wire.public_keys import public_key
 from foedus.wire.trust import fingerprint_of
 
 PLACE = click.Path(path_type=Path)

@@ -12,7 +12,7 @@ from foedus.cli.output import emit, json_option
 from foedus.domain.errors import ConflictError, NotFoundError, StorageError
 from foedus.domain.plan import read_bundle
 from foedus.wire.plan_signature import sign_plan, signature_path
-from foedus.wire.signing import generate_key, public_key
+from foedus.wire.public_keys import generate_key, public_key
 from foedus.wire.trust import fingerprint_of
 
 FILE = click.Path(path_type=Path, dir_okay=False)

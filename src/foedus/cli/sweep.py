@@ -21,6 +21,7 @@ from foedus.cli.output import say, table
 from foedus.cli.simulation import terminable
 from foedus.cli.sweep_folder import SWEEP, Sweep
 from foedus.domain.errors import ConfigError
+from foedus.domain.machine import cores
 from foedus.domain.plain import Json
 from foedus.engine.choice import Engine
 from foedus.engine.folder import ENVIRONMENT, SUMMARY, is_run
@@ -38,7 +39,7 @@ from foedus.engine.sweep import (
     names_of,
     planned,
 )
-from foedus.engine.workers import available, cores
+from foedus.engine.workers import available
 
 ENDING = 60.0
 """Seconds for which a run that is told to stop may write its checkpoint."""

@@ -22,7 +22,7 @@ from foedus.domain.names import check_name
 from foedus.domain.table import read_toml, validate
 from foedus.wire.http import check_url
 from foedus.wire.proofs import prove
-from foedus.wire.signing import generate_key, public_key
+from foedus.wire.public_keys import generate_key, public_key
 from foedus.wire.trust import Kit, NewJoinToken, SignedKit, kit_statement
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]

@@ -21,12 +21,11 @@ from foedus.aggregation.aggregator import Sums
 from foedus.coordinator.part_writer import PartWriter, Window
 from foedus.domain.codec import CHUNK, TensorFile
 from foedus.domain.header import TensorSpec
+from foedus.domain.machine import cores
 from foedus.domain.plain import Json
 from foedus.domain.round import Aggregate, PhaseOrder, PhaseRecord, Receipt
 from foedus.domain.tree import Parts, Slice, State, Tensors, dtypes, slices, specs, to_bytes
-from foedus.engine.kernels import discounted
 from foedus.engine.round import close_phase, current_phase
-from foedus.engine.workers import cores
 from foedus.strategies.strategy import Phase, Strategy
 
 ALIGNMENT = 64
@@ -165,7 +164,7 @@ def fold(phase: Phase, closing: Closing, updates: Mapping[str, TensorFile], wind
             if client in updates:
                 update = phase.transform.decode(_cut_update(updates[client], phase, pieces, room))
                 if (factor := factors.get(client, 1.0)) != 1.0:
-                    update = discounted(phase.schema, update, factor)
+                    update = phase.schema.discounted(update, factor)
                 block_sums = phase.aggregator.add(block_sums, update, closing.given[client].weights)
         sums = phase.aggregator.merge(sums, block_sums) if sums.count else block_sums
     counted = tuple(factors[client] for client in sorted(closing.given) if factors)

@@ -15,7 +15,8 @@ from foedus.store.audit import Act, record
 from foedus.store.people import organisations
 from foedus.store.tables import join_tokens, nodes
 from foedus.wire.messages import Joined, JoinNode, JoinToken
-from foedus.wire.signing import hash_secret, new_secret, parse_public_key
+from foedus.wire.public_keys import parse_public_key
+from foedus.wire.signing import hash_secret, new_secret
 from foedus.wire.trust import NewJoinToken
 
 

@@ -35,6 +35,14 @@ class Schema:
     weights: tuple[str, ...]
     metrics: tuple[str, ...]
 
+    def discounted(self, update: Parts, factor: float) -> Parts:
+        """An update as staleness leaves it: its differences times ``factor``, and what is sent as values as it is."""
+        shrunk = {part for part, spec in self.parts.items() if spec.discounted}
+        return {
+            part: {name: tensor * factor for name, tensor in tensors.items()} if part in shrunk else tensors
+            for part, tensors in update.items()
+        }
+
 
 @dataclass(frozen=True)
 class Ask:

@@ -17,6 +17,7 @@ import torch
 
 from foedus.domain.computing import DEVICES, EXECUTORS, KERNELS
 from foedus.domain.errors import ClientWorkError, ConfigError, PlanError
+from foedus.domain.machine import cores
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.table import nearest
@@ -29,7 +30,7 @@ from foedus.engine.proof import Case, prove
 from foedus.engine.ray_extra import ray_executor
 from foedus.engine.recipe import recipe_of
 from foedus.engine.saving import check_saving, saving_of
-from foedus.engine.workers import WorkersExecutor, available, cores
+from foedus.engine.workers import WorkersExecutor, available
 from foedus.local.kinds import Plan
 from foedus.local.objective import EagerObjective
 from foedus.local.own import OwnPlan

@@ -10,8 +10,8 @@ from foedus.aggregation.aggregator import Sums
 from foedus.data.dataset import ClientData
 from foedus.domain.errors import ClientWorkError
 from foedus.domain.rng import Randomness
-from foedus.domain.round import Ask, Broadcast, Contribution, PhaseOrder, Receipt, Schema
-from foedus.domain.tree import Parts, State
+from foedus.domain.round import Ask, Broadcast, Contribution, PhaseOrder, Receipt
+from foedus.domain.tree import State
 from foedus.engine.client import ClientTask, run_client
 from foedus.engine.saving import Saves
 from foedus.local.kinds import Plan, objective_of
@@ -128,18 +128,10 @@ def fold_outcomes(phase: Phase, outcomes: Iterable[Outcome], factors: Mapping[st
             continue
         update = phase.transform.decode(contribution.update)
         if (factor := factors.get(outcome.client, 1.0)) != 1.0:
-            update = discounted(phase.schema, update, factor)
+            update = phase.schema.discounted(update, factor)
         sums = phase.aggregator.add(sums, update, contribution.weights)
         size = sum(t.numel() * t.element_size() for part in contribution.update.values() for t in part.values())
         weights, metrics, seconds = contribution.weights, contribution.metrics, contribution.seconds
         receipts.append(Receipt(outcome.client, weights, metrics, seconds=seconds, size=size))
         states[outcome.client] = outcome.state
     return BlockResult(sums, tuple(receipts), states)
-
-
-def discounted(schema: Schema, update: Parts, factor: float) -> Parts:
-    """An update as staleness leaves it: its differences times ``factor``, and what is sent as values as it is."""
-    return {
-        part: {name: tensor * factor for name, tensor in tensors.items()} if schema.parts[part].discounted else tensors
-        for part, tensors in update.items()
-    }

@@ -13,6 +13,7 @@ import ray
 
 from foedus.domain.codec import encode
 from foedus.domain.errors import ConfigError
+from foedus.domain.machine import cores
 from foedus.domain.tree import State, size_in_bytes
 from foedus.engine.clients import Clients
 from foedus.engine.dealing import Dealt, Item, Numbered, in_order, items_of, parts_of, unfolded
@@ -23,7 +24,6 @@ from foedus.engine.prepare import Prepared
 from foedus.engine.ray_actor import Down, Job, Setup, Site, decoded
 from foedus.engine.ray_actors import Actors
 from foedus.engine.ray_cluster import Cluster, connect
-from foedus.engine.workers import cores
 
 
 def begin(

@@ -9,7 +9,6 @@ way the sums are made as :attr:`PhaseOrder.blocks` says, so the bits are those o
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,11 +28,6 @@ from foedus.strategies.strategy import Phase
 def available() -> bool:
     """Whether this platform can fork safely (Linux)."""
     return sys.platform.startswith("linux") and "fork" in multiprocessing.get_all_start_methods()
-
-
-def cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
 
 
 @dataclass

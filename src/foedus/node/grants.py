@@ -17,7 +17,7 @@ from foedus.node import tables
 from foedus.node.scope import UNBOUNDED, Scope, parse_scope
 from foedus.node.vault import Vault
 from foedus.wire.plan_signature import PlanSignature
-from foedus.wire.signing import parse_public_key
+from foedus.wire.public_keys import parse_public_key
 from foedus.wire.trust import fingerprint_of
 
 SIGNERS_LIMIT = 100

@@ -13,7 +13,8 @@ from foedus.node.transport import Link
 from foedus.node.vault import KEY, Vault
 from foedus.wire.http import Retry
 from foedus.wire.proofs import prove
-from foedus.wire.signing import Signer, generate_key, public_key
+from foedus.wire.public_keys import generate_key, public_key
+from foedus.wire.signing import Signer
 from foedus.wire.trust import OVERLAP, Rotated, RotateKey, rotation
 
 NEXT = "key.next"

@@ -26,8 +26,8 @@ from foedus.node.vault import Dataset, Identity, PlanEntry, Vault, create_home
 from foedus.wire.http import Retry, check_url
 from foedus.wire.messages import Joined, JoinNode
 from foedus.wire.plan_signature import read_signature
+from foedus.wire.public_keys import public_key
 from foedus.wire.signing import Signer as RequestSigner
-from foedus.wire.signing import public_key
 from foedus.wire.trust import fingerprint_of
 
 PREFIX = re.compile(r"[0-9a-f]{6,64}")

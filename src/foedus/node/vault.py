@@ -28,7 +28,7 @@ from foedus.node.offering import TOLD_LIMIT, offer
 from foedus.node.security import Entry, Event, Fact, SecurityLog
 from foedus.store.unit_of_work import Store
 from foedus.wire.messages import DatasetView, PlanApproval
-from foedus.wire.signing import generate_key
+from foedus.wire.public_keys import generate_key
 
 FILE, KEY, PLANS = "vault.db", "key", "plans"
 AT_ONCE = 32

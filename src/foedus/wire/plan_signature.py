@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from foedus.domain.errors import IntegrityError
 from foedus.wire.proofs import check_proof, prove
-from foedus.wire.signing import public_key
+from foedus.wire.public_keys import public_key
 
 FILE_LIMIT = 4096
 """Bytes of a file with a signature at most."""

@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from foedus.domain.errors import AccessError
-from foedus.wire.signing import parse_public_key
+from foedus.wire.public_keys import parse_public_key
 
 
 def prove(private: bytes, statement: str) -> str:

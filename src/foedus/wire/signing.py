@@ -9,7 +9,6 @@ and TLS holds it. A request is accepted once, and only while it is fresh.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -20,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import http_sf
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from http_message_signatures import (
     HTTPMessageSignaturesException,
     HTTPMessageSigner,
@@ -31,6 +30,7 @@ from http_message_signatures import (
 
 from foedus.domain.errors import AccessError, IntegrityError
 from foedus.wire.nonces import Memory
+from foedus.wire.public_keys import parse_public_key
 
 LABEL = "foedus"
 COVERED = ("@method", "@path", "@query", "content-digest")
@@ -47,14 +47,7 @@ HEADER_LIMITS = {
     "upload-offset": 20,
 }
 PATH, QUERY = re.compile(r"/[^?#]{0,4095}"), re.compile(r"[^#]{0,4095}")
-SMALL_ORDER = {
-    *(0, 1, 2**255 - 20),
-    2707385501144840649318225287225658788936804267575313519463743609750303402022,
-    55188659117513257062467267217118295137698188065244968500265048394206261417927,
-}
-"""y of the eight points of small order (RFC 8032, 5.1). Anybody signs for such a key, by a few tries."""
-
-NONCE, KEY = re.compile(r"[0-9a-f]{32}"), re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
+NONCE = re.compile(r"[0-9a-f]{32}")
 CONTENT_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 EMPTY = hashlib.sha256(b"").digest()
 
@@ -86,36 +79,6 @@ class Verified:
     created: int
     body_sha256: bytes
     key: str
-
-
-def generate_key() -> bytes:
-    """A new Ed25519 private key: 32 bytes that never leave the node."""
-    return Ed25519PrivateKey.generate().private_bytes_raw()
-
-
-def public_key(private: bytes) -> str:
-    """The public half of a private key, 32 bytes as base64.
-
-    >>> public_key(bytes(32))
-    'O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik='
-    """
-    return base64.b64encode(Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()).decode()
-
-
-def parse_public_key(text: str) -> Ed25519PublicKey:
-    """The key that ``text`` is the base64 of, written in the one canonical way: a revoked key has no other name.
-
-    Raises:
-        AccessError: ``key_malformed``, also for a key of small order, for which anybody can sign.
-    """
-    try:
-        raw = base64.b64decode(text if KEY.fullmatch(text) else "", validate=True)
-        found = Ed25519PublicKey.from_public_bytes(raw)
-    except (ValueError, binascii.Error) as error:
-        raise AccessError("key_malformed", "The public key is not 32 bytes in base64.", type(error).__name__) from error
-    if int.from_bytes(raw, "little") % 2**255 % (2**255 - 19) in SMALL_ORDER:
-        raise AccessError("key_malformed", "The public key is a point of small order.", "Nobody alone can hold it.")
-    return found
 
 
 def content_digest(body_sha256: bytes) -> str:

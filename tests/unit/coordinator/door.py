@@ -20,7 +20,8 @@ import uvicorn
 from foedus.coordinator.app import create_app, open_coordinator
 from foedus.coordinator.context import Context
 from foedus.coordinator.settings import Settings
-from foedus.wire.signing import RequestHead, Signer, generate_key, public_key, sign
+from foedus.wire.public_keys import generate_key, public_key
+from foedus.wire.signing import RequestHead, Signer, sign
 from tests.postgres import usual_database
 
 API = "/api/v1"

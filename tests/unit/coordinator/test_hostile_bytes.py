@@ -26,7 +26,8 @@ import torch
 from foedus.domain.codec import decode, encode_tensors
 from foedus.domain.errors import IntegrityError, PlanError, TooLargeError
 from foedus.domain.plan import parse_bundle
-from foedus.wire.signing import Signer, generate_key, public_key
+from foedus.wire.public_keys import generate_key, public_key
+from foedus.wire.signing import Signer
 from tests.unit.coordinator.door import API, BOOT, Door, code, opened
 from tests.unit.coordinator.scene import PLAN, initial_model
 

@@ -16,7 +16,8 @@ from foedus.coordinator.http import once
 from foedus.domain.errors import ConflictError
 from foedus.store.people import api_tokens
 from foedus.store.unit_of_work import Store
-from foedus.wire.signing import Signer, generate_key
+from foedus.wire.public_keys import generate_key
+from foedus.wire.signing import Signer
 from tests.unit.coordinator.door import API, BOOT, Door, code, opened
 
 

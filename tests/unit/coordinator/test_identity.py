@@ -22,7 +22,8 @@ from foedus.coordinator.guards import ADDRESSES, ATTEMPTS, REFILL, Failures
 from foedus.store.people import api_tokens
 from foedus.store.tables import join_tokens
 from foedus.wire.proofs import prove
-from foedus.wire.signing import Signer, generate_key, hash_secret, public_key
+from foedus.wire.public_keys import generate_key, public_key
+from foedus.wire.signing import Signer, hash_secret
 from foedus.wire.trust import rotation
 from tests.unit.coordinator.door import API, BOOT, Door, code, opened
 

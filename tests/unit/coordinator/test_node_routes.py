@@ -17,7 +17,8 @@ from foedus.coordinator import polling
 from foedus.coordinator.pace import come_back
 from foedus.store import tables
 from foedus.wire.messages import PROTOCOL
-from foedus.wire.signing import RequestHead, Signer, generate_key, public_key, sign
+from foedus.wire.public_keys import generate_key, public_key
+from foedus.wire.signing import RequestHead, Signer, sign
 from tests.unit.coordinator.door import API, BOOT, Door, code, opened
 
 

@@ -21,7 +21,7 @@ from foedus.domain.errors import AccessError, ConflictError, FoedusError, NotFou
 from foedus.store.tables import approvals, assignments, join_tokens
 from foedus.store.unit_of_work import Store
 from foedus.wire.messages import DatasetView, Hello, JoinNode, PlanApproval
-from foedus.wire.signing import generate_key, public_key
+from foedus.wire.public_keys import generate_key, public_key
 from foedus.wire.trust import NewJoinToken
 
 ADMIN = Person("us_1", "admin", "org_1", frozenset({"admin", "operator"}))

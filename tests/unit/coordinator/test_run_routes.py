@@ -20,7 +20,8 @@ from foedus.coordinator.settings import Settings
 from foedus.domain.codec import encode, encode_tensors
 from foedus.domain.tree import State, names_of_dtypes
 from foedus.wire.messages import DatasetView, Hello, JoinNode, PlanApproval, Poll
-from foedus.wire.signing import RequestHead, Signer, generate_key, public_key, sign
+from foedus.wire.public_keys import generate_key, public_key
+from foedus.wire.signing import RequestHead, Signer, sign
 from tests.unit.coordinator.scene import BOOT, PLAN, contribution, initial_model, spec
 
 API = "/api/v1"

@@ -28,7 +28,7 @@ from foedus.node.policy import Approval, Policy
 from foedus.node.scope import Scope, Use
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.plan_signature import sign_plan, signature_path
-from foedus.wire.signing import generate_key, public_key
+from foedus.wire.public_keys import generate_key, public_key
 from tests.unit.node.support import bundle_of
 
 USE = Use("ward-a", "fedavg", 3, True)

@@ -19,7 +19,7 @@ from foedus.node.certificate import AUTHORITY, install_certificate, request_cert
 from foedus.node.keys import NEXT, other_key, rotate_key
 from foedus.node.vault import KEY, Vault
 from foedus.wire.people import NewOrg, OrgView
-from foedus.wire.signing import public_key
+from foedus.wire.public_keys import public_key
 from foedus.wire.trust import Kit, fingerprint_of
 from tests.certificates import Authority
 from tests.unit.coordinator.door import Door, opened

@@ -16,7 +16,8 @@ from foedus.node.policy import Leave
 from foedus.node.transport import Link
 from foedus.wire.http import Retry
 from foedus.wire.progress import POINTS, REPORTS, Noted, Point
-from foedus.wire.signing import Signer, generate_key
+from foedus.wire.public_keys import generate_key
+from foedus.wire.signing import Signer
 from tests.unit.client.peer import Answer, Peer, serving
 
 KEPT = Answer(200, Noted(kept=1).model_dump_json().encode())

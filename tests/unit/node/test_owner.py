@@ -15,7 +15,8 @@ from foedus.node.owner import approve, identity, init, join, list_plans, reject,
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import Joined
 from foedus.wire.nonces import Nonces
-from foedus.wire.signing import RequestHead, Verifier, public_key, verify
+from foedus.wire.public_keys import public_key
+from foedus.wire.signing import RequestHead, Verifier, verify
 from tests.unit.client.peer import Answer, Peer, problem, serving
 from tests.unit.node.support import bundle_of
 

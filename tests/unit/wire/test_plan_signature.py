@@ -10,7 +10,7 @@ from foedus.domain.errors import AccessError, IntegrityError
 from foedus.domain.plan import read_bundle
 from foedus.wire.plan_signature import check_signature, read_signature, sign_plan, signature_path
 from foedus.wire.proofs import prove
-from foedus.wire.signing import generate_key, public_key
+from foedus.wire.public_keys import generate_key, public_key
 
 DIGEST, PRIVATE = "a" * 64, bytes(range(32))
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from foedus.domain.errors import AccessError, FoedusError, IntegrityError
 from foedus.wire.nonces import Nonces
+from foedus.wire.public_keys import generate_key, parse_public_key, public_key
 from foedus.wire.signing import (
     EMPTY,
     RequestHead,
@@ -20,11 +21,8 @@ from foedus.wire.signing import (
     Verifier,
     check_body,
     content_digest,
-    generate_key,
     hash_secret,
     new_secret,
-    parse_public_key,
-    public_key,
     sign,
     verify,
     verify_head,
