@@ -185,7 +185,8 @@ def test_h8_a_node_killed_while_it_keeps_a_model_has_the_one_before_or_the_new_o
     victim = federation.nodes["c0001"]
     run = federation.submit(ready)
     federation.approve_all(ready.bundle.digest)
-    assert victim.wait(60) == -signal.SIGKILL
+    log = federation.folder / "node-c0001.log"
+    assert victim.wait(60) == -signal.SIGKILL, log.read_text()[-2000:]
     for place in SavedModels(federation.home("c0001") / "saved").all():
         with TensorFile(place.model()) as file:
             assert len(file) == len(ready.model)
