@@ -54,7 +54,7 @@ soak: $(READY) ## every crash point at a later occurrence too, over and over (SO
 	for i in $$(seq $(SOAK)); do $(ONE_THREAD) $(BIN)/python -m pytest -x -q -m "" --timeout=1800 $(KILLS) || exit 1; done
 	$(ONE_THREAD) HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -x -q -s -m "" --timeout=7200 tests/cluster tests/faults $(KILLS:%=--ignore=%)
 	$(ONE_THREAD) HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -x -q -m "" --timeout=3600 tests/unit
-	$(ONE_THREAD) $(BIN)/python -m pytest -x -q -s -m soak --timeout=3600 tests/system
+	$(ONE_THREAD) $(BIN)/python -m pytest -x -q -s -m soak --timeout=3600 tests/system tests/parity
 	$(ONE_THREAD) FOEDUS_TEST_DATABASE=postgresql $(BIN)/python -m pytest -q tests/unit/coordinator tests/unit/store
 
 constraints: $(READY) ## write constraints.txt from what .venv holds

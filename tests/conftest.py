@@ -44,10 +44,15 @@ def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each of the grouped folders on one test process; a test's own ``xdist_group`` wins."""
+    """Keep each of the grouped folders, and each file of the whole system's tests, on one test process.
+
+    A test's own ``xdist_group`` wins.
+    """
     for item in items:
         folders = item.path.relative_to(ROOT).parts
         group = next((name for name in GROUPED if folders[:2] == ("tests", name)), None)
+        if folders[:2] == ("tests", "system"):
+            group = item.path.stem
         if group and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(group))
 

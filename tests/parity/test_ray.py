@@ -291,7 +291,7 @@ def test_a_cluster_that_runs_is_joined_and_left_as_it_was(temporary: Path, tmp_p
     assert _until(lambda: not _of_ray(temporary))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_an_interrupted_command_leaves_no_process_of_ray(sent: signal.Signals, temporary: Path, tmp_path: Path) -> None:
     """Ctrl-C goes to the whole group, as a terminal sends it; SIGTERM to the command, as a service manager sends it."""
     command = [*COMMAND, "--set", "rounds=100000", "--out", tmp_path / "out"]

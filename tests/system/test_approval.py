@@ -29,8 +29,6 @@ from foedus.wire.public_keys import public_key
 from tests.federation import LocalFederation, start_federation, until
 from tests.plans import DIGITS, prepared
 
-pytestmark = pytest.mark.xdist_group("parity")
-
 CLIENTS = ("c0000", "c0001", "c0002")
 PARTS = {"name": "iid", "clients": 3}
 ROOM = {"data": {"name": "digits", "tags": ["digits"], "held_out": 0.2, "partition": PARTS}, "test": {"ratio": 0.0}}

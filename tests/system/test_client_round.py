@@ -190,6 +190,7 @@ def test_f6_live_data_that_are_gone_and_a_state_that_cannot_be_saved_have_codes_
 ) -> None:
     """The last test of the federation: its nodes lose what they need."""
     states, data = federation.home(CLIENTS[0]) / "states", federation.folder / "parts" / f"{CLIENTS[1]}.npz"
+    until("the node is up", states.is_dir)
     shutil.rmtree(states)
     states.write_bytes(b"")
     data.unlink()

@@ -19,8 +19,6 @@ from tests.federation import LocalFederation, until
 from tests.plans import prepared
 from tests.unit.coordinator.scene import refusal
 
-pytestmark = pytest.mark.xdist_group("parity")
-
 PLAN = """
 from torch import nn
 

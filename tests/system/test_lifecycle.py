@@ -32,8 +32,6 @@ from tests.plans import prepared
 from tests.receiver import receiving
 from tests.unit.coordinator.scene import refusal
 
-pytestmark = pytest.mark.xdist_group("lifecycle")
-
 NUMBERS = """
 import torch
 from torch import nn

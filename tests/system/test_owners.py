@@ -12,8 +12,6 @@ from foedus.node.owner import approve, list_plans, reject
 from tests.federation import LocalFederation, start_federation, until
 from tests.plans import DIGITS, prepared
 
-pytestmark = pytest.mark.xdist_group("parity")
-
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:

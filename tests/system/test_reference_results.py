@@ -34,6 +34,7 @@ def test_a_thousand_clients_learn_logistic_regression(data_folder: Path, tmp_pat
     assert 0.87 < found["metrics"]["held_out/accuracy"] < 0.93
 
 
+@pytest.mark.soak
 def test_the_next_character_is_learnt_from_the_roles_of_a_play(data_folder: Path, tmp_path: Path) -> None:
     found = _simulate("shakespeare", data_folder / "tinyshakespeare", tmp_path / "run")
     assert found["metrics"]["held_out/loss"] < 2.6  # uniform guessing has 4.2, letters' frequencies 3.3

@@ -10,7 +10,7 @@ import pytest
 from foedus.cli import simulation as module
 from foedus.domain.plan import read_bundle
 from foedus.engine.choice import Engine
-from foedus.engine.folder import FILES, FOLDERS
+from foedus.engine.folder import CHECKPOINTS, FILES, PLAN
 from foedus.engine.prepare import prepare
 from foedus.engine.simulate import simulate
 
@@ -35,7 +35,7 @@ def test_its_folder_is_whole(run, here: Path, digits: Path) -> None:
     folder = here / data["folder"]
     assert folder.parent == here / "runs"
     assert folder.name.startswith("digits-")
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, *FOLDERS])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, PLAN, CHECKPOINTS])
     assert (folder / "plan" / "plan.py").read_bytes() == (digits / "plan.py").read_bytes()
     assert json.loads((folder / "environment.json").read_text())["plan"] == read_bundle(digits / "plan.py").digest
     assert json.loads((folder / "summary.json").read_text())["model_digest"] == data["model_digest"]
