@@ -126,10 +126,11 @@ class Supervisor:
                 self._drive_to_the_end(port, run)
             self._tell_nodes(run)
         except Stopped:
-            self._say_who_leads(run)
+            self._say_who_leads(run, epoch)
         except AWAY as error:
             log.warning("run %s waits: %s", run, error)
             self._stopping.wait(AGAIN)
+            self._say_who_leads(run, epoch)
         except Exception:
             log.exception("run %s has no driver; it is tried again", run)
             self._stopping.wait(AGAIN)
@@ -151,14 +152,15 @@ class Supervisor:
             log.exception("run %s failed", run)
             port.fail(f"internal: the coordinator met an error of its own ({type(error).__name__}); its log says more")
 
-    def _say_who_leads(self, run: str) -> None:
+    def _say_who_leads(self, run: str, epoch: int) -> None:
         try:
             with self._live.store.reading() as tx:
-                leader = leaders.leader_of(tx, run)
-        except AWAY:
+                leader, newest = leaders.leader_of(tx, run), find_run(tx, run).epoch
+        except FoedusError:
             return
-        if leader not in (None, self._replica):
-            log.warning("run %s is led by %s now; what this replica had begun for it is refused", run, leader)
+        if newest != epoch and leader != self._replica:
+            by = leader or "another replica"
+            log.warning("run %s was taken over by %s; what this replica had begun for it is refused", run, by)
 
     def _tell_nodes(self, run: str) -> None:
         with self._live.store.transaction("told", scope=run) as tx:
