@@ -28,7 +28,9 @@ from foedus.wire.messages import RunView
 from tests.holding import opt_out
 from tests.ports import free_port
 
-WAIT = 120.0
+WAIT = 240.0
+"""Seconds after which what is awaited will not come; a loaded machine takes its time."""
+
 PLAIN = Terms()
 """A dataset of which its owner says no more than its name and tags."""
 
@@ -55,7 +57,7 @@ def stop(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTE
     if process.poll() is None:
         process.send_signal(number)
     try:
-        return process.wait(20)
+        return process.wait(60)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -109,7 +111,8 @@ class LocalFederation:
     def is_ready(self, port: int | None = None) -> bool:
         """Whether the coordinator answers, or its replica on another port."""
         with suppress(httpx.HTTPError):
-            return httpx.get(f"http://127.0.0.1:{port or self.port}/readyz", timeout=5).status_code == 200
+            url = f"http://127.0.0.1:{port or self.port}/readyz"
+            return httpx.get(url, timeout=5, trust_env=False).status_code == 200
         return False
 
     def enrol(self, client: str, data: Path, tags: tuple[str, ...] = ("digits",), terms: Terms = PLAIN) -> None:

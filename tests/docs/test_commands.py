@@ -65,8 +65,10 @@ def clone(tmp_path: Path) -> Path:
     """What a reader has after cloning and setting up: the tree, and the environment that runs this test."""
     for name in COPIED:
         source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy2
-        copy(source, tmp_path / name)
+        if source.is_dir():  # without the files that other processes are compiling and will rename
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc.*"))
+        else:
+            shutil.copy2(source, tmp_path / name)
     environment = Path(sys.executable).parent.parent
     ready = environment / ".ready"
     if not ready.exists():

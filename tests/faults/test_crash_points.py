@@ -158,6 +158,8 @@ def _killed_at(place: str, occurrence: int, federation: LocalFederation, case: C
         _restart_node(federation)
     try:
         view = federation.finish(federation.submit(case.ready))
+        if occurrence == 1:  # some places are passed after the run has ended
+            until("the crash point is reached", lambda: victim.poll() is not None)
     finally:
         if victim.poll() is None:
             stop(victim)

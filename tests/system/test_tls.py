@@ -46,7 +46,7 @@ class Secured(LocalFederation):
     def is_ready(self) -> bool:
         with suppress(httpx.HTTPError):
             context = ssl.create_default_context(cafile=os.environ["FOEDUS_CA_FILE"])
-            return httpx.get(f"{self.url}/readyz", timeout=5, verify=context).status_code == 200
+            return httpx.get(f"{self.url}/readyz", timeout=5, verify=context, trust_env=False).status_code == 200
         return False
 
     def serial(self) -> int:

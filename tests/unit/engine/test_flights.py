@@ -276,7 +276,7 @@ def test_a_run_that_goes_on_from_between_two_rounds_gives_the_bits_of_one_that_w
         assert [*map(_timeless, resumed.rounds)] == [*map(_timeless, uncut.rounds)][cut:]
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     latencies=st.lists(st.integers(0, 4), min_size=3, max_size=8),
     concurrency=st.integers(1, 3),
