@@ -22,10 +22,12 @@ from foedus.domain.text import size
 def command(**given: Any) -> None:
     """Read everything once: the database, every blob that is needed, the rounds of each run, and the audit log's chain.
 
-    It ends with exit code 10 where something is wrong. A running coordinator is not disturbed.
+    It ends with exit code 10 where something is wrong. A running coordinator is not disturbed. What is damaged of the
+    state of a run that goes on is made again, where what it was made of is there.
     """
     with opened(given) as (_, store, artifacts):
         found = check(store, artifacts, progress("checked"))
     lines = [f"blobs  {found.blobs}, {size(found.bytes)}", f"audit  {found.audit_entries} entries"]
+    lines += [f"mended  blob {digest}: it was damaged, and was made again" for digest in found.mended]
     lines += ["All is well."] if not found.problems else [f"wrong  {problem}" for problem in found.problems]
     emit(asdict(found), "\n".join(lines), IntegrityError.exit_code if found.problems else 0)

@@ -36,7 +36,12 @@ LOOK = 0.5
 LOOKS = 50
 """How often a run's rounds are fetched at most, whatever their number."""
 
-INTERRUPTIONS = {"run_paused": "paused", "run_resumed": "resumed", "round_abandoned": "abandoned"}
+INTERRUPTIONS = {
+    "run_paused": "paused",
+    "run_resumed": "resumed",
+    "round_abandoned": "abandoned",
+    "state_mended": "mended",
+}
 """What is said of a run on its way, by event."""
 
 FACTS: Mapping[str, Json] = {"kernel": "eager", "executor": "nodes"}

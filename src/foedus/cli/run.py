@@ -112,6 +112,7 @@ def describe(view: RunView) -> str:
     ]
     if view.metrics:
         lines.append("metrics " + "  ".join(f"{name} {value:.4f}" for name, value in view.metrics.items()))
+    lines += [f"alert   {alert}" for alert in view.alerts]
     if view.waiting_for:
         lines.append(f"waiting {view.waiting_for}")
     rows = [[client.client, client.node, client.status, client.note] for client in view.clients]

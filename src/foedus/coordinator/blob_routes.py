@@ -19,6 +19,7 @@ from foedus.coordinator.blob_access import check_readable
 from foedus.coordinator.blob_rows import Caller, Quota, check_quota, own_blob, owns
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import limited, person, signed_head
+from foedus.coordinator.mending import whole
 from foedus.coordinator.policy import acts
 from foedus.domain.errors import UsageError
 from foedus.store.artifacts import DIGEST
@@ -175,7 +176,7 @@ async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def _find(parts: Context, digest: str) -> tuple[Path, int]:
-    path = parts.artifacts.path(digest)
+    path = whole(parts.live, digest)
     return path, path.stat().st_size
 
 

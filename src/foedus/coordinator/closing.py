@@ -12,6 +12,7 @@ from foedus.coordinator import drawing
 from foedus.coordinator.blob_rows import name_blobs
 from foedus.coordinator.folding import Closing, Given, fold_and_close
 from foedus.coordinator.live import Live, RunRow
+from foedus.coordinator.mending import remember, whole
 from foedus.coordinator.orders import Answers, answers, close_assignments, make_current, matches
 from foedus.domain.errors import FoedusError, RunFailedError, UnreachableError
 from foedus.domain.plain import Json
@@ -35,11 +36,12 @@ class Ending:
 
 @dataclass(frozen=True)
 class Settled:
-    """What a phase came to, computed and on disk: the state's data, the digests of its parts, and the record."""
+    """What a phase came to, computed and on disk: the record, the state's parts and data, and of what."""
 
     record: PhaseRecord
     digests: Mapping[str, str]
     data: Mapping[str, Json]
+    closing: Closing
 
 
 def came(tx: Connection, run: str, order: PhaseOrder, phase: Phase, counted: frozenset[str]) -> Answers:
@@ -63,7 +65,8 @@ def settle(live: Live, run: RunRow, ending: Ending) -> Settled:
         broadcast = tx.execute(select(phases.c.broadcast).where(*matches(phases, run.id, order))).scalar_one()
     try:
         with artifacts.keeping():
-            closed = fold_and_close(_closing(live, run, ending, found), artifacts.temporary)
+            closing = _closing(live, run, ending, found)
+            closed = fold_and_close(closing, artifacts.temporary)
     except UnreachableError:  # nothing is wrong with what was sent
         raise
     except Exception as error:
@@ -74,7 +77,8 @@ def settle(live: Live, run: RunRow, ending: Ending) -> Settled:
         artifacts.adopt(file, digests[part])
     down = sum(artifacts.size(digest) for digest in broadcast.values()) * len(asked)
     outcome = "untested" if ending.untested else "closed"
-    return Settled(replace(closed.record, asked=asked, bytes_down=down, outcome=outcome), digests, closed.data)
+    record = replace(closed.record, asked=asked, bytes_down=down, outcome=outcome)
+    return Settled(record, digests, closed.data, closing)
 
 
 def store(tx: Connection, run: RunRow, ending: Ending, settled: Settled, artifacts: Artifacts) -> set[str]:
@@ -88,6 +92,7 @@ def store(tx: Connection, run: RunRow, ending: Ending, settled: Settled, artifac
     state = {"parts": dict(settled.digests), "data": dict(settled.data), "updated_at": now}
     tx.execute(update(runs).where(runs.c.id == run.id).values(**state))
     name_blobs(tx, artifacts, settled.digests.values())
+    remember(tx, run, settled.closing, settled.digests)
     if not ending.untested:
         make_current(tx, run.id, order, [receipt for receipt in record.receipts if not receipt.failure])
     if ending.phase.schedule.carries:
@@ -96,7 +101,7 @@ def store(tx: Connection, run: RunRow, ending: Ending, settled: Settled, artifac
 
 
 def _closing(live: Live, run: RunRow, ending: Ending, found: Answers) -> Closing:
-    parts = {part: live.artifacts.path(digest) for part, digest in run.parts.items()}
+    parts = {part: whole(live, digest) for part, digest in run.parts.items()}
     given = {} if ending.untested else _given(live.artifacts, found)
     order, verdict = ending.order, ending.verdict
     if ending.phase.schedule.draws:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select, text
 
+from foedus.coordinator.live import Live
+from foedus.coordinator.mending import DAMAGED, whole
 from foedus.coordinator.retention import needed
 from foedus.domain.errors import FoedusError
 from foedus.store import audit
@@ -23,16 +25,17 @@ Step = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check came to: how much was looked at, and what is wrong, a line each."""
+    """What a check came to: how much was looked at, and what is wrong, a line each; ``mended``: blobs that were."""
 
     blobs: int
     bytes: int
     audit_entries: int
     problems: tuple[str, ...]
+    mended: tuple[str, ...] = ()
 
 
 def check(store: Store, artifacts: Artifacts, step: Step = lambda done, of: None) -> Checked:
-    """Read everything once; nothing is changed, but that spoiled blobs are set aside. Runs beside a coordinator.
+    """Read everything once, beside a coordinator; spoiled blobs are set aside, and of live runs' states made again.
 
     Raises:
         StorageError, UnreachableError: where the database or the storage cannot be used at all.
@@ -49,16 +52,27 @@ def check(store: Store, artifacts: Artifacts, step: Step = lambda done, of: None
         digests = needed(tx)
         named = set(tx.execute(select(blobs.c.digest).where(blobs.c.removing == 0)).scalars())
     problems += [f"blob {digest}: it is needed, and has no row" for digest in sorted(digests - named)]
-    size = 0
+    size, mended, live = 0, list[str](), Live(store, artifacts)
     for number, digest in enumerate(sorted(digests | named), 1):
         try:
             with artifacts.keeping():
                 size += artifacts.path(digest).stat().st_size
         except FoedusError as error:
-            if digest in digests:
+            if error.code in DAMAGED and _mended(live, digest):
+                mended.append(digest)
+            elif digest in digests:
                 problems.append(f"blob {digest}: {error.code}")
         step(number, len(digests | named))
-    return Checked(len(digests), size, verdict.entries, tuple(problems))
+    return Checked(len(digests), size, verdict.entries, tuple(problems), tuple(mended))
+
+
+def _mended(live: Live, digest: str) -> bool:
+    """Whether a damaged blob is a part of a live run's state that could be made again."""
+    try:
+        whole(live, digest)
+    except FoedusError:
+        return False
+    return True
 
 
 def _database(tx: Connection) -> Iterator[str]:

@@ -42,6 +42,9 @@ REFUSALS = Counter("foedus_refusals", "Requests refused, by the code of the erro
 CONTRIBUTIONS = Counter(
     "foedus_contributions", "Contributions that arrived, by what became of them.", ["outcome"], registry=PROCESS
 )
+STATES = Counter(
+    "foedus_states_damaged", "Damaged parts of runs' states, by what became of them.", ["outcome"], registry=PROCESS
+)
 ASSIGNMENT_SECONDS = Histogram(
     "foedus_assignment_seconds",
     "From asking a client to telling its node.",
@@ -66,6 +69,8 @@ BLOB_SECONDS = Histogram(
 OUTCOMES = ("counted", "failed", "late", "duplicate", "refused")
 for _outcome in OUTCOMES:
     CONTRIBUTIONS.labels(_outcome)
+for _outcome in ("mended", "lost"):
+    STATES.labels(_outcome)
 for _direction in ("in", "out"):
     BYTES.labels(_direction)
 

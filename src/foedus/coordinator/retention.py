@@ -1,7 +1,8 @@
 """Which blobs are needed, and the removal of the others: garbage is collected off the hot path, by rules.
 
 Needed are: the plan, initial model and state of every run, the model of every round of every run, what open phases
-broadcast, and updates until they are aggregated, or for ever where the run keeps them
+broadcast, and updates until they are aggregated and the state that they made is no run's any more (it can be made again
+of them, should its file be damaged: :mod:`foedus.coordinator.mending`), or for ever where the run keeps them
 (``trainer.delete_local_models_after_aggregation = false``). What nothing needs goes once nobody named it for a while;
 spent updates go soon.
 
@@ -22,11 +23,11 @@ from foedus.coordinator.blob_rows import parts_of
 from foedus.coordinator.lineage import keeps_updates
 from foedus.coordinator.orders import ONGOING, PHASE_OF, of_phase
 from foedus.domain.errors import StorageError
-from foedus.domain.lifecycle import RunStatus
+from foedus.domain.lifecycle import OVER
 from foedus.domain.run import parse_spec
 from foedus.store.artifacts import Artifacts
 from foedus.store.blobs import blob_owners, upload_parts
-from foedus.store.tables import assignments, blobs, idempotency, phase_events, phases, rounds, runs, uploads
+from foedus.store.tables import assignments, blobs, idempotency, phase_events, phases, rounds, runs, steps, uploads
 from foedus.store.unit_of_work import Store
 
 SPENT = 60.0
@@ -37,7 +38,6 @@ UPLOAD_DAYS = 7
 """Days after which an unfinished upload is removed, and what a request was answered is forgotten."""
 
 BATCH = 500
-OVER = (RunStatus.COMPLETED, RunStatus.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def needed(tx: Connection) -> set[str]:
     )
     for broadcast in tx.execute(select(phases.c.broadcast).where(or_(phases.c.status.in_(ONGOING), carried))).scalars():
         found |= set(broadcast.values())
-    return found | _needed_updates(tx)
+    return found | _needed_updates(tx) | _needed_to_mend(tx)
 
 
 def _needed_updates(tx: Connection) -> set[str]:
@@ -77,6 +77,16 @@ def _needed_updates(tx: Connection) -> set[str]:
         *(kept.where(assignments.c.run_id.in_(batch)) for batch in _batches(keeping)),
     ]
     return {digest for query in queries for digest in tx.execute(query).scalars()}
+
+
+def _needed_to_mend(tx: Connection) -> set[str]:
+    """Of what the state of each run that may go on was made, last: a state before, and the updates that counted."""
+    found: set[str] = set()
+    last = select(steps.c.parts, phases.c.record).join(phases, of_phase(steps)).join(runs, runs.c.id == steps.c.run_id)
+    for row in tx.execute(last.where(runs.c.status.not_in(OVER))):
+        counted = {receipt["digest"] for receipt in row.record["receipts"] if not receipt["failure"]}
+        found |= {*row.parts.values(), *counted}
+    return found - {""}
 
 
 def collect(store: Store, artifacts: Artifacts, grace: float, now: float | None = None) -> Collected:

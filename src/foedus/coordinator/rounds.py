@@ -21,6 +21,7 @@ from foedus.coordinator.closing import Ending, came, settle, store
 from foedus.coordinator.folding import MODEL, digest_of_model
 from foedus.coordinator.hearing import Hearing
 from foedus.coordinator.live import Live, RunRow, find_run, spec_of
+from foedus.coordinator.mending import check_state
 from foedus.coordinator.moves import fail_run, move_run, open_round, reach, stage_of
 from foedus.coordinator.orders import (
     LATE,
@@ -80,6 +81,7 @@ class LivePort:
             order = open_order(tx, run.id)
             phase = self._live.phase(run)
             attempt = abandoned(tx, run.id, round_of(State({}, run.data)), phase.name) if phase is not None else 0
+        check_state(self._live, run)
         if order is not None:
             self._start()
         return Progress(State({}, run.data), order, attempt)
@@ -109,6 +111,7 @@ class LivePort:
 
     def open(self, order: PhaseOrder, phase: Phase, state: State) -> None:
         """Store the order, its deadline and the assignments that the schedule begins with, as one."""
+        self._check_state()
         _, commands = phase.schedule.init(order.clients)
         deadline = next((command.at for command in commands if isinstance(command, WakeAt)), None)
         asked = [client for command in commands if isinstance(command, Ask) for client in command.clients]
@@ -194,9 +197,8 @@ class LivePort:
 
     def end_round(self, state: State) -> State:
         """Store the round's record; the model's blob stays."""
-        number = round_of(state)
+        number, run = round_of(state), self._check_state()
         with self._live.store.reading() as tx:
-            run = self._active(tx)
             here = (phases.c.run_id == run.id, phases.c.round == number, phases.c.status == "closed")
             rows = tx.execute(select(phases).where(*here).order_by(phases.c.opened_at)).all()
         digest = digest_of_model(self._live.artifacts.path(run.parts[MODEL]))
@@ -227,14 +229,20 @@ class LivePort:
 
     def _end_phase(self, ending: Ending) -> State:
         self._aggregate(ending.order)
-        with self._live.store.reading() as tx:
-            run = self._active(tx)
+        run = self._check_state()
         with span("round", round=ending.order.round, phase=ending.order.phase):
             settled = settle(self._live, run, ending)
         with self._writing("close_phase") as (tx, run):
             nodes = store(tx, run, ending, settled, self._live.artifacts)
         self._live.bells.ring(*map(of_node, nodes))
         return State({}, settled.data)
+
+    def _check_state(self) -> RunRow:
+        """The run, whose state is whole."""
+        with self._live.store.reading() as tx:
+            run = self._active(tx)
+        check_state(self._live, run)
+        return run
 
     def _aggregate(self, order: PhaseOrder) -> None:
         """From here on a contribution is told that it is late, and not that it counts."""

@@ -28,7 +28,7 @@ from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
 from foedus.domain.run import parse_spec
 from foedus.store.artifacts import Artifacts, hash_file
 from foedus.store.audit import Act, record
-from foedus.store.tables import assignments, blobs, phases, rounds, runs
+from foedus.store.tables import assignments, blobs, events, phases, rounds, runs
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import RunContext
 from foedus.wire.messages import (
@@ -45,6 +45,7 @@ from foedus.wire.messages import (
 from foedus.wire.plan_signature import check_signature
 
 LIST_LIMIT = 500
+ALERTS = 5
 
 
 @dataclass(frozen=True)
@@ -184,13 +185,20 @@ def _models(connection: Connection, run: str, *wanted: ColumnElement[bool]) -> t
 def view(connection: Connection, run: RunRow) -> RunView:
     """A run as people see it."""
     summary = _summary(connection, run)
-    details: dict[str, Any] = {"spec": run.spec}
+    details: dict[str, Any] = {"spec": run.spec, "alerts": _alerts(connection, run.id)}
     if run.status not in ENDED:
         details |= {
             "clients": statuses(connection, run, time.time()),
             "waiting_for": waiting_for(connection, run),
         }
     return summary.model_copy(update=details)
+
+
+def _alerts(connection: Connection, run: str) -> tuple[str, ...]:
+    """What people should look into: the last times that a part of the run's state was damaged and made again."""
+    here = (events.c.run_id == run, events.c.kind == "state_mended")
+    rows = connection.execute(select(events.c.data).where(*here).order_by(events.c.number.desc()).limit(ALERTS))
+    return tuple(row.data["reason"] for row in rows)
 
 
 def followers(connection: Connection, run: str) -> list[str]:

@@ -22,7 +22,7 @@ MODEL = "model"
 OUTBOX = "outbox"
 """The bell of what sends to webhooks."""
 
-AUDITED = frozenset({"run_started", "run_completed", "run_failed", "round_committed"})
+AUDITED = frozenset({"run_started", "run_completed", "run_failed", "round_committed", "state_mended"})
 """Events that stand in the audit log, too: the coordinator's own acts. What people do is recorded where they do it."""
 
 

@@ -71,6 +71,9 @@ ACTIVE = frozenset({RunStatus.WAITING, RunStatus.RUNNING})
 ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
 """Nothing happens to these unless a person wants it."""
 
+OVER = frozenset({RunStatus.COMPLETED, RunStatus.CANCELLED})
+"""These have ended for good."""
+
 AT_REST = ENDED | {RunStatus.PAUSED}
 """Nodes do not work for these."""
 

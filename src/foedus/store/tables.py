@@ -131,6 +131,21 @@ client_states = Table(
     Column("phase", String, nullable=False),
 )
 
+steps = Table(
+    "steps",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("part", String, primary_key=True),
+    Column("round", Integer, nullable=False),
+    Column("phase", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("clients", JSON, nullable=False),
+    Column("factors", JSON, nullable=False),
+    Column("parts", JSON, nullable=False),
+    Column("data", JSON, nullable=False),
+)
+"""What each part of a run's state was made of, last: by which phase, over whom, from the state (parts, data) before."""
+
 nodes = Table(
     "nodes",
     metadata,

@@ -43,6 +43,7 @@ Kind = Literal[
     "round_testing",
     "round_committed",
     "round_abandoned",
+    "state_mended",
 ]
 
 HISTORY = 200
@@ -56,6 +57,7 @@ class RunEvent(Message):
 
     ``status`` and ``reason`` tell of the run; ``round``, ``attempt``, ``phase`` and ``asked`` of a round's beginnings,
     ``metrics``, ``seconds`` and the traffic of its end, where ``model_digest`` is the digest of its model.
+    ``state_mended`` is an alert: a file of the run's state was damaged, and was made again (``reason``: of what).
     """
 
     id: Count

@@ -329,7 +329,10 @@ class ClientStatus(Message):
 
 
 class RunView(Message):
-    """A run as people see it. ``waiting_for`` says in words who is waiting for whom; ``stage``, where its round is."""
+    """A run as people see it. ``waiting_for`` says in words who is waiting for whom; ``stage``, where its round is.
+
+    ``alerts``: what was damaged of its state and made again.
+    """
 
     id: Id
     name: str
@@ -347,6 +350,7 @@ class RunView(Message):
     clients: tuple[ClientStatus, ...] = ()
     waiting_for: str = ""
     spec: dict[str, Any] = {}
+    alerts: tuple[str, ...] = ()
 
 
 class RunList(Message):

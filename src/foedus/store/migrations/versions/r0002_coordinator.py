@@ -14,7 +14,18 @@ from alembic import op
 
 import foedus
 from foedus.store.migrations.forward import note_release
-from foedus.store.migrations.to_0002 import drawing, facts, lifecycle, people, plans, progress, replicas, storage, trust
+from foedus.store.migrations.to_0002 import (
+    drawing,
+    facts,
+    lifecycle,
+    mending,
+    people,
+    plans,
+    progress,
+    replicas,
+    storage,
+    trust,
+)
 
 revision = "0002"
 down_revision = "0001"
@@ -26,6 +37,7 @@ def upgrade() -> None:
     drawing.upgrade()
     facts.upgrade()
     lifecycle.upgrade()
+    mending.upgrade()
     storage.upgrade()
     trust.upgrade()
     people.upgrade()
