@@ -31,7 +31,7 @@ COORDINATOR = _both(
     "reply:POST /api/v1/node/poll",
     "reply:POST /api/v1/node/assignments/{assignment}/contribute",
 )
-NODE = _both("commit:node_audit", "rename:node_state", "rename:node_blob")
+NODE = _both("commit:node_audit", "commit:node_begun", "rename:node_state", "rename:node_blob")
 FIRST_CONTACT = _both(
     "rename:node_key",
     "commit:node_format",
@@ -49,6 +49,7 @@ FIRST_CONTACT = _both(
 
 SOMETIMES = _both(
     "rename:node_saved",
+    "rename:node_snapshot",
     "commit:migrate",
     "commit:lead",
     "commit:leave",

@@ -26,6 +26,7 @@ from foedus.node.duty import Held, Tools, perform
 from foedus.node.facts import hello, tell_refused
 from foedus.node.keys import other_key
 from foedus.node.monitor import Monitor
+from foedus.node.noticing import forget_runs
 from foedus.node.offers import is_known, keep_plan
 from foedus.node.policy import read_policy
 from foedus.node.saved import SavedModels, saved_folder
@@ -106,6 +107,7 @@ class Agent:
         self._tools.states.forget(seconds)
         self._tools.saved.forget(seconds)
         forget_snapshots(self._vault.home, seconds)
+        forget_runs(self._vault, seconds)
 
     async def converse(self) -> None:
         """Greet, then poll, for ever; after a broken poll greet anew.

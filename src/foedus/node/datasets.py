@@ -1,4 +1,4 @@
-"""A dataset that a node's owner offers: a file or folder of the owner's, looked at when it is added. Needs torch."""
+"""A dataset that a node's owner offers: read when it is added, and when it was edited since. Needs torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import update
+
 from foedus.data.dataset import check_columns, count
 from foedus.data.owned import Reading, check_minimum
 from foedus.data.reading import columns_of, kind_read
@@ -15,7 +17,11 @@ from foedus.data.statistics import summary
 from foedus.domain.errors import UsageError
 from foedus.domain.names import check_name
 from foedus.domain.table import validate
+from foedus.node import tables
 from foedus.node.loadings import chosen as chosen_loading
+from foedus.node.loadings import loading_of
+from foedus.node.noticing import Changed, keep, see
+from foedus.node.security import Fact
 from foedus.node.vault import Dataset, Vault
 
 TAGS_LIMIT, DESCRIPTION_LIMIT = 32, 500
@@ -37,7 +43,7 @@ class Terms:
 
 
 def add_dataset(home: Path, path: Path, name: str, tags: Sequence[str] = (), terms: Terms = Terms()) -> Dataset:
-    """Offer a file or folder as the client ``name``. It is read where it is whenever a run works; it is not copied.
+    """Offer a file or folder as the client ``name``. It is read where it is whenever a run works.
 
     Raises:
         ConfigError: ``name_refused``, ``config_refused``, ``dataset_unknown``. ConflictError: ``dataset_exists``,
@@ -54,6 +60,7 @@ def add_dataset(home: Path, path: Path, name: str, tags: Sequence[str] = (), ter
         raise UsageError("description_refused", f"A description is one line of at most {DESCRIPTION_LIMIT} characters.")
     place = path.expanduser().absolute()
     by = None if terms.loading is None else chosen_loading(home, terms.loading)
+    seen = see(place) if place.exists() else None
     said = {"kind": terms.kind, "options": dict(terms.options), "minimum": terms.minimum}
     reading = validate(Reading, said, "The dataset")
     with Vault(home) as vault:
@@ -76,4 +83,33 @@ def add_dataset(home: Path, path: Path, name: str, tags: Sequence[str] = (), ter
             summary=summary(columns),
         )
         vault.add_dataset(dataset)
+        if seen is not None and kind != "sql":  # of a query, the rows are looked at, when a run begins
+            with vault.transaction("node_dataset") as db:
+                keep(db, name, seen)
         return dataset
+
+
+def restate(home: Path, changed: Changed) -> None:
+    """Read a dataset again whose bytes are not those of before, and record what it is now.
+
+    Raises:
+        DataError: as :func:`add_dataset`.
+    """
+    with Vault(home) as vault:
+        dataset = next((each for each in vault.datasets() if each.client == changed.client), None)
+        if dataset is None:
+            return
+        by = loading_of(vault, dataset)
+        reading = dataset.reading.model_copy(update={"kind": changed.kind})
+        columns = columns_of(reading, None if by is None else by.plan, Path(changed.place))
+        check_columns(columns)
+        check_minimum(count(columns), dataset.minimum)
+        new = {"examples": count(columns), "columns": tuple(sorted(columns)), "summary": summary(columns)}
+        with vault.transaction("node_dataset") as db:
+            here = (tables.datasets.c.client == dataset.client, tables.datasets.c.added_at == dataset.added_at)
+            db.execute(update(tables.datasets).where(*here).values(**new))
+            keep(db, dataset.client, changed.seen)
+            if changed.before or any(getattr(dataset, name) != value for name, value in new.items()):
+                words = f"edited since: {dataset.examples} examples before, {count(columns)} now"
+                facts: dict[str, Fact] = {"before": changed.before, "digest": changed.seen.digest}
+                vault.log(db, "dataset_changed", dataset.client, words, **facts)

@@ -27,6 +27,7 @@ from foedus.node.gpus import gpus
 from foedus.node.leaving import check_leaving
 from foedus.node.loadings import Kept, loading_of
 from foedus.node.monitor import Monitor
+from foedus.node.noticing import as_begun
 from foedus.node.owner import read_plan
 from foedus.node.policy import Request, check, read_policy
 from foedus.node.reasons import REFUSALS, failure, failure_of
@@ -120,7 +121,7 @@ async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
     ask = held.assignment
     check_arguments(ask.options)
     dataset = next((each for each in tools.vault.datasets() if each.client == ask.client), None)
-    _check_allowed(tools, ask, dataset)
+    _check_allowed(tools, ask, None)  # how many examples there are now is not known yet
     if dataset is None:
         return failure("dataset_missing")
     if not dataset.path.exists():
@@ -128,12 +129,14 @@ async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
     state = tools.states.current(ask.run, ask.client, ask.state) if ask.state else None
     if ask.state and state is None:
         return failure("client_state_missing", ask.state)
+    known = await as_begun(tools.vault, ask.run, dataset, tools.moved)
+    _check_allowed(tools, ask, known)
     await acts.started(tools.vault, ask)
     held.began = time.monotonic()
-    order, loading = await _order(tools, ask, dataset, state), loading_of(tools.vault, dataset)
+    order, loading = await _order(tools, ask, known, state), loading_of(tools.vault, known)
     hearing = tools.monitor.begin(ask.id, read_policy(tools.vault.home).leave)
     asked = tools.pool.ask(_read_by(order, loading), folder, tools.moved, hearing)
-    done = await _while_allowed(asked, lambda: _check_allowed(tools, ask, dataset))
+    done = await _while_allowed(asked, lambda: _check_allowed(tools, ask, known))
     if not isinstance(done, Done):
         return done
     check_leaving(read_policy(tools.vault.home).leave, folder / UPDATE if done.update else None, done.metrics)
@@ -146,10 +149,9 @@ def _check_allowed(tools: Tools, ask: Assignment, dataset: Dataset | None) -> No
     policy = read_policy(tools.vault.home)
     use = Use(ask.client, ask.strategy, ask.round, policy.sandbox != "off")
     check_approval(tools.vault, policy, ask.plan, use)
-    if dataset is not None:
-        models = len(ask.checkpointers)
-        asked = Request(ask.strategy, ask.options, ask.round, dataset.examples, ask.cohort, gpus(), models)
-        check(policy, asked, datetime.now().astimezone())
+    examples, models = None if dataset is None else dataset.examples, len(ask.checkpointers)
+    asked = Request(ask.strategy, ask.options, ask.round, examples, ask.cohort, gpus(), models)
+    check(policy, asked, datetime.now().astimezone())
 
 
 async def _while_allowed(asked: Awaitable[Done | Failed], check_again: Callable[[], None]) -> Done | Failed:

@@ -41,7 +41,8 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """The environment of a process of this node's, which may start in any folder."""
     # The process starts in another folder: where modules are found must not depend on it.
     paths = [str(Path(foedus.__file__).parents[1]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**clean_environment(os.environ), "PYTHONPATH": os.pathsep.join(str(Path(p).absolute()) for p in paths)}
@@ -66,7 +67,7 @@ async def launch(stage: Stage, took: Resources, bound: Group | None) -> Process:
         stdout=PIPE,
         stderr=PIPE,
         cwd=stage.folder.parent,
-        env={} if stage.inside else {**_environment(), **shown(took)},
+        env={} if stage.inside else {**environment(), **shown(took)},
         start_new_session=True,
         limit=BUFFER,
     )
@@ -78,5 +79,5 @@ def _command(stage: Stage, took: Resources) -> list[str]:
     if not stage.inside:
         return [*python, "foedus.node.child"]
     inside = {"HOME": str(PRIVATE), "TMPDIR": str(PRIVATE), "PATH": "/usr/bin:/bin", **shown(took)}
-    sandbox = Sandbox(stage.shown, took.limits, {**_environment(), **inside})
+    sandbox = Sandbox(stage.shown, took.limits, {**environment(), **inside})
     return command(sandbox, [*python, "foedus.sandbox.enter", "foedus.node.child", json.dumps(asdict(took.limits))])

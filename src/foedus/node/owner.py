@@ -18,6 +18,7 @@ from foedus.node.approval import settle
 from foedus.node.certificate import trust_of
 from foedus.node.files import write_durably
 from foedus.node.grants import Answer, Signer, answer, distrust, grant_of, keep_signature, signed_by, signers, trust
+from foedus.node.noticing import forget_client
 from foedus.node.policy import read_policy
 from foedus.node.review import shown
 from foedus.node.scope import UNBOUNDED, Scope
@@ -256,10 +257,11 @@ def list_datasets(home: Path) -> tuple[Dataset, ...]:
 
 
 def remove_dataset(home: Path, name: str) -> None:
-    """Offer a dataset no longer; its file stays.
+    """Offer a dataset no longer; its file stays, and what the node kept of its rows for runs goes.
 
     Raises:
         NotFoundError: ``dataset_unknown``.
     """
     with Vault(home) as vault:
         vault.remove_dataset(name)
+        forget_client(vault, name)

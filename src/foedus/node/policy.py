@@ -111,13 +111,14 @@ class Policy(Table):
 class Request:
     """What an assignment asks for, as far as a policy judges it. ``cohort``: clients asked, none where nobody says.
 
-    ``gpus``: the numbers of this machine's GPUs; ``checkpointers``: models that the run wants kept here.
+    ``examples``: of the dataset, none where they are still to be counted. ``gpus``: the numbers of this machine's GPUs;
+    ``checkpointers``: models that the run wants kept here.
     """
 
     strategy: Name
     options: Mapping[str, Any]
     round: int
-    examples: int
+    examples: int | None
     cohort: int | None = None
     gpus: tuple[int, ...] = ()
     checkpointers: int = 0
@@ -176,7 +177,7 @@ def broken(policy: Policy, request: Request, now: datetime) -> Iterator[tuple[st
             yield f"allow.options.{key}", "The option is outside of its bounds."
     if allow.rounds is not None and request.round > allow.rounds:
         yield "allow.rounds", f"It works for {allow.rounds} rounds of a run."
-    if request.examples < allow.examples:
+    if request.examples is not None and request.examples < allow.examples:
         yield "allow.examples", "The dataset is too small to be worked on."
     if request.cohort is None and allow.cohort > 1:
         yield "allow.cohort", "It is not said how many clients a round asks."

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from foedus.domain.errors import DataError
 from foedus.domain.plan import COMMAND_ENTRY, parse_bundle, write_files
 from foedus.node.frames import Order
 from foedus.sandbox.bubblewrap import INSIDE
@@ -23,24 +22,13 @@ GIVEN, FILES = "given", "files"
 
 @dataclass(frozen=True)
 class Stage:
-    """One work process's folder, for one dataset; ``inside``: whether it looks from within a sandbox.
-
-    Raises:
-        DataError: ``dataset_unreadable`` where nobody but the owner may read what a sandbox of root's has to.
-    """
+    """One work process's folder, for one dataset; ``inside``: whether it looks from within a sandbox."""
 
     folder: Path
     dataset: Path
     inside: bool
 
     def __post_init__(self) -> None:
-        if self.inside and os.geteuid() == 0 and not _is_open(self.dataset):
-            raise DataError(
-                "dataset_unreadable",
-                "The dataset cannot be read in a sandbox.",
-                "This node is root's, and has plans run as somebody else, who may not read it.",
-                "Run the node as a user of its own who may, or let others read it: `chmod -R o+rX`.",
-            )
         self.given.mkdir(parents=True, exist_ok=True)
         _let_in(self.given)
 
@@ -103,9 +91,3 @@ def _let_in(folder: Path) -> None:
     if os.geteuid() == 0:
         for each in (folder, *filter(Path.is_dir, folder.rglob("*"))):
             each.chmod(0o755)
-
-
-def _is_open(path: Path) -> bool:
-    """Whether everybody may read a file, or look into a folder; the folders above are not asked."""
-    needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
-    return path.stat().st_mode & needed == needed

@@ -32,6 +32,25 @@ datasets = Table(
     Column("summary", JSON, nullable=False, server_default="[]"),
 )
 
+looks = Table(
+    "looks",
+    metadata,
+    Column("client", Text, primary_key=True),
+    Column("look", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+)
+"""What a dataset's bytes were when its statistics were taken (:mod:`foedus.node.looks`)."""
+
+begun = Table(
+    "begun",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("client", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("at", Float, nullable=False),
+)
+"""The bytes with which a run began to work on a dataset, and about when it last did."""
+
 loadings = Table(
     "loadings",
     metadata,

@@ -382,3 +382,26 @@ def test_the_agent_imports_no_torch() -> None:
     source = Path(__file__).parents[3] / "src"
     code = "import sys, foedus.node.service; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, check=False).returncode == 0
+
+
+def test_a_dataset_edited_in_place_is_another_one_to_the_next_run_and_refused_to_the_one_that_goes_on(
+    node: Node, tmp_path: Path
+) -> None:
+    bundle = bundle_of()
+    node.know(bundle)
+    (node.home / "policy.toml").write_text('sandbox = "off"\n')
+    model = with_model(node)
+    node.give(assignment(bundle, broadcast=model))
+    assert node.answer("a_1")["verb"] == "contribute"
+    edited = columns(40)
+    write_columns(tmp_path / "data.npz", {name: values[-25:] for name, values in edited.items()})
+    node.give(assignment(bundle, id="a_2", round=2, broadcast=model))
+    refused = node.answer("a_2")
+    assert (refused["verb"], refused["code"]) == ("fail", "dataset_changed"), "a run's data stay the same"
+    node.give(assignment(bundle, id="a_3", run="r_2", broadcast=model))
+    assert node.answer("a_3")["verb"] == "contribute"
+    with Vault(node.home) as vault:
+        (line,) = [line for line in vault.audit() if line.event == "dataset_changed"]
+        assert (line.subject, line.detail) == ("c0000", "edited since: 25 examples before, 25 now")
+        kinds = [(line.event, line.facts.get("run")) for line in vault.audit()]
+        assert kinds.index(("dataset_changed", None)) < kinds.index(("round_started", "r_2")), "before a plan sees it"

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from foedus.domain.errors import DataError
 from foedus.local.kinds import load_plan
 from foedus.local.plan import build_model, tensors_of
 from foedus.node.frames import Done, Failed
@@ -508,14 +507,3 @@ def test_without_a_sandbox_the_owner_has_opted_out(tmp_path: Path) -> None:
     line = f"pathlib.Path({str(sign)!r}).write_text('x')\nreturn nn.functional.cross_entropy(output, target)"
     (free,) = asked(Desk(tmp_path / "desk", bundle_of(plan(line))), Policy(sandbox="off"))
     assert isinstance(free, Done) and sign.read_text() == "x"
-
-
-def test_a_root_s_node_says_so_where_nobody_else_may_read_the_dataset(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    desk = Desk(tmp_path / "desk")
-    (desk.folder / "data.npz").chmod(0o600)
-    with pytest.raises(DataError) as refused:
-        asked(desk)
-    assert refused.value.code == "dataset_unreadable" and "chmod" in str(refused.value)
-    assert (desk.folder / "data.npz").stat().st_mode & 0o777 == 0o600, "a dataset's mode is its owner's"

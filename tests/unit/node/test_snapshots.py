@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 from foedus.data.catalogue import read_owned
 from foedus.domain.errors import DataError
 from foedus.node.datasets import add_dataset
+from foedus.node.looks import digest_of
 from foedus.node.owner import init
-from foedus.node.snapshots import FOLDER, forget, place_of
+from foedus.node.snapshots import FOLDER, copy, forget, needs_copy, place_of
 from foedus.node.vault import Dataset
 
 
@@ -59,3 +61,32 @@ def test_snapshots_are_forgotten_with_their_runs(dataset: Dataset, tmp_path: Pat
     forget(home, 50)
     assert (old.is_file(), new.is_file()) == (False, True)
     forget(tmp_path, 50)  # a home without any
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a sandbox of root's is somebody else's")
+@pytest.mark.parametrize("closed", ["", "a", "a/b/x"])
+def test_a_folder_that_is_closed_anywhere_is_copied_whole(dataset: Dataset, tmp_path: Path, closed: str) -> None:
+    home, scans = tmp_path / "home", tmp_path / "scans"
+    (scans / "a" / "b").mkdir(parents=True)
+    (scans / "a" / "b" / "x").write_text("1")
+    (scans / "y").write_text("2")
+    assert not needs_copy(home, scans)
+    (scans / closed).chmod(0o700)
+    assert needs_copy(home, scans)
+    shown = copy(home, replace(dataset, path=scans), digest_of(scans, moved), moved)
+    assert sorted(str(path.relative_to(shown)) for path in shown.rglob("*")) == ["a", "a/b", "a/b/x", "y"]
+    for path in (shown, *shown.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
+    assert digest_of(shown, moved) == digest_of(scans, moved)
+    forget(home, -1.0)
+    assert list((home / FOLDER).iterdir()) == []
+    (home / "policy.toml").write_text('sandbox = "off"\n')
+    assert not needs_copy(home, scans), "without a sandbox the node itself reads"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a sandbox of root's is somebody else's")
+def test_what_changes_while_it_is_copied_is_refused_and_leaves_nothing(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        copy(tmp_path / "home", dataset, "0" * 64, moved)
+    assert caught.value.code == "dataset_unreadable"
+    assert list((tmp_path / "home" / FOLDER).iterdir()) == []
