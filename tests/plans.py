@@ -12,6 +12,14 @@ DIGITS = (Path(__file__).parent.parent / "examples" / "digits" / "plan.py").read
 
 BATCHNORM = DIGITS.replace("nn.Linear(64, 32), nn.ReLU()", "nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU()")
 DROPOUT = DIGITS.replace("nn.ReLU()", "nn.ReLU(), nn.Dropout(0.3)")
+DRAWING = (
+    DIGITS.replace("import torch\n", "import random\n\nimport numpy as np\nimport torch\n", 1)
+    .replace("cross_entropy(output, target)", "cross_entropy(output * (0.5 + random.random()), target)")
+    .replace(") / 16,", ") / 16 + 0.1 * float(np.random.rand()),")
+    .replace("return (output.argmax", "return float(np.random.rand()) * (output.argmax")
+)
+"""Loss, examples and accuracy depend on what Python's and NumPy's own generators give."""
+
 FROZEN = DIGITS.replace(
     "    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))",
     "    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))\n"

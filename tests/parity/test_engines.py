@@ -12,7 +12,7 @@ from foedus.engine.choice import Engine
 from foedus.engine.prepare import prepare
 from foedus.engine.simulate import Result, simulate
 from foedus.strategies.catalogue import CATALOGUE
-from tests.plans import BATCHNORM, DIGITS, DROPOUT, SERVERS, prepared
+from tests.plans import BATCHNORM, DIGITS, DRAWING, DROPOUT, SERVERS, prepared
 
 TOLERANCE = 1e-4
 """Distance of ``graph`` from ``eager``, relative to the distance trained (L2), as the guide states it."""
@@ -76,8 +76,8 @@ def test_eager_gives_the_same_bits_inline_and_with_any_number_of_workers(
         assert [record.metrics for record in spread.rounds] == [record.metrics for record in inline.rounds]
 
 
-@pytest.mark.parametrize("plan", [BATCHNORM, DROPOUT], ids=["batchnorm", "dropout"])
-def test_eager_with_buffers_and_dropout_gives_the_same_bits_with_workers(plan: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("plan", [BATCHNORM, DROPOUT, DRAWING], ids=["batchnorm", "dropout", "drawing"])
+def test_eager_with_buffers_and_random_numbers_gives_the_same_bits_with_workers(plan: str, tmp_path: Path) -> None:
     strategy = STRATEGIES["fedavg-sgd"]
     inline = _run(tmp_path, Engine("eager", "inline"), strategy, plan)
     assert _run(tmp_path, Engine("eager", "workers", 2), strategy, plan).model_digest == inline.model_digest

@@ -25,7 +25,7 @@ from foedus.engine.prepare import prepare, prepare_spec
 from foedus.engine.replay import replay
 from foedus.engine.simulate import client_data, simulate
 from tests.federation import LocalFederation, start_federation, stop, until
-from tests.plans import BATCHNORM, DIGITS, DROPOUT, FROZEN, SERVERS, prepared, spec
+from tests.plans import BATCHNORM, DIGITS, DRAWING, DROPOUT, FROZEN, SERVERS, prepared, spec
 
 EAGER = Engine("eager", "inline")
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,8 +38,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         DIGITS,
         {"strategy": {"name": "fedavg", "local": {"lr": 0.05, "momentum": 0.9, "epochs": 2, "weight_decay": 0.01}}},
     ),
-    "adam kept, a line over steps": (
-        DROPOUT,
+    "adam kept, a line over steps, random numbers of Python and NumPy": (
+        DRAWING,
         {
             "strategy": {
                 "name": "fedavg",

@@ -14,6 +14,7 @@ import torch
 
 from foedus.api.inputs import Data, How, Run, engine_of, read_inputs
 from foedus.api.result import Result
+from foedus.domain.rng import untouched
 from foedus.domain.round import RoundRecord
 from foedus.domain.tree import Tensors
 from foedus.engine.keeping import Keeping
@@ -43,8 +44,8 @@ def simulate(
     ``{"strategy.local.lr": 0.05}``. A ``plan`` (:func:`foedus.plan`) and ``data`` (:func:`foedus.federation`, or
     columns by client) given as objects stand for those that the run names. With ``out`` the run is recorded in that
     folder while it goes on; without, nothing is written. ``kernel``, ``executor`` and ``workers`` are as on the command
-    line; ``progress=False`` is silent. It may be called where an event loop runs, and leaves torch's threads and random
-    numbers as they were. Ctrl-C ends it.
+    line; ``progress=False`` is silent. It may be called where an event loop runs, and leaves torch's threads, and the
+    random numbers of torch, Python and NumPy, as they were. Ctrl-C ends it.
 
     Raises:
         ConfigError, PlanError, DataError: before round 1, where anything is wrong.
@@ -115,11 +116,11 @@ class Printed:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """One thread, for the bits depend on it; torch's number of threads and its random numbers come back at the end."""
+    """One thread, for the bits depend on it; the caller's number of threads and random numbers come back at the end."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with untouched():
             yield
     finally:
         torch.set_num_threads(threads)

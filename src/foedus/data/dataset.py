@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foedus.domain.errors import DataError, PlanError
 from foedus.domain.names import PART
-from foedus.domain.rng import Randomness, generator
+from foedus.domain.rng import Randomness, derive, generator, seed_all
 
 Columns = Mapping[str, Tensor]
 """Named columns; the first dimension of each is the number of examples."""
@@ -196,6 +196,7 @@ def prepare_client(
     if columns and all(column.ndim and not len(column) for column in columns.values()):
         return ClientData(name, NO_EXAMPLES, NO_EXAMPLES)
     check_columns(columns, f"The dataset of {name}")
+    seed_all(derive(seed, 0, name, "prepare"))
     try:
         prepared = prepare({key: column for key, column in columns.items() if key != PART})
     except Exception as error:

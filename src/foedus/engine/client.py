@@ -12,7 +12,7 @@ import torch
 from foedus.data.dataset import ClientData, Examples
 from foedus.domain.checkpoint import When
 from foedus.domain.errors import ClientWorkError, FoedusError
-from foedus.domain.rng import Randomness
+from foedus.domain.rng import Randomness, seed_all
 from foedus.domain.round import Ask, Broadcast, Contribution, Metrics
 from foedus.domain.tree import Parts, State, Tensors
 from foedus.local.checkpointers import POST, PRE, Look
@@ -122,13 +122,13 @@ def settle(phase: Phase, worked: Worked, rng: Randomness, seconds: float) -> tup
 
 def _work(task: ClientTask, part: Examples, tests: Examples, state: State, rng: Randomness) -> Worked:
     phase, marks = task.phase, [time.monotonic()]
-    torch.default_generator.manual_seed(rng.derive(f"work {phase.name}"))
+    seed_all(rng.derive(f"work {phase.name}"))
     work = phase.work(task.objective)
     carry = work.init(task.broadcast, state, rng)
     task.look(POST, carry["model"])
     before = _checked(task, carry, tests, GLOBAL) if phase.checks.before else {}
     if before:  # what measuring drew must not change what training draws
-        torch.default_generator.manual_seed(rng.derive(f"work {phase.name}"))
+        seed_all(rng.derive(f"work {phase.name}"))
     marks.append(time.monotonic())
     carry, rows = _stepped(task, work, carry, part, work.order(len(part), state, rng))
     marks.append(time.monotonic())

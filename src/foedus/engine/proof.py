@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from foedus.data.dataset import ClientData, Examples, Values
 from foedus.domain.errors import ClientWorkError
+from foedus.domain.rng import beside, seed_all
 from foedus.domain.round import Ask
 from foedus.domain.tree import Tensors, flatten, same
 from foedus.engine.client import ClientTask, run_client
@@ -175,9 +176,11 @@ def _moves(case: Case, rows: int) -> str:
     mixed = _mixed([case.source(client) for client in case.clients], rows)
     found = []
     for seed in (1, 2):
-        torch.default_generator.manual_seed(seed)
-        placed = eager.place(model)
+        seed_all(seed)
+        placed, outside = eager.place(model), beside()
         gradients, _ = eager.gradient(placed, _batch(mixed.take(slice(rows))))
+        if beside() != outside:
+            raise UntraceableError("its step draws from Python's or NumPy's random numbers, which a graph draws once")
         found.append(gradients)
         if any(not torch.equal(placed[name], model[name]) for name in eager.buffers):
             return "its step writes to buffers, as batch normalization does"

@@ -15,12 +15,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-
 from foedus.data.dataset import ClientData, Examples
 from foedus.domain.checkpoint import CheckpointerTable, When
 from foedus.domain.codec import encode_tensors
 from foedus.domain.errors import ConfigError
+from foedus.domain.rng import untouched
 from foedus.domain.round import Ask
 from foedus.domain.run import RunSpec
 from foedus.domain.table import nearest
@@ -211,11 +210,8 @@ class Watch:
         """Loss and metrics; what a plan draws at random for them is not drawn from what it trains with."""
         if not len(part):
             return {}
-        before = torch.default_generator.get_state()
-        try:
+        with untouched():
             return measure(self.objective, model, part)
-        finally:
-            torch.default_generator.set_state(before)
 
     def _score(self, checkpointer: Checkpointer, measured: Mapping[str, float]) -> float | None:
         if not checkpointer.by:

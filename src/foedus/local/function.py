@@ -6,7 +6,6 @@ round, so that code which draws from them gives the same bytes in simulation and
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from foedus.domain.errors import PlanError
 from foedus.domain.names import NAME
 from foedus.domain.plain import Json
+from foedus.domain.rng import seed_all
 from foedus.domain.tree import Tensors
 from foedus.local.own import Fitted, Given, OwnPlan, result_refused
 
@@ -56,11 +56,11 @@ def function_plan(
     initial, fit, evaluate = names["initial"], names["fit"], names["evaluate"]
 
     def make(seed: int, options: Mapping[str, Json]) -> Tensors:
-        _seed(seed)
+        seed_all(seed)
         return _tensors(initial(seed, dict(options)), "initial")
 
     def train(given: Given) -> Fitted:
-        _seed(given.seed)
+        seed_all(given.seed)
         call = Call(dict(given.options), given.seed, given.round, _arrays(given.state))
         made = fit(_arrays(given.model), _arrays(given.columns), call)
         if not isinstance(made, dict) or not {"model", "loss"} <= set(made) <= set(FITTED):
@@ -70,18 +70,13 @@ def function_plan(
         return Fitted(_tensors(made["model"], "the model"), _number(made["loss"], "the loss"), weight, state)
 
     def measure(given: Given) -> Mapping[str, float]:
-        _seed(given.seed)
+        seed_all(given.seed)
         made = evaluate(_arrays(given.model), _arrays(given.columns), dict(given.options))
         if not isinstance(made, dict):
             raise result_refused("evaluate returns a dict of numbers by name")
         return {name: _number(value, f"the metric {name!r:.40}") for name, value in made.items()}
 
     return OwnPlan("function", make, train, measure, dict(metrics), check)
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
 
 
 def _arrays(tensors: Tensors) -> dict[str, NDArray[Any]]:

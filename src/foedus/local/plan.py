@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from foedus.data.dataset import Prepare
 from foedus.domain.errors import PlanError
 from foedus.domain.names import check_tensor_name
 from foedus.domain.plan import ModelManifest, ModelTensor
-from foedus.domain.rng import derive
+from foedus.domain.rng import derive, seed_all
 from foedus.domain.tree import names_of_dtypes
 
 Loss = Callable[[Any, Any], Tensor]
@@ -45,7 +44,7 @@ def build_model(plan: TrainingPlan, seed: int) -> nn.Module:
     Raises:
         PlanError: ``plan_model_failed`` or ``plan_model_refused``.
     """
-    torch.manual_seed(derive(seed, 0, "", "parameters"))
+    seed_all(derive(seed, 0, "", "parameters"))
     try:
         model = plan.model()
     except Exception as error:

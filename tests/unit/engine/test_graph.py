@@ -23,7 +23,7 @@ from foedus.engine.recipe import Recipe
 from foedus.engine.tracing import FunctionalObjective, Shape, trace_step
 from foedus.local.work import Batch, Carry, LocalWork, Objective
 from foedus.strategies.strategy import Phase
-from tests.plans import BATCHNORM, DIGITS, DROPOUT, FROZEN, prepared
+from tests.plans import BATCHNORM, DIGITS, DRAWING, DROPOUT, FROZEN, prepared
 
 SIZES = (34, 3, 10, 21, 30, 7, 1, 16, 25, 19)
 NAMES = tuple(f"c{at:03d}" for at in range(10))
@@ -209,6 +209,7 @@ REFUSED = {
     "a branch on data": DIGITS.replace(
         "    return nn.functional", "    if output.sum() > 0: output = 2 * output\n    return nn.functional"
     ),
+    "numbers of Python's": DRAWING,
     "a plain number": DIGITS.replace(CE, f"{CE}.item() + {CE}"),
 }
 

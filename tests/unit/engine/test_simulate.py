@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from foedus.domain.errors import FoedusError, PlanError, QuorumError
 from foedus.engine.choice import Engine
 from foedus.engine.prepare import prepare, read_spec
 from foedus.engine.simulate import Result, simulate
-from tests.plans import BATCHNORM, DIGITS, DROPOUT, FROZEN, prepared
+from tests.plans import BATCHNORM, DIGITS, DRAWING, DROPOUT, FROZEN, prepared
 
 EAGER = Engine("eager", "inline")
 
@@ -42,10 +44,10 @@ def test_a_record_says_who_sent_what(tmp_path: Path) -> None:
     assert (test.bytes_down, test.bytes_up) == (4 * model_bytes, 0)
 
 
-@pytest.mark.parametrize("plan", [DIGITS, BATCHNORM, DROPOUT], ids=["mlp", "batchnorm", "dropout"])
+@pytest.mark.parametrize("plan", [DIGITS, BATCHNORM, DROPOUT, DRAWING], ids=["mlp", "batchnorm", "dropout", "drawing"])
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(plan: str, tmp_path: Path) -> None:
     first = _run(tmp_path, plan)
-    torch.rand(17)
+    torch.rand(17), np.random.rand(17), random.random()
     assert _run(tmp_path, plan).model_digest == first.model_digest
     assert _run(tmp_path, plan, seed=2).model_digest != first.model_digest
 

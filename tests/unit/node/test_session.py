@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from foedus.domain.plan import PlanBundle
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.tree import State, flatten, same
 from foedus.engine.kernels import EagerKernel, Outcome, PhaseWork
+from foedus.local.kinds import load_plan
 from foedus.node.frames import Done
 from foedus.node.session import Session, spec_of
 from tests.unit.node.support import PLAN, SEED, Desk, Truth, assignment, broken, bundle_of, columns, truth
@@ -59,6 +62,23 @@ def test_training_gives_the_bytes_of_kernel_eager_round_after_round(desk: Desk) 
         assert (desk.folder / "state").read_bytes() == encode(state)
         path = (desk.folder / "state").rename(desk.folder / f"state{number}")
         known.model["0.weight"] = known.model["0.weight"] * 0.9
+
+
+def test_what_a_plan_draws_from_python_and_numpy_is_the_simulation_s(tmp_path: Path) -> None:
+    noise = "random.random() + float(numpy.random.rand())"
+    head = "import random, numpy\n"
+    body = f"return nn.functional.cross_entropy(output * ({noise}), target)"
+    prepared = f'return columns["image"] + 0.1 * ({noise}), columns["label"]'
+    text = f"{head}{PLAN}\n\ndef loss(output, target):\n    {body}\n\n\ndef prepare(columns):\n    {prepared}\n"
+    desk = Desk(tmp_path / "desk", bundle_of(text))
+    known = replace(truth(), plan=load_plan(desk.bundle))
+    expected = simulated(known, "train", 1, State())
+    random.random(), np.random.rand(3), torch.rand(3)
+    done = worked(Session(desk.bundle, assignment(desk.bundle)), desk, known)
+    assert expected.contribution is not None
+    assert done.metrics == expected.contribution.metrics
+    update = decode((desk.folder / "update").read_bytes())
+    assert same(flatten(update.tensors), flatten(expected.contribution.update))
 
 
 def test_testing_measures_like_kernel_eager_and_has_no_update(desk: Desk) -> None:
