@@ -35,7 +35,7 @@ class Door:
     url: str
     inside: Context | None
     token: str
-    client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=20.0))
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=120.0))
 
     @property
     def parts(self) -> Context:
@@ -93,7 +93,7 @@ class Door:
     def raw(self, text: bytes) -> bytes:
         """Bytes as they stand, in a connection of their own; what comes back until it is closed."""
         address = urlsplit(self.url)
-        with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        with socket.create_connection((address.hostname, address.port), timeout=120) as connection:
             connection.sendall(text)
             connection.shutdown(socket.SHUT_WR)
             received = bytearray()
@@ -125,7 +125,7 @@ def opened(folder: Path, **settings: Any) -> Iterator[Door]:
         door.client.close()
         parts.live.bells.close()
         server.should_exit = True
-        thread.join(20)
+        thread.join(120)
         listener.close()
         parts.store.close()
         if found.lock is not None:

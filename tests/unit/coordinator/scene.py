@@ -229,7 +229,7 @@ class Scene:
         return model_digest(model)
 
 
-def until(done: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(done: Callable[[], bool], seconds: float = 120.0) -> None:
     """Look again and again, with short rests."""
     end, rest = time.monotonic() + seconds, threading.Event()
     while not done():

@@ -202,7 +202,7 @@ def test_case_19_a_jump_of_the_coordinators_clock_ends_no_phase_and_gives_up_no_
 
 def test_case_21_a_node_whose_uploads_go_nowhere_is_told_to_stop(tmp_path: Path) -> None:
     """It can poll: its lease expires, is its again with a higher token, and ends with the phase."""
-    scene = made(tmp_path, 1, schedule={"deadline": 1.5}, cohort={"size": 3, "minimum": 2})
+    scene = made(tmp_path, 1, schedule={"deadline": 4.0}, cohort={"size": 3, "minimum": 2})
     scene.live = type(scene.live)(scene.live.store, scene.live.artifacts, lease=0.2)
     with running(scene) as run:
         taken = {client: scene.take(client) for client in CLIENTS}
@@ -225,7 +225,8 @@ def test_case_21_a_node_whose_uploads_go_nowhere_is_told_to_stop(tmp_path: Path)
 )
 def test_case_26_below_the_minimum_it_is_abandoned_and_at_it_closed(answering: int, ended: str, tmp_path: Path) -> None:
     """All of them stragglers, too few, exactly enough, all; three attempts, then the run fails and says why."""
-    scene = made(tmp_path, 1, schedule={"deadline": 0.6}, cohort={"size": 3, "minimum": 2})
+    deadline = (0.4, 1.5, 2.5, 60.0)[answering]  # who answers is in time on a loaded machine, too
+    scene = made(tmp_path, 1, schedule={"deadline": deadline}, cohort={"size": 3, "minimum": 2})
     done = set[str]()
     with running(scene) as run:
 
@@ -261,7 +262,7 @@ def test_case_26_with_no_nodes_the_run_waits_and_says_for_whom(tmp_path: Path) -
 
 def test_d7_who_leaves_or_joins_in_the_middle_does_not_change_what_a_round_waits_for(tmp_path: Path) -> None:
     """Beta offers nothing any more, delta is new: the phase waits for those whom it asked, until its deadline."""
-    scene = made(tmp_path, 1, schedule={"deadline": 1.0}, cohort={"size": 3, "minimum": 2, "population": 3})
+    scene = made(tmp_path, 1, schedule={"deadline": 3.0}, cohort={"size": 3, "minimum": 2, "population": 3})
     with running(scene) as run:
         taken = {client: scene.take(client) for client in CLIENTS}
         scene.hello("beta", boot="boot-0002", state="rejected")

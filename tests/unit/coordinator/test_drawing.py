@@ -112,7 +112,7 @@ def test_case_8_an_update_is_weighed_by_its_staleness_and_refused_beyond_the_max
 
 
 def test_who_does_not_answer_within_the_deadline_frees_its_place_and_is_told(tmp_path: Path) -> None:
-    scene = made(tmp_path, 1, 1, name="buffered", buffer=1, deadline=0.3, selector="round_robin")
+    scene = made(tmp_path, 1, 1, name="buffered", buffer=1, deadline=1.5, selector="round_robin")
     run = scene.submit()
     with supervised(scene):
         silent = scene.take("alpha")
@@ -126,13 +126,13 @@ def test_who_does_not_answer_within_the_deadline_frees_its_place_and_is_told(tmp
 def test_who_is_out_when_the_run_ends_is_told_to_stop_and_who_was_asked_before_a_rest_has_as_long_again(
     tmp_path: Path,
 ) -> None:
-    scene = made(tmp_path, 2, 1, name="buffered", buffer=1, deadline=1.0, selector="round_robin")
+    scene = made(tmp_path, 2, 1, name="buffered", buffer=1, deadline=2.5, selector="round_robin")
     run = scene.submit()
     with supervised(scene):
         slow = scene.take("alpha")
         with scene.live.store.transaction("pause_run") as tx:
             steering.pause(tx, run)
-    time.sleep(1.2)
+    time.sleep(2.7)
     scene.reopen()
     with scene.live.store.transaction("resume_run") as tx:
         steering.resume(tx, run)
@@ -158,7 +158,7 @@ def test_the_model_passes_from_client_to_client(tmp_path: Path) -> None:
 
 
 def test_whose_turn_passes_is_skipped(tmp_path: Path) -> None:
-    scene = made(tmp_path, 1, 1, name="cyclic", deadline=0.3)
+    scene = made(tmp_path, 1, 1, name="cyclic", deadline=1.5)
     run = scene.submit()
     with supervised(scene):
         scene.take("alpha")

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
@@ -14,7 +15,8 @@ import pytest
 from foedus.coordinator.outbound import Rules, judge, send
 from foedus.domain.errors import ForbiddenError, UnreachableError
 
-TRUSTED = Rules(trusted=frozenset({"127.0.0.1", "localhost", "login.example.org"}), limit=10_000, seconds=2.0)
+TRUSTED = Rules(trusted=frozenset({"127.0.0.1", "localhost", "login.example.org"}), limit=10_000, seconds=60.0)
+HURRIED = replace(TRUSTED, seconds=1.0)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -123,10 +125,12 @@ def test_case_45_a_redirect_is_not_followed(server: HTTPServer) -> None:
     assert [path for path, _ in server.asked] == ["/redirect"]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("path", "why"), [("/endless", "longer than 10000 bytes"), ("/slow", "too long")])
-def test_a_reply_has_limits(server: HTTPServer, path: str, why: str) -> None:
+@pytest.mark.parametrize(
+    ("rules", "path", "why"), [(TRUSTED, "/endless", "longer than 10000 bytes"), (HURRIED, "/slow", "too long")]
+)
+def test_a_reply_has_limits(server: HTTPServer, rules: Rules, path: str, why: str) -> None:
     with pytest.raises(UnreachableError) as refused:
-        send(TRUSTED, httpx.Request("GET", f"http://127.0.0.1:{server.server_port}{path}"))
+        send(rules, httpx.Request("GET", f"http://127.0.0.1:{server.server_port}{path}"))
     assert why in refused.value.why
 
 

@@ -37,10 +37,12 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 def _sent(door: Door, start: bytes, more: bytes) -> tuple[int, bytes]:
     """How many bytes are taken before the coordinator answers, and the answer."""
     address = urlsplit(door.url)
-    with socket.create_connection((address.hostname, address.port), timeout=0.2) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=120) as connection:
         connection.sendall(start)
         for count in range(100):
             connection.sendall(more)
+            # What is too much is answered in the end; before, a little is waited for an answer that comes soon.
+            connection.settimeout(120 if (count + 2) * len(more) > HEAD_LIMIT + 2 * PIECE else 0.2)
             try:
                 return (count + 1) * len(more), connection.recv(65536)
             except TimeoutError:

@@ -21,6 +21,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import uvicorn
 
+from foedus.coordinator.measures import TURNED_AWAY
 from foedus.coordinator.protocol import BoundedHttp, Pace, Room
 from tests.unit.coordinator.door import API, BOOT, Door
 from tests.unit.coordinator.scene import until
@@ -51,7 +52,7 @@ def _served(folder: Path, soft: int, hard: int) -> Iterator[tuple[subprocess.Pop
 
 def _connect(url: str, said: bytes) -> socket.socket:
     address = urlsplit(url)
-    connection = socket.create_connection((address.hostname, address.port), timeout=20)
+    connection = socket.create_connection((address.hostname, address.port), timeout=120)
     connection.sendall(said)
     return connection
 
@@ -69,11 +70,11 @@ def _attack(door: Door, count: int) -> None:
     with ExitStack() as stack:
         for at in range(count):
             stack.enter_context(_connect(door.url, (IDLE, HALF_A_HEAD, HALF_A_BODY)[at % 3]))
-        assert httpx.get(f"{door.url}/healthz", timeout=20, trust_env=False).json() == {"status": "ok"}
+        assert httpx.get(f"{door.url}/healthz", timeout=120, trust_env=False).json() == {"status": "ok"}
         poll = json.dumps({"boot": BOOT, "wait": 0}).encode()
         assert door.signed(node, "POST", "/node/poll", poll).status_code == 200
         assert door.ask("GET", "/nodes").status_code == 200
-        metrics = httpx.get(f"{door.url}/metrics", timeout=20, trust_env=False).text
+        metrics = httpx.get(f"{door.url}/metrics", timeout=120, trust_env=False).text
     assert 'foedus_connections_closed_total{reason="idle"}' in metrics
 
 
@@ -105,22 +106,32 @@ def test_case_14_health_answers_within_two_seconds_all_the_while(tmp_path: Path)
 
 
 async def _app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
-    """Reads the body, then answers; /slow takes its time, /large answers more than anybody reads."""
+    """Reads the body, then answers; /slow when it is told to, /large with more than anybody reads."""
     if scope["type"] != "http":
         return
+    ASKED.append(scope["path"])
     while (await receive()).get("more_body"):
         pass
-    if scope["path"] == "/slow":
-        await asyncio.sleep(3)
+    while scope["path"] == "/slow" and not ENOUGH.is_set():
+        await asyncio.sleep(0.01)
     await send({"type": "http.response.start", "status": 200, "headers": []})
     count = 500 if scope["path"] == "/large" else 1
     for at in range(count):
         await send({"type": "http.response.body", "body": b"x" * (1 << 16), "more_body": at + 1 < count})
 
 
+ENOUGH = threading.Event()
+"""Whether /slow is to answer."""
+
+ASKED: list[str] = []
+"""What the application was asked for."""
+
+
 @contextmanager
 def _listening(room: Room) -> Iterator[str]:
     """The protocol alone, with another application behind it."""
+    ENOUGH.clear()
+    ASKED.clear()
     http = partial(BoundedHttp, room=room)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(_app, http=http, log_config=None, lifespan="off")  # type: ignore[arg-type]
@@ -131,12 +142,13 @@ def _listening(room: Room) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
+        ENOUGH.set()
         server.should_exit = server.force_exit = True
-        thread.join(20)
+        thread.join(120)
 
 
 def _closed_with(connection: socket.socket) -> bytes:
-    connection.settimeout(20)
+    connection.settimeout(120)
     received = b""
     while piece := connection.recv(1 << 20):
         received += piece
@@ -154,7 +166,7 @@ def test_case_14_who_does_not_go_on_is_told_and_closed(said: bytes, code: bytes)
 
 
 def test_case_14_who_trickles_is_closed_and_who_goes_on_slowly_is_not() -> None:
-    with _listening(Room(100, Pace(head=0.5, body=0.5, least=10))) as url:
+    with _listening(Room(100, Pace(head=60, body=2.5, least=10))) as url:
         with _connect(url, HALF_A_BODY) as connection:
             for _ in range(2):
                 time.sleep(0.2)
@@ -162,16 +174,17 @@ def test_case_14_who_trickles_is_closed_and_who_goes_on_slowly_is_not() -> None:
             assert b"body_too_slow" in _closed_with(connection)
         head = b"POST /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 40\r\n\r\n"
         with _connect(url, head) as connection:
-            for _ in range(4):
-                time.sleep(0.2)
+            for _ in range(4):  # for longer than the pace, and often within it
+                time.sleep(0.8)
                 connection.sendall(b"a" * 10)
             assert b" 200 " in _closed_with(connection).split(b"\r\n")[0]
 
 
 def test_case_14_who_does_not_read_the_answer_is_closed() -> None:
     asked = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+    was = TURNED_AWAY.labels("slow_reader")._value.get()
     with _listening(Room(100, Pace(reply=0.3))) as url, _connect(url, asked) as connection:
-        time.sleep(1.5)
+        until(lambda: TURNED_AWAY.labels("slow_reader")._value.get() > was)
         received = 0
         with suppress(ConnectionResetError):
             while piece := connection.recv(1 << 20):
@@ -180,13 +193,16 @@ def test_case_14_who_does_not_read_the_answer_is_closed() -> None:
 
 
 def test_the_connection_longest_without_news_makes_room_and_who_is_being_served_does_not() -> None:
-    with _listening(Room(3)) as url, ExitStack() as stack:
+    with _listening(room := Room(3)) as url, ExitStack() as stack:
         served_ = stack.enter_context(_connect(url, b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+        until(lambda: len(ASKED) == 1)
         older = stack.enter_context(_connect(url, HALF_A_BODY))
+        until(lambda: len(ASKED) == 2)
         newer = stack.enter_context(_connect(url, IDLE))
-        time.sleep(0.2)
-        assert httpx.get(f"{url}/x", trust_env=False).status_code == 200
+        until(lambda: len(room.waiting) == 2)
+        assert httpx.get(f"{url}/x", trust_env=False, timeout=120).status_code == 200
         assert _closed_with(older) == b""
+        ENOUGH.set()
         assert b" 200 " in _closed_with(served_)
         newer.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert b" 200 " in _closed_with(newer)
@@ -196,7 +212,8 @@ def test_where_everybody_is_being_served_a_newcomer_is_told_to_come_back() -> No
     with _listening(Room(2)) as url, ExitStack() as stack:
         asked = b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         busy = [stack.enter_context(_connect(url, asked)) for _ in range(2)]
-        time.sleep(0.2)
+        until(lambda: len(ASKED) == 2)
         answer = _closed_with(stack.enter_context(_connect(url, IDLE)))
+        ENOUGH.set()
         assert b" 503 " in answer and b"retry-after: " in answer and b"connections_full" in answer
         assert all(b" 200 " in _closed_with(connection) for connection in busy)

@@ -247,7 +247,7 @@ def closed_over(scene: Scene, answering: tuple[str, ...]) -> tuple[dict[str, Any
 
 
 def test_at_the_deadline_the_phase_closes_over_who_answered(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, rounds=1, changes={"schedule": {"deadline": 0.4}, "test": {"ratio": 0.0}})
+    scene = Scene(tmp_path, rounds=1, changes={"schedule": {"deadline": 2.5}, "test": {"ratio": 0.0}})
     taken, phase = closed_over(scene, ("alpha", "gamma"))
     assert [receipt.failure.partition(":")[0] for receipt in phase.receipts] == ["", "no_answer", ""]
     assert refusal(lambda: scene.contribute(taken["beta"])).code == "round_closed"
