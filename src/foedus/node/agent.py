@@ -28,7 +28,7 @@ from foedus.node.keys import other_key
 from foedus.node.monitor import Monitor
 from foedus.node.noticing import forget_runs
 from foedus.node.offers import is_known, keep_plan
-from foedus.node.policy import read_policy
+from foedus.node.policy import largest_batch, read_policy
 from foedus.node.saved import SavedModels, saved_folder
 from foedus.node.settings import NodeSettings
 from foedus.node.snapshots import forget as forget_snapshots
@@ -208,8 +208,9 @@ class Agent:
 
     async def _greet(self) -> None:
         async with self._greeting:
-            told = self._vault.told()
-            welcome = await self._link.post("/node/hello", hello(self._boot, told, self._tools.speeds), Welcome)
+            told, batch = self._vault.told(), largest_batch(self._vault.home)
+            command = hello(self._boot, told, self._tools.speeds, batch)
+            welcome = await self._link.post("/node/hello", command, Welcome)
             self._unwelcome = tell_refused(self._vault, welcome.refused, self._unwelcome)
             self._told, self._welcome = told, True
             self._wait = max(0.0, min(self._settings.poll_wait, welcome.wait))

@@ -35,9 +35,13 @@ def node_facts() -> NodeFacts:
     return NodeFacts(device="cpu", cores=os.cpu_count(), memory=memory, frameworks=frameworks)
 
 
-def hello(boot: str, told: Told, speeds: Mapping[str, float]) -> Hello:
-    """What a node says when it greets: ``told`` by its vault, with its facts and each client's last speed."""
-    datasets = tuple(each.model_copy(update={"speed": speeds.get(each.client)}) for each in told[0])
+def hello(boot: str, told: Told, speeds: Mapping[str, float], batch_size: int | None = None) -> Hello:
+    """What a node says when it greets: ``told`` by its vault, with its facts and each client's last speed.
+
+    ``batch_size``: examples of the largest batch that it works on.
+    """
+    facts = {each.client: {"speed": speeds.get(each.client), "batch_size": batch_size} for each in told[0]}
+    datasets = tuple(each.model_copy(update=facts[each.client]) for each in told[0])
     return Hello(boot=boot, version=foedus.__version__, datasets=datasets, approvals=told[1], facts=node_facts())
 
 

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from foedus.domain.checkpoint import CHECKPOINTERS
-from foedus.domain.errors import ForbiddenError, StorageError
+from foedus.domain.errors import ConfigError, ForbiddenError, StorageError
 from foedus.domain.table import Name, PositiveInt, Table, Text, read_toml, validate
+from foedus.domain.training import LocalOptions
 from foedus.sandbox.bubblewrap import unavailable
 from foedus.sandbox.limits import Limits
 
@@ -63,7 +64,8 @@ class Resources(Table):
 
     ``gpu``: whether it sees the machine's GPUs, which a sandbox never shows; ``gpu_num``: this one alone; ``gpu_only``:
     without one no work.
-    ``saved``: models that a run's checkpointers may keep of each client.
+    ``saved``: models that a run's checkpointers may keep of each client. ``batch_size``: examples of the largest batch
+    that is worked on, which the coordinator is told.
     """
 
     memory: Annotated[int, Field(ge=64 << 20)] = Limits.memory
@@ -74,6 +76,7 @@ class Resources(Table):
     gpu_num: Annotated[int, Field(ge=0, le=1023)] | None = None
     gpu_only: bool = False
     saved: Annotated[int, Field(ge=0, le=CHECKPOINTERS)] = CHECKPOINTERS
+    batch_size: Annotated[int, Field(ge=1, le=2**31)] | None = None
 
     @property
     def limits(self) -> Limits:
@@ -134,6 +137,14 @@ def read_policy(home: Path) -> Policy:
     return validate(Policy, read_toml(path), f"The node's {FILE}") if path.is_file() else Policy()
 
 
+def largest_batch(home: Path) -> int | None:
+    """Examples of the largest batch that the owner has worked on, where the policy says it and can be read."""
+    try:
+        return read_policy(home).resources.batch_size
+    except ConfigError:  # whatever is asked then is refused, and why is said there
+        return None
+
+
 def check_sandbox(policy: Policy) -> None:
     """Refuse to work where plans would have to be held and cannot be.
 
@@ -187,6 +198,8 @@ def broken(policy: Policy, request: Request, now: datetime) -> Iterator[tuple[st
         yield "allow.hours", f"It works from {allow.hours.replace('-', ' to ')}, its own time."
     if request.checkpointers > policy.resources.saved:
         yield "resources.saved", f"A run keeps {policy.resources.saved} models here at most."
+    if policy.resources.batch_size is not None and _batch(request.options) > policy.resources.batch_size:
+        yield "resources.batch_size", f"A batch has {policy.resources.batch_size} examples here at most."
     yield from _without_gpu(policy, request.gpus)
 
 
@@ -213,6 +226,13 @@ def _option(options: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     return found
+
+
+def _batch(options: Mapping[str, Any]) -> float:
+    """Examples in a batch of the run's; a plan that does its own training has none."""
+    local = options.get("local", {})
+    said = local.get("batch_size", LocalOptions.model_fields["batch_size"].default)
+    return 0 if set(local) <= {"options"} else said
 
 
 def _within(value: Any, bound: Bound) -> bool:

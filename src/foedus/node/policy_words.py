@@ -51,6 +51,8 @@ def _taken(took: Resources, held: bool) -> Iterator[tuple[str, str]]:
     seen = "no GPU is seen: a sandbox shows none" if held else f"{which} is seen"
     yield "resources.gpu", seen if took.gpu else "no GPU is seen"
     yield "resources.saved", f"{took.saved} models that a run keeps here of each client"
+    if took.batch_size is not None:
+        yield "resources.batch_size", f"batches of {took.batch_size} examples or fewer; coordinators are told"
     if took.gpu_only:
         yield "resources.gpu_only", "no work on a machine without a GPU"
 

@@ -15,6 +15,7 @@ from sqlalchemy import delete, insert
 
 from foedus.coordinator import polling
 from foedus.coordinator.pace import come_back
+from foedus.coordinator.readiness import facts_of
 from foedus.store import tables
 from foedus.wire.messages import PROTOCOL
 from foedus.wire.public_keys import generate_key, public_key
@@ -116,6 +117,9 @@ def test_facts_are_typed_and_unknown_ones_are_refused(door: Door) -> None:
     (shown,) = [each for each in door.ask("GET", "/nodes").json()["nodes"] if each["name"] == "clinic-facts"]
     assert shown["facts"] == facts
     assert (shown["datasets"][0]["batch_size"], shown["datasets"][0]["speed"]) == (32, 120.5)
+    with door.parts.store.reading() as tx:
+        known = facts_of(tx, ["f-1"])["f-1"]
+    assert (known.examples, known.batch_size, known.speed) == (3, 32, 120.5), "what selectors are given"
     many = {f"f{number}": "1" for number in range(17)}
     for wrong in (
         {**facts, "gpu": 1},

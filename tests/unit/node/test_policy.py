@@ -10,7 +10,7 @@ import pytest
 
 from foedus.domain.errors import ConfigError, ForbiddenError, StorageError
 from foedus.domain.table import validate
-from foedus.node.policy import FILE, Policy, Request, broken, check, check_sandbox, read_policy
+from foedus.node.policy import FILE, Policy, Request, broken, check, check_sandbox, largest_batch, read_policy
 from foedus.node.policy_words import explained
 from foedus.sandbox.bubblewrap import unavailable
 
@@ -103,6 +103,25 @@ def test_the_file_is_read_strictly_and_without_it_everything_is_allowed(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("local", "fine"),
+    [({"batch_size": 8}, True), ({"batch_size": 9}, False), ({"lr": 0.1}, False), ({}, True), ({"options": {}}, True)],
+)
+def test_a_run_s_batches_are_held_against_the_largest_that_the_owner_states(local: dict[str, Any], fine: bool) -> None:
+    found = validate(Policy, {"resources": {"batch_size": 8}}, "policy")
+    assert dict(explained(found))["resources.batch_size"] == "batches of 8 examples or fewer; coordinators are told"
+    named = [name for name, _ in broken(found, request(options={"local": local}), NOON)]
+    assert named == ([] if fine else ["resources.batch_size"]), "ten where nothing is said, none of a plan's own"
+
+
+def test_the_largest_batch_is_what_a_policy_that_can_be_read_says(tmp_path: Path) -> None:
+    assert largest_batch(tmp_path) is None
+    (tmp_path / FILE).write_text("[resources]\nbatch_size = 8\n")
+    assert largest_batch(tmp_path) == 8
+    (tmp_path / FILE).write_text("[resources]\nbatch_size = 0\n")
+    assert largest_batch(tmp_path) is None
+
+
+@pytest.mark.parametrize(
     ("resources", "gpus", "rule"),
     [
         ({"gpu": True, "gpu_only": True}, (), "resources.gpu_only"),
@@ -129,7 +148,7 @@ def test_every_rule_that_there_is_is_explained_under_its_own_name() -> None:
     full = {
         "approval": {"automatic": "bundled"},
         "allow": {"options": {"local.lr": {"high": 1.0}}, "rounds": 3, "hours": "20:00-06:00"},
-        "resources": {"gpu": True, "gpu_num": 0, "gpu_only": True},
+        "resources": {"gpu": True, "gpu_num": 0, "gpu_only": True, "batch_size": 8},
         "leave": {"update_bytes": 10, "tensor_bytes": 5, "logs": True},
     }
     said = [rule for rule, _ in explained(validate(Policy, full, "policy"))]
