@@ -15,7 +15,7 @@ from foedus.data.owned import Reading
 from foedus.domain.checkpoint import CHECKPOINTERS, When
 from foedus.domain.errors import IntegrityError
 from foedus.wire.messages import Assignment, Count, Finite, Line, Message, Name, Timings
-from foedus.wire.progress import POINTS, Point
+from foedus.wire.progress import POINTS, Point, Seconds
 
 LIMIT = 4 << 20
 """The largest frame, in bytes."""
@@ -60,7 +60,7 @@ class Stepped(Message):
     kind: Literal["stepped"] = "stepped"
     steps: Count
     logged: Annotated[tuple[Point, ...], Field(max_length=POINTS)] = ()
-    cpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    cpu: Seconds = 0.0
     memory: Count = 0
 
 

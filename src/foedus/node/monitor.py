@@ -12,6 +12,8 @@ import logging
 from collections import deque
 from dataclasses import dataclass, field
 
+from pydantic import ValidationError
+
 from foedus.domain.errors import FoedusError
 from foedus.node.frames import Stepped
 from foedus.node.pipes import Hearing
@@ -82,10 +84,10 @@ class Monitor:
             await asyncio.sleep(EVERY)
             self._wake.clear()
             taken = {each: self._open.pop(each) for each in list(self._open)[:REPORTS]}
-            reports = tuple(_report(each, found) for each, found in taken.items())
             try:
+                reports = tuple(_report(each, found) for each, found in taken.items())
                 await self._link.post("/node/progress", Reports(reports=reports), Noted)
-            except FoedusError as error:
+            except (FoedusError, ValidationError) as error:  # whatever a plan says, it ends no agent
                 _log.debug("how the work goes could not be told: %s", error)
             if self._open:
                 self._wake.set()

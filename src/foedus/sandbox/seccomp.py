@@ -1,7 +1,8 @@
 """A filter of system calls (seccomp, in the kernel's classic BPF): the second wall, behind the namespaces.
 
 What training needs passes. What reaches into other processes, the kernel's keys, other namespaces, a network or the
-kernel itself is refused with EPERM, whatever its arguments are; ``clone3``, whose flags a filter cannot see, with
+kernel itself, or takes memory that counts as no process's (files in memory, System V's segments, queues and
+semaphores), is refused with EPERM, whatever its arguments are; ``clone3``, whose flags a filter cannot see, with
 ENOSYS, upon which the C library uses ``clone``.
 """
 
@@ -60,10 +61,12 @@ REFUSED: Mapping[str, tuple[int, int]] = {
     "kexec_load": (246, 104),
     "keyctl": (250, 219),
     "listen": (50, 201),
+    "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "mount": (165, 40),
     "mount_setattr": (442, 442),
     "move_mount": (429, 429),
+    "msgget": (68, 186),
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
     "open_tree": (428, 428),
@@ -78,10 +81,12 @@ REFUSED: Mapping[str, tuple[int, int]] = {
     "quotactl": (179, 60),
     "reboot": (169, 142),
     "request_key": (249, 218),
+    "semget": (64, 190),
     "setdomainname": (171, 162),
     "sethostname": (170, 161),
     "setns": (308, 268),
     "settimeofday": (164, 170),
+    "shmget": (29, 194),
     "socket": (41, 198),
     "swapoff": (168, 225),
     "swapon": (167, 224),

@@ -42,6 +42,7 @@ def test_a_frame_over_the_limit_is_refused_before_it_is_read() -> None:
         b"[]",
         b'{"kind":"pickle"}',
         b'{"kind":"stepped","steps":-1}',
+        b'{"kind":"stepped","steps":1,"cpu":1e300}',
         b'{"kind":"ready","more":1}',
         b'{"kind":"done","weights":{"examples":NaN},"metrics":{},"seconds":1,"update":true}',
         b'{"kind":"done","weights":{"../a":1},"metrics":{},"seconds":1,"update":true}',

@@ -115,6 +115,18 @@ def test_a_coordinator_that_is_away_stops_nothing(peer: Peer) -> None:
     assert [each[0]["points"][0]["step"] for each in told] == [1, 2]
 
 
+def test_what_cannot_be_a_report_is_dropped_and_the_next_one_is_sent(peer: Peer) -> None:
+    async def work(monitor: Monitor) -> None:
+        monitor.begin("a_1", Leave()).stepped(stepped(1, loss=0.5).model_copy(update={"cpu": 1e300}))
+        while monitor._open:
+            await asyncio.sleep(0.01)
+        monitor.begin("a_2", Leave()).stepped(stepped(2, loss=0.5))
+        await heard(peer, 1)
+
+    (told,) = watched(peer, work)
+    assert [each["assignment"] for each in told] == ["a_2"]
+
+
 def test_what_a_plan_prints_leaves_where_the_policy_says_so_and_as_much_as_it_says(peer: Peer) -> None:
     async def work(monitor: Monitor) -> None:
         monitor.begin("a_1", Leave()).printed(b"kept here\n")
