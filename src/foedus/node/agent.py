@@ -226,7 +226,10 @@ class Agent:
         for held in [self.held[ask] for ask in work.stop if ask in self.held]:
             _log.info("%s is not awaited any more", held)
             self._lose(held)
-        await acts.requested(self._vault, [each for each in work.assignments if each.id not in self.held])
+        try:
+            await acts.requested(self._vault, [each for each in work.assignments if each.id not in self.held])
+        except FoedusError as error:  # none of it begins without a line either, and the coordinator is told then
+            _log.error("%s", error)
         for assignment in work.assignments:
             self._hold(assignment)
         offers = [await self._consider(offer) for offer in work.plans]

@@ -98,11 +98,11 @@ async def _perform(tools: Tools, held: Held) -> None:
 
 
 async def _do(tools: Tools, held: Held) -> None:
-    with tempfile.TemporaryDirectory(dir=tools.vault.home / "work") as folder:
-        try:
+    try:
+        with tempfile.TemporaryDirectory(dir=tools.vault.home / "work") as folder:
             said = await _work(tools, held, Path(folder))
-        except Exception as error:
-            said = failure_of(error)
+    except Exception as error:
+        said = failure_of(error)
     held.sending = True
     try:
         if isinstance(said, Contribute):
@@ -241,7 +241,7 @@ async def _fail(tools: Tools, held: Held, said: Failed) -> None:
     message = Fail(token=held.assignment.token, code=said.code, reason=said.reason)
     await tools.link.retried(lambda: tools.link.post(path, _newest(held, message), Accepted))
     if said.code in REFUSALS:
-        await acts.refused(tools.vault, held.assignment, said.code, said.reason)
+        await _logged(acts.refused(tools.vault, held.assignment, said.code, said.reason))
     await _ended(tools, held, "failed", said.code)
 
 
@@ -249,7 +249,15 @@ async def _ended(tools: Tools, held: Held, outcome: acts.Outcome, code: str = ""
     """Have the end of work that began in the log, once."""
     began, held.began = held.began, None
     if began is not None:
-        await acts.ended(tools.vault, held.assignment, outcome, began, code)
+        await _logged(acts.ended(tools.vault, held.assignment, outcome, began, code))
+
+
+async def _logged(line: Awaitable[None]) -> None:
+    """Have a line in the log on what is settled: one that cannot be written changes nothing of it."""
+    try:
+        await line
+    except FoedusError as error:
+        _log.error("%s", error)
 
 
 def _newest(held: Held, message: Contribute | Fail) -> Contribute | Fail:

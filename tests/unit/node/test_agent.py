@@ -261,6 +261,51 @@ def test_work_that_crashes_is_a_failed_ask_and_the_node_goes_on(node: Node) -> N
     assert node.answer("a_2")["verb"] == "contribute"
 
 
+def test_case_24_a_home_that_takes_no_file_fails_each_ask_and_says_so(node: Node) -> None:
+    work, audit = node.home / "work", node.home / "audit"
+    node.know(bundle_of())
+    down = with_model(node)
+    until(work.is_dir)
+    work.rename(node.home / "kept")
+    work.touch()
+    node.give(assignment(bundle_of(), broadcast=down))
+    assert node.answer()["verb"] == "fail"
+    work.unlink()
+    (node.home / "kept").rename(work)
+    audit.rename(node.home / "kept")
+    audit.touch()
+    node.give(assignment(bundle_of(), id="a_2", broadcast=down))
+    assert (node.answer("a_2")["verb"], node.answer("a_2")["code"]) == ("fail", "audit_unwritable")
+    assert children() == []
+    audit.unlink()
+    (node.home / "kept").rename(audit)
+    node.give(assignment(bundle_of(), id="a_3", broadcast=down))
+    assert node.answer("a_3")["verb"] == "contribute"
+
+
+def test_a_contribution_that_was_taken_is_no_failure_where_the_log_cannot_say_so(node: Node) -> None:
+    node.know(bundle_of())
+    down, audit = with_model(node), node.home / "audit"
+
+    def spoil(request: Request, answer: Answer) -> Answer:
+        if request.path.endswith("/contribute"):
+            audit.rename(node.home / "kept")
+            audit.touch()
+        else:
+            node.peer.faults.append(spoil)
+        return answer
+
+    node.peer.faults.append(spoil)
+    node.give(assignment(bundle_of(), broadcast=down))
+    assert node.answer()["verb"] == "contribute"
+    until(audit.is_file)
+    node.give(assignment(bundle_of(), id="a_2", broadcast=down))
+    assert node.answer("a_2")["code"] == "audit_unwritable"
+    assert len(node.answers("a_1")) == 1
+    audit.unlink()
+    (node.home / "kept").rename(audit)
+
+
 def test_leases_are_renewed_while_steps_are_taken_and_work_ends_when_its_lease_is_lost(node: Node) -> None:
     slow = bundle_of(PLAN.replace("return nn.functional", "import time; time.sleep(0.3); return nn.functional"))
     node.know(slow)
