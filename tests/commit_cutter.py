@@ -9,7 +9,6 @@ import contextlib
 import socket
 import struct
 import threading
-import time
 from typing import Literal
 
 When = Literal["before", "after"]
@@ -51,18 +50,20 @@ class CommitCutter:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        quiet = threading.Event()
+        quiet, answered = threading.Event(), threading.Event()
         with client, socket.create_connection(("127.0.0.1", self._target)) as server:
-            down = threading.Thread(target=self._down, args=(client, server, quiet), daemon=True)
+            down = threading.Thread(target=self._down, args=(client, server, quiet, answered), daemon=True)
             down.start()
-            self._up(client, server, quiet)
+            self._up(client, server, quiet, answered)
             with contextlib.suppress(OSError):
                 server.shutdown(socket.SHUT_RDWR)
             down.join()
         if quiet.is_set():
             self.cut.set()
 
-    def _up(self, client: socket.socket, server: socket.socket, quiet: threading.Event) -> None:
+    def _up(
+        self, client: socket.socket, server: socket.socket, quiet: threading.Event, answered: threading.Event
+    ) -> None:
         said = b""
         with contextlib.suppress(OSError):
             while piece := client.recv(65536):
@@ -72,16 +73,20 @@ class CommitCutter:
                         quiet.set()
                         if when == "after":
                             server.sendall(piece)
-                            time.sleep(0.5)  # it is done, and its answer goes nowhere
+                            answered.wait(120)  # it is done, and its answer goes nowhere
                         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                         return
                     said = b""
                 server.sendall(piece)
 
-    def _down(self, client: socket.socket, server: socket.socket, quiet: threading.Event) -> None:
+    def _down(
+        self, client: socket.socket, server: socket.socket, quiet: threading.Event, answered: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while piece := server.recv(65536):
-                if not quiet.is_set():
+                if quiet.is_set():
+                    answered.set()
+                else:
                     client.sendall(piece)
         if not quiet.is_set():
             with contextlib.suppress(OSError):

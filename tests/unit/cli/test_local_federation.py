@@ -52,7 +52,7 @@ def test_a_guarded_process_ends_with_its_parent_s_pipe(tmp_path: Path) -> None:
         assert process.stdin is not None and process.stdout is not None
         assert b'"token":"fdp_' in process.stdout.readline()
         process.stdin.close()
-        assert process.wait(30) in {0, -signal.SIGTERM, -signal.SIGKILL}
+        assert process.wait(240) in {0, -signal.SIGTERM, -signal.SIGKILL}
 
 
 def test_a_coordinator_that_does_not_come_up_is_told_with_its_log(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_the_options_decide_what_is_logged_and_how(arguments: list[str], message
         capture_output=True,
         text=True,
         env={"PYTHONPATH": "src"},
-        timeout=60,
+        timeout=240,
         check=True,
     )
     assert [json.loads(line)["message"] for line in ran.stderr.splitlines()] == messages

@@ -106,7 +106,7 @@ def _broken(connection: socket.socket, door: Door, head: str, body: bytes) -> No
 
 def _connect(door: Door) -> socket.socket:
     address = urlsplit(door.url)
-    return socket.create_connection((address.hostname, address.port), timeout=20)
+    return socket.create_connection((address.hostname, address.port), timeout=120)
 
 
 def test_a_connection_that_breaks_leaves_nothing_of_a_whole_blob(door: Door) -> None:

@@ -80,7 +80,7 @@ def test_the_backlog_is_that_of_the_worker_threads() -> None:
         loop = asyncio.get_running_loop()
 
         def wait() -> None:
-            asyncio.run_coroutine_threadsafe(barrier.wait(), loop).result(20)
+            asyncio.run_coroutine_threadsafe(barrier.wait(), loop).result(120)
 
         tasks = [asyncio.create_task(to_thread.run_sync(wait)) for _ in range(int(tokens) + 7)]
         await asyncio.sleep(0.2)

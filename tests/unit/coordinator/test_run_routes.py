@@ -95,11 +95,11 @@ def doors(tmp_path: Path) -> Iterator[Doors]:
     server = uvicorn.Server(uvicorn.Config(create_app(opened.context), log_config=None))
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
     thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30, trust_env=False) as http:
+    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=240, trust_env=False) as http:
         yield Doors(http, opened.admin.token, {})
     opened.context.live.bells.close()
     server.should_exit = True
-    thread.join(20)
+    thread.join(120)
     opened.context.store.close()
     opened.lock.close()
 
@@ -131,7 +131,7 @@ def test_a_waiting_poll_is_answered_when_there_is_work_and_the_work_ends_the_run
     waiting = threading.Thread(target=lambda: replies.append(doors.poll("alpha", 20.0)))
     waiting.start()
     run = doors.submit().json()["id"]
-    waiting.join(15)
+    waiting.join(240)
     (found,) = replies[0]["assignments"]
     made = contribution("alpha", 1)
     update = encode(State(made.update))
@@ -193,7 +193,7 @@ def test_a_look_waits_for_what_is_to_come(doors: Doors) -> None:
     )
     looking.start()
     doors.person("POST", f"/runs/{run}/pause")
-    looking.join(15)
+    looking.join(240)
     assert [event["kind"] for event in found[0]["events"]] == ["run_paused"] and not found[0]["last"]
 
 

@@ -66,7 +66,7 @@ class Gate:
 
     def _close(self, *given: Any) -> Any:
         self.reached.set()
-        assert self.open.wait(20)
+        assert self.open.wait(120)
         return self._strategy.close(*given)
 
 
@@ -88,7 +88,7 @@ def bring(scene: Scene, state: str) -> tuple[str, Gate | None]:
         for assignment in taken:
             scene.contribute(assignment)
     if gate is not None:
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(120)
     elif state == "testing":
         scene.take("beta")
     assert scene.show(run).stage == state

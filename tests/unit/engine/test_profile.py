@@ -16,18 +16,32 @@ from foedus.engine.simulate import Tools, simulate
 from tests.plans import DIGITS, prepared
 
 
-def test_stages_do_not_overlap_and_leave_nothing_out() -> None:
-    began = time.perf_counter()
+def test_stages_do_not_overlap_and_leave_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def last(seconds: float) -> float:
+        now[0] += seconds
+        return seconds
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     profile = Profile()
-    with profile.stage("train"), profile.stage("data"):
-        time.sleep(0.02)
+    last(1)
+    with profile.stage("train"):
+        last(2)
+        with profile.stage("data"):
+            last(4)
+        last(8)
     profile.between("other")
-    assert profile.timed("fold", lambda a, b: a + b, after="digest")(1, b=2) == 3
+    last(16)
+    assert profile.timed("fold", last, after="digest")(32) == 32
+    last(64)
     with pytest.raises(ValueError), profile.stage("step"):
+        last(128)
         raise ValueError
+    last(256)
     profile.summary()
-    assert profile.seconds["data"] >= 0.02 > profile.seconds["train"]
-    assert sum(profile.seconds.values()) == pytest.approx(time.perf_counter() - began, abs=0.01)
+    told = {"start": 1, "train": 10, "data": 4, "other": 16, "fold": 32, "digest": 320, "step": 128}
+    assert {name: seconds for name, seconds in profile.seconds.items() if seconds} == told
 
 
 @pytest.mark.parametrize(
@@ -38,14 +52,18 @@ def test_a_run_s_time_is_told_by_stage_and_its_bits_are_the_same(tmp_path: Path,
         '    return columns["image"]', '    import time\n    time.sleep(0.01)\n    return columns["image"]'
     )
     ready = prepared(tmp_path, plan, rounds=3, test={"central_every": 1})
-    (tmp_path / "run").mkdir()
-    folder = RunFolder(tmp_path / "run", ready.spec, ready.bundle)
-    keeping, profile = Keeping(folder, CheckpointTable(every=1)), Profile()
-    began = time.perf_counter()
-    result = simulate(ready, engine, [folder], keeping, Tools(profile=profile))
-    took = time.perf_counter() - began
+    for attempt in range(3):  # a busy machine may stop this process where no clock runs
+        (tmp_path / f"run{attempt}").mkdir()
+        folder = RunFolder(tmp_path / f"run{attempt}", ready.spec, ready.bundle)
+        keeping, profile = Keeping(folder, CheckpointTable(every=1)), Profile()
+        began = time.perf_counter()
+        result = simulate(ready, engine, [folder], keeping, Tools(profile=profile))
+        took = time.perf_counter() - began
+        if sum(profile.seconds.values()) == pytest.approx(took, rel=0.2, abs=0.2):
+            break
+    else:
+        pytest.fail(f"{took} s, of which {profile.seconds} is told")
     assert result.model_digest == simulate(ready, engine).model_digest
-    assert sum(profile.seconds.values()) == pytest.approx(took, rel=0.2, abs=0.2)
     inline = engine.executor == "inline"
     spent = {name for name, seconds in profile.seconds.items() if seconds > 0}
     assert spent == set(STAGES) - ({"wait"} if inline else {"train"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,15 @@ def children(*, recursive: bool = False) -> list[psutil.Process]:
     for child in list(found) if recursive else ():
         with suppress(psutil.NoSuchProcess):
             found += child.children(recursive=True)
+    return found
+
+
+def names(processes: Iterable[psutil.Process]) -> set[str]:
+    """What these are called; some may be gone already."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found.add(process.name())
     return found
 
 

@@ -123,7 +123,9 @@ def test_plans_that_nobody_decides_on_do_not_pile_up(node: Node, monkeypatch: py
     bundles = [bundle_of(f"{PLAN}# {number}\n") for number in range(6)]
     offers = tuple(offer(node, bundle.to_bytes(), bundle.digest) for bundle in bundles)
     node.peer.answers["POST /node/poll"] = [said(Work(plans=offers)), IDLE]
-    until(lambda: len(node.peer.asked("POST", "/node/poll")) >= 3)
+    until(lambda: len(list_plans(node.home)) >= 3)
+    before = len(node.peer.asked("POST", "/node/poll"))
+    until(lambda: len(node.peer.asked("POST", "/node/poll")) >= before + 3)
     assert {plan.digest for plan in list_plans(node.home)} == {bundle.digest for bundle in bundles[:3]}
     assert len(list((node.home / "plans").iterdir())) == 3
 

@@ -55,7 +55,7 @@ class Child:
     def close(self) -> int:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
-        code = self.process.wait(30)
+        code = self.process.wait(120)
         self.process.stdout.close()
         return code
 
@@ -111,7 +111,7 @@ def test_it_ends_with_all_that_the_plan_started_when_the_pipe_is_closed(child: C
     assert isinstance(child.ask(desk.order(truth().model)), Done)
     grandchild = psutil.Process(int(started.read_text()))
     assert child.close() == -signal.SIGKILL
-    psutil.wait_procs([grandchild], timeout=10)
+    psutil.wait_procs([grandchild], timeout=60)
     assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
 
 
@@ -119,4 +119,4 @@ def test_a_malformed_frame_ends_it(child: Child) -> None:
     assert child.process.stdin is not None
     child.process.stdin.write((2**31).to_bytes(4, "little"))
     child.process.stdin.flush()
-    assert child.process.wait(60) == -signal.SIGKILL
+    assert child.process.wait(120) == -signal.SIGKILL

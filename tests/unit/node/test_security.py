@@ -154,7 +154,7 @@ def test_processes_take_turns(log: SecurityLog, tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), who], env={**os.environ, "PYTHONPATH": "src"})
         for who in ("a", "b")
     ]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(240) for process in processes] == [0, 0]
     verified = log.verify()
     assert (verified.entries, verified.broken) == (80, "")
 

@@ -99,7 +99,7 @@ def test_work_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
 
     async def asked(pool: Pool) -> Done | Failed:
         assert isinstance(await pool.ask(order, desk.folder, nothing), Done)
-        pool._patience = Patience(0.5, 60.0, 2)
+        pool._patience = Patience(3.0, 60.0, 2)
         (desk.folder / "hang").touch()
         return await pool.ask(order, desk.folder, nothing)
 
@@ -115,7 +115,7 @@ def test_work_that_is_not_wanted_any_more_is_ended(tmp_path: Path) -> None:
 
     async def asked(pool: Pool) -> bool:
         task = asyncio.create_task(pool.ask(order_for(desk), desk.folder, nothing))
-        while not (desk.folder / "pid").exists():
+        while not ((sign := desk.folder / "pid").exists() and sign.read_text()):
             await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -99,7 +99,7 @@ def test_a_deadlock_ends_one_of_the_two_and_it_may_try_again(stores: tuple[Store
         try:
             with store.transaction("cross", scope=scope) as tx:
                 tx.execute(update(blobs).where(blobs.c.digest == rows[0]).values(size=1))
-                both.wait(20)
+                both.wait(120)
                 tx.execute(update(blobs).where(blobs.c.digest == rows[1]).values(size=1))
         except UnreachableError as error:
             codes.append(error.code)

@@ -28,7 +28,7 @@ def test_case_49_of_replicas_that_see_one_nonce_at_once_one_takes_it(postgres_ur
     replicas, start = [SharedNonces(store) for store in stores], threading.Barrier(6)
 
     def replay(number: int) -> list[bool]:
-        start.wait(20)
+        start.wait(120)
         return [replicas[number % 3].use("nd_1", f"nonce-{which}", 0, 1000.0) for which in range(20)]
 
     with ThreadPoolExecutor(6) as pool:

@@ -34,7 +34,7 @@ class Ear:
 
     def wait(self, name: str, times: int = 1) -> None:
         with self._change:
-            assert self._change.wait_for(lambda: self.heard.count(name) >= times, 20), (name, self.heard)
+            assert self._change.wait_for(lambda: self.heard.count(name) >= times, 120), (name, self.heard)
 
 
 @contextmanager

@@ -135,7 +135,7 @@ POINTS = [f"{kind}:{when}" for kind in ("rename:blob", "commit:keep") for when i
 
 def _run(folder: Path, **environment: str) -> int:
     env = {**os.environ, "PYTHONPATH": "src", **environment}
-    return subprocess.run([sys.executable, "-c", CHILD, str(folder)], env=env, check=False, timeout=60).returncode
+    return subprocess.run([sys.executable, "-c", CHILD, str(folder)], env=env, check=False, timeout=240).returncode
 
 
 def test_every_crash_point_is_logged_and_kills_at_its_occurrence(tmp_path: Path) -> None:
