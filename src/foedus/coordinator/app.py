@@ -36,6 +36,7 @@ from foedus.coordinator import (
     tokens,
     upload_routes,
 )
+from foedus.coordinator.blob_rows import Quota
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.gate import gate
 from foedus.coordinator.guards import Guards, StillWelcome
@@ -96,7 +97,9 @@ def open_coordinator(settings: Settings) -> Opened:
         if admin is not None:
             # Before the commit: killed in between, the file has a token that is worth nothing, never the other way.
             write_secret(settings.folder / ADMIN_TOKEN, admin.token)
-    return Opened(Context(settings, Live(store, artifacts), _guards(store, settings)), admin, lock)
+    quota = Quota(settings.blob_limit, settings.quota_uploads, settings.quota_bytes)
+    live = Live(store, artifacts, inline=settings.inline, quota=quota)
+    return Opened(Context(settings, live, _guards(store, settings)), admin, lock)
 
 
 def _guards(store: Store, settings: Settings) -> Guards:

@@ -18,6 +18,7 @@ from foedus.coordinator.blob_rows import size_of_own, use_own
 from foedus.coordinator.checks import check_metrics, check_update, check_weights
 from foedus.coordinator.drawing import hear, listening
 from foedus.coordinator.identities import NodeIdentity
+from foedus.coordinator.inline import own_content, store_content
 from foedus.coordinator.live import Live
 from foedus.coordinator.measures import CONTRIBUTIONS
 from foedus.coordinator.orders import PHASE_OF, TAKES, forget_state
@@ -32,8 +33,8 @@ from foedus.store.unit_of_work import notice
 from foedus.strategies.strategy import Phase, round_of
 from foedus.wire.messages import Accepted, Contribute, Fail, Renew, Renewed
 
-SAID_AGAIN = {"token", "seconds", "timings"}
-"""Fields in which a contribution told twice may differ: it was leased again, or computed again."""
+SAID_AGAIN = {"token", "seconds", "timings", "content"}
+"""Fields in which a contribution told twice may differ: it was leased again, or computed again, or uploaded."""
 
 AssignmentRow = Row[Any]
 STATE_MISSING = "client_state_missing"
@@ -82,10 +83,7 @@ def contribute(live: Live, node: NodeIdentity, assignment: str, command: Contrib
     if isinstance(held, Accepted):
         return held
     phase = _phase_of(live, held)
-    size = 0
-    if command.update is not None:
-        with live.store.reading() as tx:
-            size = size_of_own(tx, command.update, node.actor)
+    size = _size(live, node, command)
     try:
         _check_fresh(held)
         _check(live, command, phase.schema)
@@ -146,6 +144,16 @@ def _begin(live: Live, node: NodeIdentity, assignment: str, command: Contribute 
     return held
 
 
+def _size(live: Live, node: NodeIdentity, command: Contribute) -> int:
+    """The size in bytes of the update, which is stored from here on."""
+    if command.update is None:
+        return 0
+    if command.content is not None:
+        return store_content(live, command)
+    with live.store.reading() as tx:
+        return size_of_own(tx, command.update, node.actor)
+
+
 def _phase_of(live: Live, held: Held) -> Phase:
     """The phase in which an assignment was made, as the strategy has it."""
     found = live.phase_at(held.row.run_id, held.row.round, held.row.phase)
@@ -177,7 +185,9 @@ def _record(live: Live, node: NodeIdentity, before: Held, receipt: Receipt, comm
         }
         if isinstance(command, Fail) and command.code == STATE_MISSING:
             forget_state(tx, held.row.run_id, held.row.client)
-        if receipt.digest:
+        if receipt.digest and isinstance(command, Contribute) and command.content is not None:
+            own_content(tx, live, node, command)
+        elif receipt.digest:
             use_own(tx, receipt.digest, node.actor)
         tx.execute(update(assignments).where(assignments.c.id == assignment).values(**values))
         _tell_phase(tx, held.row, failed=bool(receipt.failure))

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from starlette.responses import StreamingResponse
 
 from foedus.coordinator.blob_access import check_readable
-from foedus.coordinator.blob_rows import Caller, Quota, check_quota, own_blob, owns
+from foedus.coordinator.blob_rows import Caller, check_quota, own_blob, owns
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import limited, person, signed_head
 from foedus.coordinator.mending import whole
@@ -50,7 +50,7 @@ async def put_blob(request: Request, digest: str) -> Response:
     _check_digest(digest)
     if verified is not None:
         check_body(verified, bytes.fromhex(digest))
-    quota = quota_of(parts)
+    quota = parts.live.quota
 
     def check(tx: Connection, size: int) -> None:
         if not owns(tx, digest, who.actor):
@@ -94,12 +94,6 @@ async def get_blob(request: Request, digest: str) -> Response:
     if path is None:
         return Response(status_code=status, headers=headers, media_type="application/octet-stream")
     return StreamingResponse(_pieces(path, start, stop), status, headers, "application/octet-stream")
-
-
-def quota_of(parts: Context) -> Quota:
-    """What one actor may take here."""
-    settings = parts.settings
-    return Quota(settings.blob_limit, settings.quota_uploads, settings.quota_bytes)
 
 
 def check_signed(verified: Verified | None, body: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from foedus.coordinator.bells import CLIENTS, Bells
+from foedus.coordinator.blob_rows import Quota
 from foedus.domain.errors import ConfigError, NotFoundError
 from foedus.domain.names import check_tensor_name
 from foedus.domain.plan import ModelManifest, ModelTensor
@@ -39,6 +40,7 @@ RUN = select(*(column for column in runs.c if column is not runs.c.manifest))
 class Live:
     """The live path's ports. ``lease`` is how long an assignment is leased without a sign of progress, in seconds.
 
+    ``inline``: bytes of a model or update that travels within a message. ``quota``: what one actor may take.
     ``known`` is a convenience of this process, not a fact: strategies that were built.
     """
 
@@ -46,6 +48,8 @@ class Live:
     artifacts: Artifacts
     bells: Bells = field(default_factory=Bells)
     lease: float = 60.0
+    inline: int = 1 << 16
+    quota: Quota = field(default_factory=Quota)
     known: dict[str, Strategy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

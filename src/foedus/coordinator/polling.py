@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, and_, func, or_, select, update
 
 from foedus.coordinator.greeting import note_clash
 from foedus.coordinator.identities import NodeIdentity
+from foedus.coordinator.inline import small_blobs
 from foedus.coordinator.live import RUN, Live, find_run, spec_of
 from foedus.coordinator.measures import ASSIGNMENT_SECONDS
 from foedus.coordinator.nodes import identify, seen
@@ -66,7 +67,8 @@ def look(live: Live, node: NodeIdentity, poll: Poll, since: float) -> Work | Non
     if not waiting and not plans and not stop and not any(updated >= since for _, updated in ended):
         return None
     leased = _lease(live, node, poll, now) if waiting else ()
-    return Work(assignments=leased, plans=plans, ended=tuple(run for run, _ in ended), stop=stop)
+    told = tuple(run for run, _ in ended)
+    return Work(assignments=leased, plans=plans, ended=told, stop=stop, blobs=small_blobs(live, leased))
 
 
 def _unawaited(tx: Connection, node: str, held: tuple[str, ...]) -> tuple[str, ...]:
@@ -174,6 +176,7 @@ def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assign
         plan_blob=run.plan_blob,
         broadcast=row.broadcast,
         cohort=len(row.clients) or None,
+        inline=live.inline,
         state=tx.execute(select(client_states.c.digest).where(*here)).scalar(),
     )
 

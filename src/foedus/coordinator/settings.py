@@ -29,6 +29,7 @@ from foedus.domain.errors import AccessError, ConfigError
 from foedus.store.artifacts import CACHE_ROOM
 from foedus.store.engines import CONNECTIONS
 from foedus.wire.http import is_loopback
+from foedus.wire.messages import INLINE_LIMIT
 
 DEFAULT_PORT = 8470
 PREFIX = "FOEDUS_COORDINATOR_"
@@ -52,7 +53,8 @@ class Settings:
     ``blobs`` is a bucket, ``s3://BUCKET/PREFIX?endpoint=URL&region=NAME&style=path|virtual&transfer=proxied|presigned``;
     without it blobs are in the folder. ``blob_cache`` is what of a bucket's blobs is kept on disk, in bytes.
     ``idle``: seconds after which a body that does not move is cut off. ``quota_uploads`` and ``quota_bytes`` bound what
-    one node or person has on its way and stored. What nothing refers to is removed after ``gc_grace`` seconds; it is
+    one node or person has on its way and stored. Models and updates of at most ``inline`` bytes travel within messages,
+    and need no request of their own. What nothing refers to is removed after ``gc_grace`` seconds; it is
     looked for every ``gc_every`` seconds (0: only by `foedus coordinator gc`).
     ``client_ca`` is the authority of nodes' certificates, which they then must show; ``client_crl`` is what it revoked.
     """
@@ -79,6 +81,7 @@ class Settings:
     idle: Annotated[float, Field(ge=0.1, le=3600)] = 60.0
     quota_uploads: Annotated[int, Field(ge=1)] = 64
     quota_bytes: Annotated[int, Field(ge=0)] = 1 << 40
+    inline: Annotated[int, Field(ge=0, le=INLINE_LIMIT)] = 1 << 16
     gc_every: Annotated[float, Field(ge=0)] = 600.0
     gc_grace: Annotated[float, Field(ge=0)] = 86_400.0
 

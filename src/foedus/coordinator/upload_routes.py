@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy import Connection
 from starlette.requests import ClientDisconnect
 
-from foedus.coordinator.blob_routes import PIECE, caller, check_signed, no_body, quota_of, read, transact
+from foedus.coordinator.blob_routes import PIECE, caller, check_signed, no_body, read, transact
 from foedus.coordinator.blob_rows import (
     Begun,
     Caller,
@@ -47,7 +47,7 @@ async def post_upload(request: Request) -> UploadView:
     command, parts = parse(NewUpload, body), context(request)
 
     def begin(tx: Connection) -> UploadView:
-        upload = begin_upload(tx, who, command, quota_of(parts))
+        upload = begin_upload(tx, who, command, parts.live.quota)
         return _view(upload, upload_of(tx, who, upload))
 
     return await transact(parts, "upload", who, begin)

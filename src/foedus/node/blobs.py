@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -79,6 +80,20 @@ class Cache:
         self.clean({digest, *needed})
         return path
 
+    def keep(self, digest: str, content: bytes) -> None:
+        """Take a small blob that came within a message. What cannot be kept, or is something else, is fetched later."""
+        # A download of the same blob may be going on, and appends to its own part.
+        path, part = self._folder / digest, self._folder / f"{digest}.told"
+        if path.is_file() or hashlib.sha256(content).hexdigest() != digest:
+            return
+        try:
+            part.write_bytes(content)
+            move(part, path, "blob")
+        except OSError:
+            return
+        self._whole.add(digest)
+        self.clean({digest})
+
     def clean(self, needed: Collection[str]) -> None:
         """Remove what was not used for the longest time until the rest has room."""
         files = [(file.stat(), file) for file in self._folder.iterdir() if file.name.partition(".")[0] not in needed]
@@ -92,20 +107,24 @@ class Cache:
             total -= stat.st_size
 
 
-async def upload(link: Link, file: Path, moved: Moved) -> str:
-    """Bring a file to the coordinator, unless it has it; returns its SHA-256. Waits as long as it takes.
+async def upload(link: Link, file: Path, moved: Moved, inline: int = 0) -> tuple[str, bytes | None]:
+    """Bring a file to the coordinator, unless it has it; waits as long as it takes.
+
+    Returns its SHA-256, and its bytes where they are at most ``inline``, which then are not sent but go with a message.
 
     Raises:
         FoedusError: where the coordinator refuses it.
     """
     digest, size = await asyncio.to_thread(sha256_of, file), file.stat().st_size
+    if size <= inline:
+        return digest, file.read_bytes()
     if size <= CHUNK:
         content = file.read_bytes()
         await link.retried(lambda: link.send("PUT", f"/blobs/{digest}", content, _BYTES))
     elif not await _is_there(link, digest):
         await _upload_in_chunks(link, file, digest, size, moved)
     moved()
-    return digest
+    return digest, None
 
 
 _BYTES = {"Content-Type": "application/octet-stream"}

@@ -50,13 +50,19 @@ Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Lease = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Tag = Name
 Timings = Annotated[dict[Name, Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]], Field(max_length=16)]
+INLINE_LIMIT = 1 << 20
+"""Bytes of a blob within a message at most."""
+
+Content = Annotated[bytes, Field(max_length=INLINE_LIMIT)]
+"""A small blob within a message; in base64 of the URL's alphabet."""
+
 Loading = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}$")]
 
 
 class Message(BaseModel):
     """Frozen, and closed to fields that this version does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
 
 class Problem(BaseModel):
@@ -218,6 +224,7 @@ class Assignment(Message):
     checks: Annotated[dict[Name, bool], Field(max_length=16)] = {}
     sends: Sends | None = None
     checkpointers: Annotated[tuple[dict[str, Any], ...], Field(max_length=16)] = ()
+    inline: Annotated[int, Field(ge=0, le=INLINE_LIMIT, strict=True)] = 0
 
 
 class Work(Message):
@@ -226,6 +233,7 @@ class Work(Message):
     ``stop`` what nobody waits for any more; runs that have ``ended`` are done, and their workers may go; decide on
     ``plans``; do the ``assignments``, one after another; ``then`` poll again at once, come back in so many ``seconds``,
     or disconnect and connect anew in so many seconds. ``audit`` is the head of the audit log (:mod:`.audit`).
+    ``blobs`` are small ones that the assignments name, so that nobody has to fetch them.
     """
 
     assignments: Annotated[tuple[Assignment, ...], Field(max_length=100)] = ()
@@ -235,6 +243,7 @@ class Work(Message):
     then: Literal["poll", "come_back", "disconnect"] = "poll"
     seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.0
     audit: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,16}:[0-9a-f]{64}$")] | None = None
+    blobs: Annotated[dict[Digest, Content], Field(max_length=128)] = {}
 
 
 class Renew(Message):
@@ -250,7 +259,7 @@ class Renewed(Message):
 
 
 class Contribute(Message):
-    """A contribution: its update's blob was uploaded before. A test phase has no update.
+    """A contribution: its update's blob was uploaded before, or is its ``content``. A test phase has no update.
 
     ``loading``: by which loading plan the dataset was read: its name, a colon and its digest (none: by none).
     ``timings``: what the seconds were spent on.
@@ -264,6 +273,7 @@ class Contribute(Message):
     seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=True)]
     loading: Loading | None = None
     timings: Timings = {}
+    content: Content | None = None
 
 
 class Fail(Message):

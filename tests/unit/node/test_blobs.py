@@ -49,7 +49,8 @@ def fetch(peer: Peer, cache: Cache, digest: str = DIGEST) -> Path:
 
 def put(peer: Peer, file: Path) -> tuple[str, int]:
     moves: list[None] = []
-    return talk(peer, lambda link: upload(link, file, lambda: moves.append(None))), len(moves)
+    digest, _ = talk(peer, lambda link: upload(link, file, lambda: moves.append(None)))
+    return digest, len(moves)
 
 
 def lost(_: Request, answer: Answer) -> Answer:
@@ -163,3 +164,27 @@ def test_an_upload_goes_on_where_it_broke_off(
     assert put(peer, tmp_path / "update")[0] == DIGEST
     assert peer.blobs == {DIGEST: CONTENT}
     assert len(peer.asked("PATCH")) == 3
+
+
+def test_a_small_blob_that_came_within_a_message_is_not_fetched(peer: Peer, cache: Cache) -> None:
+    cache.keep(DIGEST, CONTENT)
+    cache.keep(DIGEST, CONTENT)
+    assert fetch(peer, cache).read_bytes() == CONTENT
+    assert peer.log == []
+
+
+def test_one_that_is_not_what_it_is_called_is_fetched(peer: Peer, cache: Cache) -> None:
+    peer.blobs[DIGEST] = CONTENT
+    cache.keep(DIGEST, CONTENT + b"x")
+    assert fetch(peer, cache).read_bytes() == CONTENT
+    assert len(peer.log) == 1
+
+
+def test_a_small_file_goes_with_a_message_and_a_larger_one_is_uploaded(peer: Peer, tmp_path: Path) -> None:
+    file = tmp_path / "update"
+    file.write_bytes(CONTENT)
+    size = len(CONTENT)
+    assert talk(peer, lambda link: upload(link, file, lambda: None, size)) == (DIGEST, CONTENT)
+    assert peer.log == []
+    assert talk(peer, lambda link: upload(link, file, lambda: None, size - 1)) == (DIGEST, None)
+    assert peer.blobs == {DIGEST: CONTENT}
