@@ -230,6 +230,8 @@ class Agent:
             await acts.requested(self._vault, [each for each in work.assignments if each.id not in self.held])
         except FoedusError as error:  # none of it begins without a line either, and the coordinator is told then
             _log.error("%s", error)
+        for digest, content in work.blobs.items():
+            self._tools.cache.keep(digest, content)
         for assignment in work.assignments:
             self._hold(assignment)
         offers = [await self._consider(offer) for offer in work.plans]

@@ -194,7 +194,9 @@ async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Con
     """Keep the new state and bring the update up, both before the contribution is sent."""
     state = _saved(tools, ask, folder)
     await asyncio.to_thread(_keep_models, tools, ask, folder, done)
-    update = await upload(tools.link, folder / "update", tools.moved) if done.update else None
+    update, content = None, None
+    if done.update:
+        update, content = await upload(tools.link, folder / UPDATE, tools.moved, ask.inline)
     if done.update and done.seconds > 0 and (examples := done.weights.get("examples", 0.0)) > 0:
         tools.speeds[ask.client] = examples / done.seconds
     return Contribute(
@@ -205,6 +207,7 @@ async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Con
         state=state,
         seconds=done.seconds,
         timings=done.timings,
+        content=content,
     )
 
 
