@@ -173,25 +173,25 @@ def test_revocation_ends_an_open_poll_an_upload_and_a_lease_at_once(
     monkeypatch.setattr(guards, "CHECK", 0.2)
     node = door.enrol("revoked")
     assert door.signed(node, "POST", "/node/hello", HELLO).status_code == 200
-    sent = threading.Event()
+    sent, revoked = threading.Event(), threading.Event()
 
     def slowly() -> Iterator[bytes]:
         yield bytes(1000)
         sent.set()
-        for _ in range(40):
-            time.sleep(0.1)
+        for _ in range(200):  # slowly until it is revoked, and for long enough to be noticed then
+            time.sleep(0.02 if revoked.wait(0.3) else 0.0)
             yield bytes(1000)
 
     def poll() -> httpx.Response:
-        with httpx.Client(trust_env=False, timeout=40) as client:
+        with httpx.Client(trust_env=False, timeout=240) as client:
             body = json.dumps({"boot": BOOT, "wait": 30}).encode()
             headers = door.signature(node, "POST", "/node/poll", body)
             return client.post(f"{door.url}{API}/node/poll", content=body, headers=headers)
 
     def upload() -> httpx.Response:
-        content = bytes(41_000)
+        content = bytes(201_000)
         digest = hashlib.sha256(content).hexdigest()
-        with httpx.Client(trust_env=False, timeout=40) as client:
+        with httpx.Client(trust_env=False, timeout=240) as client:
             headers = door.signature(node, "PUT", f"/blobs/{digest}", content)
             return client.put(f"{door.url}{API}/blobs/{digest}", content=slowly(), headers=headers)
 
@@ -200,6 +200,7 @@ def test_revocation_ends_an_open_poll_an_upload_and_a_lease_at_once(
         assert sent.wait(120)
         time.sleep(0.3)
         assert door.ask("POST", f"/nodes/{node.key_id}/revoke").status_code == 200
+        revoked.set()
         began = time.monotonic()
         assert (polled.result().status_code, uploaded.result().status_code) == (401, 401)
         assert time.monotonic() - began < 30
