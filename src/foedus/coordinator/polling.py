@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, or_, select, update
@@ -21,6 +22,7 @@ from foedus.domain.lifecycle import AT_REST, RunStatus
 from foedus.domain.run import CHECKS
 from foedus.store.tables import approvals, assignments, client_states, datasets, nodes, phases, runs
 from foedus.wire.messages import Assignment, PlanOffer, Poll, Sends, Work
+from foedus.wire.plan_signature import SIGNERS, PlanSignature
 
 AT_ONCE = 4
 """Assignments that one poll brings at most."""
@@ -182,13 +184,16 @@ def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assign
 
 
 def _offers(tx: Connection, node: str) -> tuple[PlanOffer, ...]:
-    """Plans that runs want on this node's data, and on which the node has told no decision."""
-    decided = select(approvals.c.digest).where(approvals.c.node_id == node)
+    """Plans that runs want on this node's data, of which it has said nothing; or that wait for a signature it lacks."""
+    said = tx.execute(select(approvals).where(approvals.c.node_id == node)).all()
+    waits = {row.digest: row.signers for row in said if row.state == "pending" and row.signers is not None}
+    decided = [row.digest for row in said if row.digest not in waits]
     active = (RunStatus.WAITING.value, RunStatus.RUNNING.value)
     wanted = RUN.where(runs.c.status.in_(active), runs.c.plan.not_in(decided)).order_by(runs.c.created_at)
     rows = tx.execute(wanted).all()
     if not rows:
         return ()
+    signed = _signed(tx, {row.plan for row in rows})
     tags = [set(found) for found in tx.execute(select(datasets.c.tags).where(datasets.c.node_id == node)).scalars()]
     offers = {
         row.plan: PlanOffer(
@@ -197,12 +202,28 @@ def _offers(tx: Connection, node: str) -> tuple[PlanOffer, ...]:
             blob=row.plan_blob,
             name=row.name[:200],
             author=row.author[:200],
-            signed=row.plan_signature,
+            signed=signed.get(row.plan),
         )
-        for row in sorted(rows, key=lambda row: row.plan_signature is not None)
+        for row in rows
+        if _lacks(waits.get(row.plan), signed.get(row.plan))
         if any(set(spec_of(row).data.tags) <= have for have in tags)
     }
     return tuple(offers.values())[:PLANS_AT_ONCE]
+
+
+def _signed(tx: Connection, plans: Collection[str]) -> dict[str, PlanSignature]:
+    """The newest signature of each plan that has one, whichever run brought it."""
+    query = select(runs.c.plan, runs.c.plan_signature).where(runs.c.plan.in_(plans)).order_by(runs.c.created_at)
+    return {
+        row.plan: PlanSignature.model_validate(row.plan_signature)
+        for row in tx.execute(query)
+        if row.plan_signature is not None
+    }
+
+
+def _lacks(has: Collection[str] | None, signed: PlanSignature | None) -> bool:
+    """Whether a node wants the offer that ``has`` these signatures of a plan; none: it has said nothing of it."""
+    return has is None or (signed is not None and signed.signer not in has and len(has) < SIGNERS)
 
 
 def _ended(tx: Connection, node: str, after: float) -> list[tuple[str, float]]:

@@ -24,6 +24,7 @@ from foedus.node.blobs import Cache
 from foedus.node.checkpoint import States
 from foedus.node.duty import Held, Tools, perform
 from foedus.node.facts import hello, tell_refused
+from foedus.node.grants import awaited_signers
 from foedus.node.keys import other_key
 from foedus.node.monitor import Monitor
 from foedus.node.noticing import forget_runs
@@ -209,7 +210,7 @@ class Agent:
     async def _greet(self) -> None:
         async with self._greeting:
             told, batch = self._vault.told(), largest_batch(self._vault.home)
-            command = hello(self._boot, told, self._tools.speeds, batch)
+            command = hello(self._boot, told, self._tools.speeds, batch, awaited_signers(self._vault))
             welcome = await self._link.post("/node/hello", command, Welcome)
             self._unwelcome = tell_refused(self._vault, welcome.refused, self._unwelcome)
             self._told, self._welcome = told, True

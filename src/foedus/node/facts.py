@@ -35,14 +35,18 @@ def node_facts() -> NodeFacts:
     return NodeFacts(device="cpu", cores=os.cpu_count(), memory=memory, frameworks=frameworks)
 
 
-def hello(boot: str, told: Told, speeds: Mapping[str, float], batch_size: int | None = None) -> Hello:
+def hello(
+    boot: str, told: Told, speeds: Mapping[str, float], batch_size: int | None, signers: Mapping[str, tuple[str, ...]]
+) -> Hello:
     """What a node says when it greets: ``told`` by its vault, with its facts and each client's last speed.
 
-    ``batch_size``: examples of the largest batch that it works on.
+    ``batch_size``: examples of the largest batch that it works on; ``signers``: whose signatures it has of each plan
+    that waits.
     """
     facts = {each.client: {"speed": speeds.get(each.client), "batch_size": batch_size} for each in told[0]}
     datasets = tuple(each.model_copy(update=facts[each.client]) for each in told[0])
-    return Hello(boot=boot, version=foedus.__version__, datasets=datasets, approvals=told[1], facts=node_facts())
+    approvals = tuple(each.model_copy(update={"signers": signers.get(each.digest)}) for each in told[1])
+    return Hello(boot=boot, version=foedus.__version__, datasets=datasets, approvals=approvals, facts=node_facts())
 
 
 def tell_refused(vault: Vault, refused: Sequence[DatasetRefused], known: frozenset[str]) -> frozenset[str]:

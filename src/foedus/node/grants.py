@@ -16,7 +16,7 @@ from foedus.domain.errors import ConflictError, NotFoundError
 from foedus.node import tables
 from foedus.node.scope import UNBOUNDED, Scope, parse_scope
 from foedus.node.vault import Vault
-from foedus.wire.plan_signature import PlanSignature
+from foedus.wire.plan_signature import SIGNERS, PlanSignature
 from foedus.wire.public_keys import parse_public_key
 from foedus.wire.trust import fingerprint_of
 
@@ -67,6 +67,19 @@ def keep_signature(vault: Vault, digest: str, signed: PlanSignature) -> None:
     row = {"digest": digest, "signer": signed.signer, "signature": signed.signature}
     with vault.transaction("node_plan") as db:
         db.execute(insert(tables.signatures).values(row).on_conflict_do_nothing())
+
+
+def awaited_signers(vault: Vault) -> dict[str, tuple[str, ...]]:
+    """The keys that have signed each plan that waits for a decision."""
+    waiting = select(tables.plans.c.digest, tables.signatures.c.signer).where(tables.plans.c.state == "pending")
+    query = waiting.outerjoin_from(
+        tables.plans, tables.signatures, tables.signatures.c.digest == tables.plans.c.digest
+    ).order_by(tables.signatures.c.signer)
+    found: dict[str, tuple[str, ...]] = {}
+    with vault.reading() as db:
+        for digest, signer in db.execute(query):
+            found[digest] = (*found.get(digest, ()), *([signer] if signer else []))[:SIGNERS]
+    return found
 
 
 def signed_by(vault: Vault, digest: str) -> tuple[str, ...]:

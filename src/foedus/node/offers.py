@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 
-from foedus.domain.errors import AccessError, PlanError, TooLargeError
+from foedus.domain.errors import AccessError, ConfigError, PlanError, TooLargeError
 from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
 from foedus.node.approval import settle
 from foedus.node.duty import Tools
 from foedus.node.files import write_durably
-from foedus.node.grants import keep_signature
+from foedus.node.grants import keep_signature, signed_by
 from foedus.node.policy import read_policy
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import PlanOffer
-from foedus.wire.plan_signature import check_signature
+from foedus.wire.plan_signature import SIGNERS, PlanSignature, check_signature
 
 UNNAMED = "somebody unnamed"
 
@@ -22,10 +23,20 @@ _log = logging.getLogger(__name__)
 
 
 def is_known(vault: Vault, offer: PlanOffer) -> bool:
-    """Whether the plan is here; one that the owner registered is from now on one that a run has asked for."""
-    if vault.plan_state(offer.digest) is None:
+    """Whether the plan is here; one that the owner registered is from now on one that a run has asked for.
+
+    A signature that was made since may decide of a plan that waits.
+    """
+    state = vault.plan_state(offer.digest)
+    if state is None:
         return False
     vault.asked_for(offer.digest, offer.name, offer.author or UNNAMED)
+    if state == "pending" and offer.signed is not None:
+        known = signed_by(vault, offer.digest)
+        if offer.signed.signer not in known and len(known) < SIGNERS:
+            _keep_signed(vault, offer, offer.signed)
+            with suppress(ConfigError):  # of a policy that cannot be read; nothing runs by it either
+                settle(vault, read_policy(vault.home))
     return True
 
 
@@ -48,10 +59,14 @@ async def keep_plan(tools: Tools, offer: PlanOffer) -> None:
     author = offer.author or UNNAMED
     tools.vault.record_plan(PlanEntry(offer.digest, offer.name, author, state, note, time.time(), None))
     if offer.signed is not None and state == "pending":
-        try:
-            check_signature(offer.signed, offer.digest)
-            keep_signature(tools.vault, offer.digest, offer.signed)
-        except AccessError as error:
-            _log.warning("the signature of plan %s is refused: %s", offer.digest[:12], error)
+        _keep_signed(tools.vault, offer, offer.signed)
     settle(tools.vault, read_policy(tools.vault.home))
     _log.info("run %s wants plan %s: see `foedus node plan show %s`", offer.run, offer.digest, offer.digest[:12])
+
+
+def _keep_signed(vault: Vault, offer: PlanOffer, signed: PlanSignature) -> None:
+    try:
+        check_signature(signed, offer.digest)
+        keep_signature(vault, offer.digest, signed)
+    except AccessError as error:
+        _log.warning("the signature of plan %s is refused: %s", offer.digest[:12], error)

@@ -182,6 +182,7 @@ approvals = Table(
     Column("digest", String, primary_key=True),
     Column("state", String, nullable=False),
     Column("note", String, nullable=False, default=""),
+    Column("signers", JSON(none_as_null=True)),
 )
 
 join_tokens = Table(

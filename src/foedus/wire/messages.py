@@ -33,7 +33,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from foedus.wire.facts import BatchSize, NodeFacts, Speed
-from foedus.wire.plan_signature import PlanSignature
+from foedus.wire.plan_signature import SIGNERS, Key, PlanSignature
 
 PROTOCOL = 1
 
@@ -114,11 +114,15 @@ class Released(Message):
 
 
 class PlanApproval(Message):
-    """What a node's owner says of a plan: ``pending``, ``approved`` or ``rejected``, with a note for the author."""
+    """What a node's owner says of a plan: ``pending``, ``approved`` or ``rejected``, with a note for the author.
+
+    ``signers``: whose signatures of a pending plan are there; a node that says so takes others with a further offer.
+    """
 
     digest: Digest
     state: Literal["pending", "approved", "rejected"]
     note: Annotated[Line, StringConstraints(max_length=500)] = ""
+    signers: Annotated[tuple[Key, ...], Field(max_length=SIGNERS)] | None = None
 
 
 class JoinNode(Message):

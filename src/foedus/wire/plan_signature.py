@@ -19,13 +19,19 @@ from foedus.wire.public_keys import public_key
 FILE_LIMIT = 4096
 """Bytes of a file with a signature at most."""
 
+SIGNERS = 16
+"""Signatures of one plan, each of another key, that a node keeps."""
+
+Key = Annotated[str, StringConstraints(min_length=44, max_length=44)]
+"""An Ed25519 public key, as base64."""
+
 
 class PlanSignature(BaseModel):
     """``signer`` is an Ed25519 public key, ``signature`` its signature over :func:`plan_statement`; both base64."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    signer: Annotated[str, StringConstraints(min_length=44, max_length=44)]
+    signer: Key
     signature: Annotated[str, StringConstraints(min_length=88, max_length=88)]
 
 

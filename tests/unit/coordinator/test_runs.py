@@ -11,15 +11,16 @@ import pytest
 import torch
 from sqlalchemy import Connection
 
+from foedus.coordinator import nodes as greeting
 from foedus.coordinator import runs, steering
 from foedus.coordinator.bells import RUNS
 from foedus.coordinator.events import news
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode_tensors
 from foedus.store.tables import nodes
-from foedus.wire.messages import TensorView
-from foedus.wire.plan_signature import sign_plan
-from tests.unit.coordinator.scene import ADA, PLAN, Scene, initial_model, refusal, spec, until
+from foedus.wire.messages import DatasetView, Hello, PlanApproval, TensorView
+from foedus.wire.plan_signature import SIGNERS, PlanSignature, sign_plan
+from tests.unit.coordinator.scene import ADA, BOOT, PLAN, Scene, initial_model, refusal, spec, until
 
 Move = Callable[[Connection, str], None]
 
@@ -130,6 +131,40 @@ def test_an_author_s_signature_goes_on_to_the_nodes_and_a_wrong_one_is_refused(s
     work = scene.poll("clinic-a")
     assert work is not None
     assert [offer.signed for offer in work.plans] == [signed], "also where a later run came without one"
+
+
+def test_a_signature_that_was_made_later_is_offered_to_those_that_lack_it_and_to_no_others(scene: Scene) -> None:
+    first, second = (sign_plan(bytes([key]) * 32, PLAN.digest) for key in (1, 2))
+
+    def signed(by: PlanSignature, **asked: object) -> None:
+        with scene.live.store.transaction("submit") as tx:
+            runs.submit(tx, runs.prepare(scene.live.artifacts, scene.command(signed=by, **asked)), ADA)
+
+    def told(state: str, signers: tuple[str, ...] | None) -> list[PlanSignature | None]:
+        command = Hello(
+            boot=BOOT,
+            version="0",
+            datasets=(DatasetView(client="clinic-a", tags=("digits",), examples=20),),
+            approvals=(PlanApproval(digest=PLAN.digest, state=state, signers=signers),),
+        )
+        with scene.live.store.transaction("hello") as tx:
+            greeting.hello(tx, scene.node_of["clinic-a"], command)
+        work = scene.poll("clinic-a")
+        return [] if work is None else [offer.signed for offer in work.plans]
+
+    scene.enrol("clinic-a")
+    scene.submit()
+    assert told("pending", ()) == []
+    signed(first, draft=True)
+    assert told("pending", ()) == [first], "of the run that waits, though a draft brought it"
+    assert told("pending", (first.signer,)) == []
+    signed(second)
+    assert told("pending", (first.signer,)) == [second], "the newest"
+    assert told("pending", (first.signer, second.signer)) == []
+    assert told("pending", tuple(f"{at:044}" for at in range(SIGNERS))) == [], "a node keeps so many"
+    assert told("pending", None) == [], "a node of before"
+    for decided in ("approved", "rejected"):
+        assert told(decided, None) == []
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,14 @@ from foedus.domain.codec import encode_tensors
 from foedus.domain.errors import ConflictError, FoedusError, ForbiddenError, RoundClosedError, UsageError
 from foedus.domain.plan import PlanBundle
 from foedus.node.datasets import add_dataset
-from foedus.node.owner import approve, init, list_plans, reject
+from foedus.node.owner import approve, init, list_plans, reject, trust_author
 from foedus.node.service import run_agent
 from foedus.node.session import Session
 from foedus.node.settings import NodeSettings
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import Accepted, Assignment, DatasetRefused, PlanOffer, Renewed, Welcome, Work
+from foedus.wire.plan_signature import PlanSignature, sign_plan
+from foedus.wire.public_keys import public_key
 from tests.holding import opt_out
 from tests.unit.client.peer import Answer, Peer, Request, problem, serving
 from tests.unit.node.support import PLAN, Desk, assignment, bundle_of, children, columns, truth
@@ -123,11 +125,11 @@ def node(tmp_path: Path) -> Iterator[Node]:
     assert running.error == []
 
 
-def offered(node: Node, bundle: PlanBundle, digest: str = "") -> str:
+def offered(node: Node, bundle: PlanBundle, digest: str = "", signed: PlanSignature | None = None) -> str:
     content = bundle.to_bytes()
     blob = hashlib.sha256(content).hexdigest()
     node.peer.blobs[blob] = content
-    offer = PlanOffer(run="r_1", digest=digest or bundle.digest, blob=blob, name="study", author="ada")
+    offer = PlanOffer(run="r_1", digest=digest or bundle.digest, blob=blob, name="study", author="ada", signed=signed)
     node.peer.answers["POST /node/poll"] = [said(Work(plans=(offer,))), IDLE]
     return offer.digest
 
@@ -151,6 +153,30 @@ def test_the_owner_s_decisions_reach_the_coordinator(node: Node) -> None:
     usual = {"batch_size": None, "speed": None}
     assert first["datasets"] == [{"client": "c0000", "tags": ["digits"], "examples": 25, **usual}]
     assert {greeting["boot"] for greeting in node.greetings()} == {first["boot"]}
+
+
+def test_a_signature_that_comes_with_a_later_offer_decides_and_what_is_there_is_told(node: Node) -> None:
+    bundle, ada, eve = bundle_of(), bytes(range(32)), bytes([7]) * 32
+
+    def signers() -> list[list[str] | None]:
+        return [plan["signers"] for plan in node.greetings()[-1]["approvals"]]
+
+    trust_author(node.home, "ada", public_key(ada))
+    digest = offered(node, bundle)
+    until(lambda: node.approvals() == {digest: "pending"})
+    assert signers() == [[]]
+    offered(node, bundle, signed=sign_plan(eve, digest))
+    until(lambda: signers() == [[public_key(eve)]])
+    forged = sign_plan(ada, "0" * 64)
+    offered(node, bundle, signed=forged)
+    greeted = len(node.greetings())
+    until(lambda: len(node.greetings()) > greeted)
+    assert (node.approvals(), signers()) == ({digest: "pending"}, [[public_key(eve)]])
+    offered(node, bundle, signed=sign_plan(ada, digest))
+    until(lambda: node.approvals() == {digest: "approved"})
+    assert signers() == [None]
+    with Vault(node.home) as vault:
+        assert vault.audit()[-1].detail == "by signature: signed by ada"
 
 
 def test_files_that_are_not_the_plan_of_the_digest_are_rejected(node: Node) -> None:
