@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from foedus.sandbox.bubblewrap import unavailable
 from tests import postgres, s3
+from tests.federation import stop, until
 from tests.holding import INSTALL
 from tests.ports import free_port
 
@@ -58,6 +60,31 @@ def _services(document: Path, folder: Path) -> Iterator[None]:
         lines += [f"{name}={value}" for name, value in s3.CREDENTIALS.items()]
         (folder / "production.env").write_text("\n".join(lines))
         yield
+
+
+def run_script(script: str, folder: Path, environment: dict[str, str], log: BinaryIO) -> int:
+    """Run a script in ``folder``; returns its exit code. Nothing of what it started in its group outlives it, or us."""
+    read, write = os.pipe()  # its end, which only we hold open, is read when we are done or dead
+    last = f"{{ read -r _ <&{read}; kill -KILL 0; }} & disown; exec {read}<&- < /dev/null"
+    try:
+        shell = subprocess.Popen(
+            ["bash", "-c", f"{last}\n{script}"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            pass_fds=[read],
+            start_new_session=True,
+        )
+        try:
+            return shell.wait(580)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
+                    os.killpg(shell.pid, number)
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 @pytest.fixture
@@ -107,22 +134,33 @@ def test_every_command_of_the_document_runs(document: Path, clone: Path, request
         "PYTHONPATH": str(clone / "src"),
     }
     with _services(document, clone), log.open("wb") as file:
-        shell = subprocess.Popen(
-            ["bash", "-c", _script(document)], cwd=clone, env=env, stdout=file, stderr=file, start_new_session=True
-        )
-        try:
-            code = shell.wait(580)
-        finally:
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                _signal_group(shell.pid, number)
+        code = run_script(_script(document), clone, env, file)
     assert code == 0, log.read_text()[-3000:]
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return
+def test_a_script_and_what_it_started_die_with_who_runs_it(tmp_path: Path) -> None:
+    """Even where that is killed, and can end nothing itself."""
+    module = f"spec = importlib.util.spec_from_file_location('commands', {__file__!r})"
+    script = f"echo $$ > {tmp_path}/shell; sleep 600 & echo $! > {tmp_path}/begun; touch {tmp_path}/ready; sleep 600"
+    lines = [
+        "import importlib.util, os, pathlib, sys",
+        module,
+        "commands = importlib.util.module_from_spec(spec)",
+        "spec.loader.exec_module(commands)",
+        f"commands.run_script({script!r}, pathlib.Path('.'), dict(os.environ), sys.stdout.buffer)",
+    ]
+    runner = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], env={**os.environ, "PYTHONPATH": f"src:{ROOT}"})
+    until("the script has begun", (tmp_path / "ready").exists)
+    started = [int((tmp_path / name).read_text()) for name in ("shell", "begun")]
+    assert all(map(_lives, started))
+    stop(runner, signal.SIGKILL)
+    until("what it started has ended", lambda: not any(map(_lives, started)))
+
+
+def _lives(process: int) -> bool:
+    """Whether a process is there, and not only its remains, which its parent's parent will clear away."""
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
