@@ -31,9 +31,9 @@ async def requested(vault: Vault, assignments: Sequence[Assignment]) -> None:
         await asyncio.to_thread(vault.security.append, *events)
 
 
-async def started(vault: Vault, assignment: Assignment) -> None:
-    """It is allowed, and begins."""
-    event = Event(STARTED, assignment.run, _words(assignment), facts_of(assignment))
+async def started(vault: Vault, assignment: Assignment, sandbox: str) -> None:
+    """It is allowed, and begins. ``sandbox``: what holds the plan, as the policy says it now."""
+    event = Event(STARTED, assignment.run, _words(assignment), {**facts_of(assignment), "sandbox": sandbox})
     await asyncio.to_thread(vault.security.append, event)
 
 

@@ -22,6 +22,7 @@ from foedus.node import acts
 from foedus.node.approval import check_approval
 from foedus.node.blobs import Cache, upload
 from foedus.node.checkpoint import States
+from foedus.node.facts import speed_of
 from foedus.node.frames import Done, Failed, Order
 from foedus.node.gpus import gpus
 from foedus.node.leaving import check_leaving
@@ -29,7 +30,7 @@ from foedus.node.loadings import Kept, loading_of
 from foedus.node.monitor import Monitor
 from foedus.node.noticing import as_begun
 from foedus.node.owner import read_plan
-from foedus.node.policy import Request, check, read_policy
+from foedus.node.policy import Request, check, read_policy, refusal
 from foedus.node.reasons import REFUSALS, failure, failure_of
 from foedus.node.saved import SavedModels
 from foedus.node.scope import Use
@@ -131,12 +132,12 @@ async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
         return failure("client_state_missing", ask.state)
     known = await as_begun(tools.vault, ask.run, dataset, tools.moved)
     _check_allowed(tools, ask, known)
-    await acts.started(tools.vault, ask)
+    await acts.started(tools.vault, ask, read_policy(tools.vault.home).sandbox)
     held.began = time.monotonic()
     order, loading = await _order(tools, ask, known, state), loading_of(tools.vault, known)
     hearing = tools.monitor.begin(ask.id, read_policy(tools.vault.home).leave)
     asked = tools.pool.ask(_read_by(order, loading), folder, tools.moved, hearing)
-    done = await _while_allowed(asked, lambda: _check_allowed(tools, ask, known))
+    done = await _while_allowed(asked, lambda: _check_still_allowed(tools, held, known))
     if not isinstance(done, Done):
         return done
     check_leaving(read_policy(tools.vault.home).leave, folder / UPDATE if done.update else None, done.metrics)
@@ -152,6 +153,13 @@ def _check_allowed(tools: Tools, ask: Assignment, dataset: Dataset | None) -> No
     examples, models = None if dataset is None else dataset.examples, len(ask.checkpointers)
     asked = Request(ask.strategy, ask.options, ask.round, examples, ask.cohort, gpus(), models)
     check(policy, asked, datetime.now().astimezone())
+
+
+def _check_still_allowed(tools: Tools, held: Held, dataset: Dataset) -> None:
+    _check_allowed(tools, held.assignment, dataset)
+    limit = read_policy(tools.vault.home).resources.seconds
+    if held.began is not None and time.monotonic() - held.began > limit:
+        raise refusal("resources.seconds", f"It works on an ask for {limit} s at most.")
 
 
 async def _while_allowed(asked: Awaitable[Done | Failed], check_again: Callable[[], None]) -> Done | Failed:
@@ -197,8 +205,9 @@ async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Con
     update, content = None, None
     if done.update:
         update, content = await upload(tools.link, folder / UPDATE, tools.moved, ask.inline)
-    if done.update and done.seconds > 0 and (examples := done.weights.get("examples", 0.0)) > 0:
-        tools.speeds[ask.client] = examples / done.seconds
+    speed = speed_of(done.weights.get("examples", 0.0), done.seconds) if done.update else None
+    if speed is not None:
+        tools.speeds[ask.client] = speed
     return Contribute(
         token=ask.token,
         update=update,

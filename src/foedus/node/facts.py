@@ -17,6 +17,8 @@ from foedus.wire.messages import DatasetRefused, DatasetView, Hello, PlanApprova
 log = logging.getLogger(__name__)
 Told = tuple[tuple[DatasetView, ...], tuple[PlanApproval, ...]]
 FRAMEWORKS = ("torch", "numpy")
+MOST, SHORTEST = 1e9, 1e-3
+"""The examples and the seconds within which a speed is believed."""
 
 
 @cache
@@ -47,6 +49,15 @@ def hello(
     datasets = tuple(each.model_copy(update=facts[each.client]) for each in told[0])
     approvals = tuple(each.model_copy(update={"signers": signers.get(each.digest)}) for each in told[1])
     return Hello(boot=boot, version=foedus.__version__, datasets=datasets, approvals=approvals, facts=node_facts())
+
+
+def speed_of(examples: float, seconds: float) -> float | None:
+    """Examples per second, where the two numbers, which are a plan's, can be believed: each greeting says it.
+
+    >>> speed_of(500.0, 2.0), speed_of(1e300, 2.0), speed_of(500.0, 0.0)
+    (250.0, None, None)
+    """
+    return examples / seconds if 1.0 <= examples <= MOST and seconds >= SHORTEST else None
 
 
 def tell_refused(vault: Vault, refused: Sequence[DatasetRefused], known: frozenset[str]) -> frozenset[str]:

@@ -62,6 +62,7 @@ class Approval(Table):
 class Resources(Table):
     """What a run's process may take: bytes of memory and of its private folder, processes, seconds of a processor.
 
+    ``seconds``: how long it may work on one ask, by the clock: meanwhile no other run is worked for.
     ``gpu``: whether it sees the machine's GPUs, which a sandbox never shows; ``gpu_num``: this one alone; ``gpu_only``:
     without one no work.
     ``saved``: models that a run's checkpointers may keep of each client. ``batch_size``: examples of the largest batch
@@ -72,6 +73,7 @@ class Resources(Table):
     temporary: Annotated[int, Field(ge=1 << 20)] = Limits.temporary
     processes: PositiveInt = Limits.processes
     cpu_seconds: PositiveInt = Limits.cpu
+    seconds: PositiveInt = 86_400
     gpu: bool = False
     gpu_num: Annotated[int, Field(ge=0, le=1023)] | None = None
     gpu_only: bool = False

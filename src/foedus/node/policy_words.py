@@ -47,6 +47,7 @@ def _taken(took: Resources, held: bool) -> Iterator[tuple[str, str]]:
     yield "resources.temporary", f"{size(took.temporary)} in its private folder"
     yield "resources.processes", f"{took.processes} processes and threads"
     yield "resources.cpu_seconds", f"{took.cpu_seconds} s of a processor"
+    yield "resources.seconds", f"{took.seconds} s for one ask"
     which = "every GPU of this machine" if took.gpu_num is None else f"GPU {took.gpu_num}"
     seen = "no GPU is seen: a sandbox shows none" if held else f"{which} is seen"
     yield "resources.gpu", seen if took.gpu else "no GPU is seen"

@@ -332,6 +332,20 @@ def test_a_contribution_that_was_taken_is_no_failure_where_the_log_cannot_say_so
     (node.home / "kept").rename(audit)
 
 
+def test_work_ends_where_it_takes_longer_than_the_policy_lets_it_whatever_it_says_of_steps(node: Node) -> None:
+    (node.home / "policy.toml").write_text('sandbox = "off"\n[resources]\nseconds = 1\n')
+    slow = bundle_of(PLAN.replace("return nn.functional", "import time; time.sleep(0.3); return nn.functional"))
+    node.know(slow)
+    node.give(assignment(slow, broadcast=with_model(node), options={"local": {"lr": 0.1, "epochs": 500}}))
+    answer = node.answer()
+    assert (answer["verb"], answer["code"]) == ("fail", "policy_refused")
+    assert "`resources.seconds`" in answer["reason"]
+    until(lambda: children() == [])
+    with Vault(node.home) as vault:
+        begun = until(lambda: [line.facts for line in vault.audit() if line.event == "round_started"])
+    assert [facts["sandbox"] for facts in begun] == ["off"], "as it was when this work began"
+
+
 def test_leases_are_renewed_while_steps_are_taken_and_work_ends_when_its_lease_is_lost(node: Node) -> None:
     slow = bundle_of(PLAN.replace("return nn.functional", "import time; time.sleep(0.3); return nn.functional"))
     node.know(slow)
