@@ -41,7 +41,7 @@ NODES = ("north", "east", "south", "west")
 TAG = "digits"
 MEASURE = "accuracy"
 DEADLINE = "60"
-OFFER = 60.0
+OFFER = 180.0
 """Seconds that a plan may take to reach a node."""
 
 

@@ -28,7 +28,7 @@ from foedus.node.datasets import add_dataset
 from foedus.node.policy import FILE
 from foedus.sandbox.bubblewrap import unavailable
 
-START = 60.0
+START = 180.0
 """Seconds that a process may take to be up."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,11 +82,13 @@ def test_of_an_assignment_that_is_another_node_s_nothing_is_kept(scene: Scene, r
     assert told(scene, run).reports == ()
 
 
-def test_a_node_that_says_it_too_often_is_told_to_wait(scene: Scene, run: str) -> None:
-    alpha = scene.take("alpha")
-    note(scene, "alpha", report(alpha.id))
-    with pytest.raises(BusyError) as caught:
+def test_a_node_that_says_it_too_often_is_told_to_wait(scene: Scene, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha, now = scene.take("alpha"), time.time()
+    with monkeypatch.context() as stopped:
+        stopped.setattr(time, "time", lambda: now)
         note(scene, "alpha", report(alpha.id))
+        with pytest.raises(BusyError) as caught:
+            note(scene, "alpha", report(alpha.id))
     assert caught.value.code == "progress_too_often"
     later(scene)
     assert note(scene, "alpha", report(alpha.id)) == 1
