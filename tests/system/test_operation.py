@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.federation import LocalFederation, free_port, spawn, stop, until
+from tests.federation import WAIT, LocalFederation, free_port, spawn, stop, until
 
 
 def _answers(url: str) -> bool:
@@ -25,7 +25,7 @@ def test_every_line_is_json_names_its_request_and_holds_no_secret(tmp_path: Path
     try:
         until("it is ready", lambda: process.poll() is not None or _answers(url))
         token = next(line.split()[-1] for line in log.read_text().splitlines() if line.startswith("admin token"))
-        with httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
+        with httpx.Client(base_url=url, trust_env=False, timeout=120) as client:
             for given, known in ((secret, False), (token, True)):
                 headers = {"Authorization": f"Bearer {given}", "X-Request-Id": f"asked-{known}"}
                 reply = client.get("/api/v1/nodes", headers=headers)
@@ -48,7 +48,7 @@ def test_traces_that_are_asked_for_without_a_known_exporter_are_refused_at_the_s
     process = spawn(
         log, "coordinator", "start", "--folder", str(tmp_path / "c"), "--port", "0", OTEL_TRACES_EXPORTER="zipkin"
     )
-    assert process.wait(120) == 3
+    assert process.wait(WAIT) == 3
     assert "[settings_refused]" in log.read_text()
 
 
@@ -63,6 +63,7 @@ def test_a_node_logs_json_that_says_of_which_work(tmp_path: Path) -> None:
         federation.start_node("c0000", FOEDUS_LOG_FORMAT="json")
         log = tmp_path / "node-c0000.log"
         until("the node waits for its coordinator", lambda: "waiting for the coordinator" in log.read_text())
-        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        stop(federation.nodes["c0000"])
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert {row["level"] for row in rows} <= {"info", "warning"}
     assert all(row["logger"].startswith("foedus.") for row in rows)
