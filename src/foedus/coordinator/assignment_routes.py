@@ -20,8 +20,6 @@ from foedus.coordinator.measures import contribution_refused
 from foedus.coordinator.policy import acts
 from foedus.domain.errors import FoedusError
 from foedus.domain.spans import span
-from foedus.store.audit import head
-from foedus.wire.audit import show_head
 from foedus.wire.messages import Accepted, Contribute, Fail, Poll, Renew, Renewed, Work
 
 router = APIRouter(prefix="/api/v1", tags=["nodes"])
@@ -46,7 +44,7 @@ async def post_poll(request: Request, response: Response) -> Work:
         found = await to_thread.run_sync(lambda: polling.nothing(live, node, command))
     if found.then == "disconnect":
         response.headers["Connection"] = "close"
-    return found.model_copy(update={"audit": await to_thread.run_sync(_audit_head, live)})
+    return found
 
 
 @router.post("/node/assignments/{assignment}/renew", **acts("node.work"))
@@ -65,11 +63,6 @@ async def post_contribute(request: Request, assignment: str) -> Accepted:
 async def post_fail(request: Request, assignment: str) -> Accepted:
     """The work failed."""
     return await _do(request, assignment, Fail, assignments.fail)
-
-
-def _audit_head(live: Live) -> str:
-    with live.store.reading() as tx:
-        return show_head(head(tx))
 
 
 async def _do(

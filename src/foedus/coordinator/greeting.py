@@ -32,15 +32,10 @@ def greet(tx: Connection, node: NodeIdentity, command: Hello) -> None:
     tx.execute(update(nodes).where(nodes.c.id == node.id).values(**values, facts=facts))
 
 
-def note_clash(live: Live, node: NodeIdentity, boot: str) -> None:
+def note_clash(live: Live, node: NodeIdentity) -> None:
     """Flag a node for which a process polls whose place another has taken: two live by one key."""
-    if not boot:
-        return
-    with live.store.reading() as tx:
-        row = tx.execute(select(nodes.c.boot, nodes.c.boot_before).where(nodes.c.id == node.id)).one()
-    if boot == row.boot_before != row.boot:
-        with live.store.transaction("clash") as tx:
-            _clashed(tx, node)
+    with live.store.transaction("clash") as tx:
+        _clashed(tx, node)
 
 
 def claim(tx: Connection, node: NodeIdentity, client: str) -> None:

@@ -115,23 +115,30 @@ async def signed_head(request: Request) -> tuple[NodeIdentity, Verified]:
         return known, request.state.verified
     parts = context(request)
 
+    nodes: list[NodeIdentity] = []
+
     def keys(node: str) -> tuple[str, ...]:
         with parts.store.reading() as tx:
-            return keys_of(tx, node, time.time())
+            accepted = keys_of(tx, node, time.time())
+            nodes.extend([identify(tx, node)] if accepted else ())
+        return accepted
 
     def look() -> tuple[NodeIdentity, Verified]:
         verified = verify_head(verifier(parts, keys), head(request), time.time())
-        return who(verified.key_id), verified
+        return welcome(nodes[0]), verified
 
-    def who(node: str) -> NodeIdentity:
-        with parts.store.reading() as tx:
-            found = identify(tx, node)
+    def welcome(node: NodeIdentity) -> NodeIdentity:
         if parts.guards.revoked is not None:
-            judge_certificate(request.scope["state"].get(CERTIFICATE), parts.guards.revoked, found.organisation)
-        return found
+            judge_certificate(request.scope["state"].get(CERTIFICATE), parts.guards.revoked, node.organisation)
+        return node
+
+    def look_again() -> None:
+        with parts.store.reading() as tx:
+            node = identify(tx, found.id)
+        welcome(node)
 
     found, verified = await to_thread.run_sync(look)
-    setattr(request.state, WELCOME, lambda: who(found.id))
+    setattr(request.state, WELCOME, look_again)
     request.state.caller, request.state.verified = found, verified
     return found, verified
 

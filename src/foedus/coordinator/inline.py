@@ -20,6 +20,8 @@ def small_blobs(live: Live, asks: Iterable[Assignment]) -> dict[str, bytes]:
     What cannot be read just now is left out: the node asks for it, and is told why.
     """
     wanted = {digest for ask in asks for digest in ask.broadcast.values()}
+    if not wanted or not live.inline:
+        return {}
     with live.store.reading() as tx:
         query = select(blobs.c.digest, blobs.c.size).where(blobs.c.digest.in_(wanted), blobs.c.size <= live.inline)
         sizes = {row.digest: row.size for row in tx.execute(query.order_by(blobs.c.size, blobs.c.digest))}

@@ -70,8 +70,10 @@ class Live:
 
     def phase_at(self, run: str, number: int, name: str) -> Phase | None:
         """A run's phase of this name in round ``number``, as the strategy has it."""
-        with self.store.reading() as tx:
-            strategy = self.strategy(find_run(tx, run))
+        strategy = self.known.get(run)
+        if strategy is None:
+            with self.store.reading() as tx:
+                strategy = self.strategy(find_run(tx, run))
         return next((phase for phase in phases_of(strategy, State(), number) if phase.name == name), None)
 
     def _heard(self, notices: Collection[str]) -> None:

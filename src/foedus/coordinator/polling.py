@@ -20,7 +20,9 @@ from foedus.coordinator.pace import LONGEST, come_back, leave
 from foedus.domain.errors import ConflictError
 from foedus.domain.lifecycle import AT_REST, RunStatus
 from foedus.domain.run import CHECKS
+from foedus.store.audit import head
 from foedus.store.tables import approvals, assignments, client_states, datasets, nodes, phases, runs
+from foedus.wire.audit import show_head
 from foedus.wire.messages import Assignment, PlanOffer, Poll, Sends, Work
 from foedus.wire.plan_signature import SIGNERS, PlanSignature
 
@@ -43,11 +45,14 @@ def begin(live: Live, node: NodeIdentity, boot: str) -> None:
     Raises:
         ConflictError: ``hello_needed``.
     """
-    note_clash(live, node, boot)
     with live.store.reading() as tx:
-        _check_boot(tx, node, boot)
-        last_seen = tx.execute(select(nodes.c.last_seen).where(nodes.c.id == node.id)).scalar_one()
-    if last_seen is None or time.time() - last_seen > SEEN:
+        columns = (nodes.c.boot, nodes.c.boot_before, nodes.c.last_seen)
+        row = tx.execute(select(*columns).where(nodes.c.id == node.id)).one()
+    if boot and boot == row.boot_before != row.boot:
+        note_clash(live, node)
+    if boot != row.boot:
+        raise _hello_needed()
+    if row.last_seen is None or time.time() - row.last_seen > SEEN:
         with live.store.transaction("seen", scope=node.id) as tx:
             seen(tx, node)
 
@@ -65,12 +70,13 @@ def look(live: Live, node: NodeIdentity, poll: Poll, since: float) -> Work | Non
         _check_boot(tx, node, boot)
         stop = _unawaited(tx, node.id, poll.held)
         waiting = _takeable(tx, node.id, poll, now)
-        plans, ended = _offers(tx, node.id), _ended(tx, node.id, now - TOLD)
+        plans, ended, audit = _offers(tx, node.id), _ended(tx, node.id, now - TOLD), show_head(head(tx))
     if not waiting and not plans and not stop and not any(updated >= since for _, updated in ended):
         return None
     leased = _lease(live, node, poll, now) if waiting else ()
     told = tuple(run for run, _ in ended)
-    return Work(assignments=leased, plans=plans, ended=told, stop=stop, blobs=small_blobs(live, leased))
+    blobs = small_blobs(live, leased)
+    return Work(assignments=leased, plans=plans, ended=told, stop=stop, blobs=blobs, audit=audit)
 
 
 def _unawaited(tx: Connection, node: str, held: tuple[str, ...]) -> tuple[str, ...]:
@@ -88,7 +94,11 @@ def _check_boot(tx: Connection, node: NodeIdentity, boot: str) -> None:
     """A poll that outlived its process must take nothing: nobody is there any more to do it. Nor a revoked node."""
     identify(tx, node.id)
     if tx.execute(select(nodes.c.boot).where(nodes.c.id == node.id)).scalar_one() != boot:
-        raise ConflictError("hello_needed", "The node has not said hello since it began.", "", "Say hello first.")
+        raise _hello_needed()
+
+
+def _hello_needed() -> ConflictError:
+    return ConflictError("hello_needed", "The node has not said hello since it began.", "", "Say hello first.")
 
 
 def nothing(live: Live, node: NodeIdentity, poll: Poll) -> Work:
@@ -101,10 +111,11 @@ def nothing(live: Live, node: NodeIdentity, poll: Poll) -> Work:
         ended = tuple(run for run, _ in _ended(tx, node.id, now - TOLD))
         there = (nodes.c.status == "active", nodes.c.last_seen > now - LONGEST)
         count = tx.execute(select(func.count()).select_from(nodes).where(*there)).scalar_one()
+        audit = show_head(head(tx))
     if live.bells.closed:
-        return Work(ended=ended, then="disconnect", seconds=leave(chance))
+        return Work(ended=ended, then="disconnect", seconds=leave(chance), audit=audit)
     seconds = come_back(count, poll.wait, chance)
-    return Work(ended=ended, then="come_back" if seconds else "poll", seconds=seconds)
+    return Work(ended=ended, then="come_back" if seconds else "poll", seconds=seconds, audit=audit)
 
 
 def _takeable(tx: Connection, node: str, poll: Poll, now: float) -> list[Row[Any]]:
