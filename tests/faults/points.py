@@ -68,3 +68,37 @@ SOMETIMES = _both(
     "reply:GET /api/v1/runs/{run}",
 )
 """Places that a run passes only if it is slow or somebody looks; a lost one of these changes nothing."""
+
+DRAWS = _both("commit:tick", "commit:draw", "commit:give_up", "commit:abandon_phase")
+"""What a run passes, in this order, whose schedule draws, and whose clients do not answer."""
+
+UPLOADS = _both(
+    "commit:upload",
+    "reply:POST /api/v1/uploads",
+    "commit:upload_part",
+    "reply:PATCH /api/v1/uploads/{upload}",
+    "reply:HEAD /api/v1/uploads/{upload}",
+    "commit:upload_complete",
+)
+"""What a blob passes that goes up in chunks."""
+
+COLLECTION = _both("commit:gc_uploads", "commit:gc_mark", "commit:gc_forget")
+RESTORATION = _both("rename:blob", "commit:restore")
+MENDING = _both("commit:mend")
+"""What making a torn state again passes."""
+
+RARE = (*DRAWS, *UPLOADS, *COLLECTION, *RESTORATION, *MENDING)
+
+ELSEWHERE = {
+    "ask": "no schedule asks a client by name after its phase was opened",
+    "upload_forget": "the bytes were not those that were promised, and are nobody's",
+    "fail_run": "a failed run is tried again by a person",
+    "fail": "a contribution that failed; as one that counts",
+    "claim_webhook": "tests of webhooks kill their sender",
+    "delivered": "as above",
+    "leave_webhook": "as above",
+    "login": "of people, not of runs",
+    "logout": "as above",
+    "recover_admin": "as above",
+}
+"""Commits at which no test of runs kills: name → why."""
