@@ -18,7 +18,7 @@ from foedus.engine.simulate import simulate
 from foedus.node.owner import approve, identity, list_plans
 from foedus.node.vault import Vault
 from tests.faults.points import FIRST_CONTACT
-from tests.federation import LocalFederation, parts_of, spawn, stop, until
+from tests.federation import WAIT, LocalFederation, parts_of, spawn, stop, until
 from tests.plans import prepared
 
 CLIENT = "c0000"
@@ -37,9 +37,9 @@ def federation(tmp_path: Path) -> Iterator[LocalFederation]:
 
 def _done(log: Path, place: str, *arguments: str, **environment: str) -> bool:
     """Run a command that may be killed at ``place``, and run it again if it was; whether it was."""
-    code = spawn(log, *arguments, FOEDUS_CRASH=f"{place}:1", **environment).wait(120)
+    code = spawn(log, *arguments, FOEDUS_CRASH=f"{place}:1", **environment).wait(WAIT)
     if code == -signal.SIGKILL:
-        again = spawn(log, *arguments, **environment).wait(120)
+        again = spawn(log, *arguments, **environment).wait(WAIT)
         # What was done before the kill may be told as a conflict; it must not be undone, and not be half.
         assert again in (0, ConflictError.exit_code), log.read_text()
     else:
@@ -47,18 +47,21 @@ def _done(log: Path, place: str, *arguments: str, **environment: str) -> bool:
     return code == -signal.SIGKILL
 
 
-def _offered(federation: LocalFederation, place: str) -> bool:
-    """Start the node, and again if it is killed, until its owner sees a plan; whether it was killed."""
+def _offered(federation: LocalFederation, place: str, seconds: float) -> bool:
+    """Start the node, and again if it is killed soon, until its owner sees a plan; whether it was killed."""
     home = federation.home(CLIENT)
     federation.start_node(CLIENT, FOEDUS_CRASH=f"{place}:1")
     process = federation.nodes[CLIENT]
     until("the plan is offered", lambda: process.poll() is not None or list_plans(home))
     with suppress(subprocess.TimeoutExpired):  # what was committed can be seen before the process is dead
-        process.wait(2)
+        process.wait(seconds)
     killed = process.poll() == -signal.SIGKILL
     if killed:
         federation.start_node(CLIENT)
         until("the plan is offered again", lambda: list_plans(home))
+    else:
+        stop(process)
+        federation.start_node(CLIENT)
     return killed
 
 
@@ -86,7 +89,7 @@ def test_a_node_killed_at_its_first_contact_gets_there_when_it_is_tried_again(
     ready = prepared(tmp_path, data=DATA, cohort={"size": 1}, rounds=1)
     killed = _enrolled(federation, ready, place)
     run = federation.submit(ready)
-    killed |= _offered(federation, place)
+    killed |= _offered(federation, place, 2.0 if killed else WAIT)
     assert killed, "the crash point was not reached"
     approve(federation.home(CLIENT), ready.bundle.digest)
     view = federation.finish(run)

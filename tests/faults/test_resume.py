@@ -47,7 +47,7 @@ def apart(target: Callable[..., Any], *arguments: object) -> int:
     """Run a function in a process of its own; returns the process's exit code."""
     process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
     process.start()
-    process.join(120)
+    process.join(300)
     assert process.exitcode is not None
     return process.exitcode
 
@@ -170,15 +170,18 @@ def test_a_run_that_is_stopped_says_how_it_goes_on_and_does(
     arguments = ["simulate", "run.toml", "--kernel", "eager", "--executor", executor, "--out", "run"]
     (tmp_path / "run.toml").write_text(DIGITS.read_text().replace("rounds = 20", "rounds = 5"))
     plan = (DIGITS.parent / "plan.py").read_text()
-    slow = plan.replace("    return nn.functional", "    import time; time.sleep(0.002)\n    return nn.functional", 1)
+    waits = "    import pathlib, time; pathlib.Path('slow').exists() and time.sleep(0.01)\n    return nn.functional"
+    slow = plan.replace("    return nn.functional", waits, 1)
     assert slow != plan
     (tmp_path / "plan.py").write_text(slow)
+    (tmp_path / "slow").touch()
     words = [sys.executable, "-m", "foedus", *arguments]
     with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = [next(line for line in process.stderr if line.startswith("round 2"))]
         process.send_signal(sent)
         said += process.stderr.readlines()
+    (tmp_path / "slow").unlink()
     assert process.returncode == code
     assert "it goes on with: foedus simulate --resume run\n" in "".join(said)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

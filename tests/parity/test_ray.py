@@ -287,7 +287,7 @@ def test_a_cluster_that_runs_is_joined_and_left_as_it_was(temporary: Path, tmp_p
             assert _until(lambda: not any("Actor" in name for name in _of_ray(temporary)))
         finally:
             head.terminate()
-            head.communicate(timeout=60)
+            head.communicate(timeout=240)
     assert _until(lambda: not _of_ray(temporary))
 
 
@@ -304,7 +304,7 @@ def test_an_interrupted_command_leaves_no_process_of_ray(sent: signal.Signals, t
         assert len(_of_ray(temporary)) > 2
         (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)
         process.stderr.read()
-        assert process.wait(timeout=60) == 128 + sent
+        assert process.wait(timeout=240) == 128 + sent
     assert _until(lambda: not _of_ray(temporary))
     assert not list(temporary.glob("foedus-ray-*"))
 
@@ -324,7 +324,7 @@ def _of_ray(folder: Path) -> list[str]:
 
 def _until(condition: Callable[[], bool]) -> bool:
     """Whether the condition comes true within some seconds."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if condition():
             return True

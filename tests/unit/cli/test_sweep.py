@@ -102,8 +102,9 @@ def test_a_sweep_whose_plan_was_changed_does_not_go_on(run, here: Path, digits: 
 
 def test_a_stopped_sweep_leaves_no_process_and_goes_on_where_it_was(run, here: Path, digits: Path) -> None:
     plan = (digits / "plan.py").read_text()
-    slow = plan.replace("    return nn.functional", "    import time; time.sleep(0.002)\n    return nn.functional", 1)
-    (here / "plan.py").write_text(slow)
+    waits = "    import pathlib, time; pathlib.Path('slow').exists() and time.sleep(0.004)\n    return nn.functional"
+    (here / "plan.py").write_text(plan.replace("    return nn.functional", waits, 1))
+    (here / "slow").touch()
     (here / "run.toml").write_text((digits / "run.toml").read_text().replace("rounds = 20", "rounds = 6"))
     words = ["simulate", "run.toml", "--kernel", "eager", "--seeds", "3", "--out", "s"]
     with subprocess.Popen(
@@ -114,6 +115,7 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on_where_it_was(run, here: P
         children = psutil.Process(sweep.pid).children(recursive=True)
         os.kill(sweep.pid, signal.SIGINT)
         sweep.stderr.read()
+    (here / "slow").unlink()
     assert sweep.returncode == 130
     assert not any(child.is_running() for child in children)
     left = [path for path in (here / "s").iterdir() if path.is_dir() and (path / "rounds.jsonl").exists()]
