@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ NAMES = ("run", "round", "phase", "client", "plan", "outcome", "code", "seconds"
 def command(wanted: str | None, last: int, home: Path) -> None:
     """List the newest work that runs asked for here, the newest last: what it came to, and how long it took."""
     with Vault(home) as vault:
-        found = vault.security.newest(10 * last if wanted else last, ENDED, REFUSED)
-    told = [_told(each) for each in found if each.facts and wanted in (None, each.facts.get("run"))][-last:]
+        lines = vault.security.backwards(ENDED, REFUSED)
+        found = islice((each for each in lines if each.facts and wanted in (None, each.facts.get("run"))), last)
+        told = [_told(each) for each in found][::-1]
     rows = [[each["at"][:19], *(_cell(each, name) for name in NAMES)] for each in told]
     text = table(["time (UTC)", *NAMES], rows) if rows else "Nothing has run here yet."
     emit({"work": told}, text)

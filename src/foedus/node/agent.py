@@ -7,6 +7,7 @@ it is started and ended is in :mod:`foedus.node.service`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import shutil
@@ -14,6 +15,7 @@ import time
 
 from foedus.domain.errors import (
     AccessError,
+    ConfigError,
     ConflictError,
     FoedusError,
     NotFoundError,
@@ -29,7 +31,7 @@ from foedus.node.keys import other_key
 from foedus.node.monitor import Monitor
 from foedus.node.noticing import forget_runs
 from foedus.node.offers import is_known, keep_plan
-from foedus.node.policy import largest_batch, read_policy
+from foedus.node.policy import Policy, largest_batch, read_policy
 from foedus.node.saved import SavedModels, saved_folder
 from foedus.node.settings import NodeSettings
 from foedus.node.snapshots import forget as forget_snapshots
@@ -81,7 +83,8 @@ class Agent:
         saved = SavedModels(saved_folder(vault.home, settings.saved))
         self._tools = Tools(vault, link, cache, states, saved, self.pool, self.monitor, self._moved)
         self._forget()
-        settle(vault, read_policy(vault.home))
+        self._settled: Policy | None = None
+        self._settle()
 
     def in_hand(self) -> list[dict[str, object]]:
         """The assignments that this node has, and since when it works on each, in Unix seconds."""
@@ -216,8 +219,16 @@ class Agent:
             self._told, self._welcome = told, True
             self._wait = max(0.0, min(self._settings.poll_wait, welcome.wait))
 
+    def _settle(self) -> None:
+        """Decide what the policy decides of plans, where it is another one than it was."""
+        if (policy := read_policy(self._vault.home)) != self._settled:
+            settle(self._vault, policy)
+            self._settled = policy
+
     async def _take(self, work: Work) -> bool:
         """Take what a poll brought; whether there was anything new."""
+        with contextlib.suppress(ConfigError):  # all that is asked for is refused then, and that says why
+            self._settle()
         ended = set(work.ended) - self._ended
         for run in ended:
             for held in [held for held in self.held.values() if held.assignment.run == run]:

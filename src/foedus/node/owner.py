@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from foedus.domain.errors import ConflictError, NotFoundError, UsageError
+from foedus.domain.errors import ConflictError, FoedusError, NotFoundError, UsageError
 from foedus.domain.names import check_name
 from foedus.domain.plan import PlanBundle, parse_bundle, read_bundle
 from foedus.node.approval import settle
@@ -171,9 +171,11 @@ def register(home: Path, path: Path) -> PlanEntry:
     digest, signed = bundle.digest, read_signature(path, bundle.digest)
     with Vault(home) as vault:
         state = vault.plan_state(digest)
-        if state is None:
+        if state is None or not _is_here(vault, digest):
             write_durably(vault.bundle_path(digest), bundle.to_bytes(), "plan")
             vault.record_plan(PlanEntry(digest, path.absolute().name, "", "pending", "", time.time(), None))
+            if state == "rejected":  # what a coordinator offered under this digest may have been something else
+                answer(vault, digest, Answer("pending", "its files were registered"))
         elif state != "pending" or signed is None:
             why = "A plan is its bytes: the same bytes are the same plan, whatever their file is called."
             raise ConflictError("plan_registered", f"Plan {digest[:12]} is here already, and is {state}.", why)
@@ -222,6 +224,14 @@ def read_plan(vault: Vault, digest: str) -> PlanBundle:
     if path.is_file() and (bundle := parse_bundle(path.read_bytes())).digest == digest:
         return bundle
     raise NotFoundError("plan_unknown", f"The files of plan {digest[:12]} are not on this node.")
+
+
+def _is_here(vault: Vault, digest: str) -> bool:
+    try:
+        read_plan(vault, digest)
+    except FoedusError:
+        return False
+    return True
 
 
 def _decide(home: Path, digest: str, given: Answer) -> PlanEntry:

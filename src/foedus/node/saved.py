@@ -126,7 +126,11 @@ class SavedModels:
         found = list[Place]()
         for folder in self._places():
             for stem in saved.stems(folder):
-                record = saved.read(folder, stem)
+                try:
+                    record = saved.read(folder, stem)
+                except IntegrityError as error:  # the others can be told of
+                    _log.warning("%s", error)
+                    continue
                 found += [Place(folder, stem, record)] if record else []
         return sorted(found, key=lambda place: (-place.record.at, place.id))
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +127,21 @@ class SecurityLog:
         Raises:
             IntegrityError: ``audit_broken`` where a line is none.
         """
-        found, marks = list[Entry](), [json.dumps(event).encode() for event in events]
+        return tuple(reversed(list(islice(self.backwards(*events), limit))))
+
+    def backwards(self, *events: str) -> Iterator[Entry]:
+        """The entries, or those of some kinds of events, newest first.
+
+        Raises:
+            IntegrityError: ``audit_broken`` where a line is none.
+        """
+        marks = [json.dumps(event).encode() for event in events]
         for path in reversed(self._segments()):
             for line in reversed(_lines(path.read_bytes())):
-                if len(found) == limit:
-                    return tuple(reversed(found))
                 if not marks or any(mark in line for mark in marks):
                     entry = _parsed(line, path)
-                    found += [entry] if not events or entry.event in events else []
-        return tuple(reversed(found))
+                    if not events or entry.event in events:
+                        yield entry
 
     def head(self) -> AuditHead:
         """The newest entry's number and hash."""

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,9 @@ from foedus.node.vault import Dataset
 
 FOLDER = "snapshots"
 
+_reading = threading.Lock()
+"""Held while something is read: of an ask that was let go the reading goes on, and the next ask finds what it wrote."""
+
 
 def place_of(home: Path, run: str, dataset: Dataset, moved: Callable[[], None]) -> tuple[Path, Reading]:
     """Where a run finds the dataset, and how it is read: the owner's own place, or a query's snapshot.
@@ -37,9 +41,12 @@ def place_of(home: Path, run: str, dataset: Dataset, moved: Callable[[], None]) 
         return dataset.path, dataset.reading
     # A run's id is the coordinator's word: it becomes no name of a file.
     path = _folder(home) / f"{_name(dataset.client)}-{_name(run, str(dataset.added_at))}.csv"
-    if not path.is_file():
-        snapshot(dataset.path, path, moved)
-    path.chmod(0o644)  # inside the sandbox another user reads it; outside, the folder is closed to others
+    with _reading:
+        if not path.is_file():
+            part = path.with_suffix(".part")
+            snapshot(dataset.path, part, moved)
+            part.chmod(0o644)  # inside the sandbox another user reads it; outside, the folder is closed to others
+            move_durably(part, path, "snapshot")
     return path, dataset.reading.model_copy(update={"kind": "csv"})
 
 
@@ -67,15 +74,16 @@ def copy(home: Path, dataset: Dataset, digest: str, moved: Callable[[], None]) -
         DataError: ``dataset_unreadable`` where it changes meanwhile. OSError: where there is no room.
     """
     target = copy_of(home, dataset, digest)
-    if not target.exists():
-        part = _folder(home) / f"{target.name}.part"
-        _remove(part)
-        for name, path in files_of(dataset.path):
-            _copy(path, part / name if name else part, moved)
-        if digest_of(part, moved) != digest:
+    with _reading:
+        if not target.exists():
+            part = _folder(home) / f"{target.name}.part"
             _remove(part)
-            raise DataError("dataset_unreadable", "The dataset changes while it is read.", "", "Try again then.")
-        move_durably(part, target, "snapshot")
+            for name, path in files_of(dataset.path):
+                _copy(path, part / name if name else part, moved)
+            if digest_of(part, moved) != digest:
+                _remove(part)
+                raise DataError("dataset_unreadable", "The dataset changes while it is read.", "", "Try again then.")
+            move_durably(part, target, "snapshot")
     os.utime(target)  # it is of use
     return target
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -121,12 +122,8 @@ class Vault:
 
     def __init__(self, home: Path) -> None:
         if not (home / KEY).is_file():
-            raise NotFoundError(
-                "node_missing",
-                f"There is no node in {home}.",
-                "",
-                "Make one with `foedus node init`, or name its home.",
-            )
+            fix = "Make one with `foedus node init`, or name its home."
+            raise NotFoundError("node_missing", f"There is no node in {home}.", "", fix)
         self.home = home
         (home / PLANS).mkdir(exist_ok=True, mode=0o700)
         self._store = Store(f"sqlite:///{home / FILE}", tables.metadata)
@@ -273,11 +270,17 @@ class Vault:
         while self._unwritten():
             with self.security.writing() as write:
                 events = self._unwritten()
-                there = {(line.row, line.at) for line in self.security.newest(2 * AT_ONCE)}
+                there = self._written(events)
                 if new := [event for event in events if (event.row, event.moment) not in there]:
                     write(new)
                 with self._store.transaction("node_logged") as db:
                     db.execute(delete(tables.audit).where(tables.audit.c.id.in_([event.row for event in events])))
+
+    def _written(self, events: Sequence[Event]) -> set[tuple[int | None, str]]:
+        """The rows and moments of the lines of these kinds, back to before the first of them: rows come in order."""
+        lines = self.security.backwards(*{event.event for event in events})
+        first = min((event.row or 0 for event in events), default=0)
+        return {(line.row, line.at) for line in takewhile(lambda line: line.row is None or line.row >= first, lines)}
 
     def _unwritten(self) -> list[Event]:
         with self.reading() as db:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from foedus.cli.node_service import LOG
-from foedus.node.vault import create_home
+from foedus.node.vault import Vault, create_home
 from tests.federation import spawn, until
 
 
@@ -29,6 +29,18 @@ def test_the_end_of_the_log_reaches_into_the_file_before(run, log: Path) -> None
     told = run("node", "logs", "--home", home, "--lines", 1, "--json").envelope
     assert told["data"]["lines"] == ["\x1b[2Jfour"]
     assert "Nothing" in run("node", "logs", "--home", home, "--work").out
+
+
+def test_history_of_a_run_reaches_back_behind_whatever_others_did_since(run, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    create_home(home, "clinic-a")
+    with Vault(home) as vault:
+        for asked in ("r_1", *["r_2"] * 30):
+            facts = {"run": asked, "round": 1, "phase": "train", "outcome": "contributed"}
+            vault.record("round_ended", asked, "it ended", **facts)
+    for words, found in ((("--run", "r_1"), ["r_1"]), ((), ["r_2"] * 2)):
+        told = run("node", "history", "--home", home, "--last", 2, *words, "--json").envelope
+        assert [each["run"] for each in told["data"]["work"]] == found
 
 
 def test_who_follows_sees_what_comes_also_after_the_log_went_on_in_another_file(log: Path, tmp_path: Path) -> None:

@@ -187,6 +187,17 @@ def test_files_that_are_not_the_plan_of_the_digest_are_rejected(node: Node) -> N
         approve(node.home, digest)
 
 
+def test_a_policy_that_is_changed_while_the_node_runs_decides_on_the_plans_that_wait(node: Node) -> None:
+    digest = offered(node, bundle_of())
+    until(lambda: node.approvals() == {digest: "pending"})
+    usual = (node.home / "policy.toml").read_text() if (node.home / "policy.toml").is_file() else ""
+    (node.home / "policy.toml").write_text(usual + '[approval]\nautomatic = "all"\n')
+    until(lambda: node.approvals() == {digest: "approved"})
+    (node.home / "policy.toml").write_text("nonsense")
+    (node.home / "policy.toml").write_text(usual)
+    until(lambda: node.approvals() == {digest: "pending"})
+
+
 def test_an_approved_plan_works_and_its_state_goes_on(node: Node, tmp_path: Path) -> None:
     bundle, desk = bundle_of(), Desk(tmp_path / "desk")
     node.know(bundle)

@@ -11,7 +11,7 @@ import pytest
 
 from foedus.domain.errors import AccessError, ConfigError, ConflictError, FoedusError, NotFoundError
 from foedus.domain.plan import PlanBundle
-from foedus.node.owner import approve, identity, init, join, list_plans, reject, show_plan
+from foedus.node.owner import approve, identity, init, join, list_plans, register, reject, show_plan
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import Joined
 from foedus.wire.nonces import Nonces
@@ -143,6 +143,25 @@ def test_a_plan_whose_files_were_changed_here_is_not_approved(home: Path) -> Non
     with pytest.raises(NotFoundError):
         approve(home, digest)
     assert list_plans(home)[0].state == "pending"
+
+
+def test_the_owner_s_own_files_stand_in_for_what_was_offered_wrongly_under_their_digest(
+    home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.py").write_bytes(bundle_of().files["plan.py"])
+    digest = bundle_of().digest
+    with Vault(home) as vault:
+        vault.record_plan(PlanEntry(digest, "study", "eve", "rejected", "The files are not those.", 1.0, None))
+    with pytest.raises(NotFoundError):
+        approve(home, digest)
+    assert register(home, tmp_path / "plan.py").state == "pending"
+    assert approve(home, digest).state == "approved"
+    with Vault(home) as vault:
+        vault.bundle_path(digest).unlink()
+    assert register(home, tmp_path / "plan.py").state == "approved", "the decision was on these very bytes"
+    assert show_plan(home, digest)[1]["plan.py"] == bundle_of().files["plan.py"].decode()
+    with pytest.raises(ConflictError):
+        register(home, tmp_path / "plan.py")
 
 
 def test_a_note_is_one_short_line(home: Path) -> None:

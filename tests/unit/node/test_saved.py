@@ -81,6 +81,15 @@ def test_h1_the_folder_is_checked_when_it_is_named(tmp_path: Path) -> None:
     assert SavedModels(saved_folder(tmp_path, "")).all() == []
 
 
+def test_a_record_that_was_torn_hides_no_other(kept: SavedModels, tmp_path: Path) -> None:
+    for run in ("r_1", "r_2"):
+        kept.keep(ask(run=run), done(model("post", b"m", tmp_path, post_latest=None)), tmp_path)
+    first, second = kept.all()
+    (first.folder / f"{first.stem}.json").write_text("{")
+    assert kept.all() == [second]
+    assert kept.find(second.id) == second
+
+
 def test_old_models_go_and_what_else_an_owner_has_there_stays(kept: SavedModels, tmp_path: Path) -> None:
     kept.keep(ask(), done(model("pre", b"one", tmp_path, pre_best_loss=0.5)), tmp_path)
     other = tmp_path / "saved" / "family"

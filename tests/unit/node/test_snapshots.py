@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -52,6 +53,30 @@ def test_a_run_sees_the_rows_that_it_began_with_and_the_next_run_new_ones(datase
     with pytest.raises(DataError) as caught:
         place_of(home, "third", dataset, moved)
     assert caught.value.code == "dataset_unreadable" and str(tmp_path) not in str(caught.value)
+
+
+def test_what_an_ask_that_was_let_go_still_reads_spoils_nothing_for_the_next(dataset: Dataset, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "clinic.db")) as db:
+        db.executemany("INSERT INTO stays VALUES (?, ?)", [(day, 1) for day in range(3000)])
+        db.commit()
+    home, reached, go_on = tmp_path / "home", threading.Event(), threading.Event()
+
+    def waiting() -> None:
+        reached.set()
+        go_on.wait(60)
+
+    first = threading.Thread(target=place_of, args=(home, "r_1", dataset, waiting))
+    second = threading.Thread(target=place_of, args=(home, "r_1", dataset, moved))
+    first.start()
+    assert reached.wait(60)
+    second.start()
+    second.join(0.5)
+    go_on.set()
+    first.join()
+    second.join()
+    path, reading = place_of(home, "r_1", dataset, moved)
+    assert read_owned(reading, path)["days"].tolist() == [3.0, 5.0, *range(3000)]
+    assert list((home / FOLDER).iterdir()) == [path]
 
 
 def test_snapshots_are_forgotten_with_their_runs(dataset: Dataset, tmp_path: Path) -> None:

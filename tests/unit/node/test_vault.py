@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
 from foedus.domain.errors import ConflictError, NotFoundError
+from foedus.node import tables
 from foedus.node.grants import Answer, answer
-from foedus.node.vault import Dataset, PlanEntry, Vault, create_home
+from foedus.node.vault import FILE, Dataset, PlanEntry, Vault, create_home
+from foedus.store.unit_of_work import Store
 
 PLAN = PlanEntry("a" * 64, "study", "ada", "pending", "", 1.0, None)
 DATASET = Dataset("clinic-a", Path("/data/a.npz"), ("digits",), 25, ("image", "label"), 1.0)
@@ -92,6 +97,23 @@ def test_the_log_tells_what_happened_in_order(home: Path) -> None:
         vault.record("refused", "r_1", "round 1")
         assert [line.event for line in vault.audit()] == ["initialised", "joined", "plan_seen", "rejected", "refused"]
         assert [line.subject for line in vault.audit(2)] == [PLAN.digest, "r_1"]
+
+
+def test_a_line_that_was_written_before_its_process_was_killed_is_not_written_again(home: Path) -> None:
+    with Vault(home) as vault:
+        vault.record_plan(PLAN)
+        answer(vault, PLAN.digest, Answer("approved"))
+        answer(vault, PLAN.digest, Answer("rejected"))
+        last = vault.audit(1)[0]
+        row = {"id": last.row, "at": datetime.fromisoformat(last.at).timestamp(), "facts": {}}
+        for number in range(100):
+            vault.record("request", "r_1", f"round {number}")
+        with Store(f"sqlite:///{home / FILE}", tables.metadata).transaction("test") as db:
+            db.execute(insert(tables.audit).values(event=last.event, subject=last.subject, detail=last.detail, **row))
+    with Vault(home) as vault:
+        vault.record_plan(replace(PLAN, digest="b" * 64))
+        kinds = [line.event for line in vault.audit() if line.event != "request"]
+    assert kinds == ["initialised", "plan_seen", "approved", "revoked", "plan_seen"]
 
 
 def test_changes_by_another_process_are_noticed(home: Path) -> None:
