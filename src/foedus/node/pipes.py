@@ -60,13 +60,14 @@ class Prints:
 
 
 async def keep_prints(stream: asyncio.StreamReader, path: Path, prints: Prints) -> None:
-    """Append what a process prints to a log, up to a limit; the log before is kept."""
+    """Append what a process prints to a log, up to a limit; the log before is kept; what a full disk refuses is not."""
     room = LOG_LIMIT
-    if path.is_file() and path.stat().st_size > LOG_LIMIT:
-        path.replace(path.with_name(path.name + ".1"))
+    with contextlib.suppress(OSError):
+        if path.is_file() and path.stat().st_size > LOG_LIMIT:
+            path.replace(path.with_name(path.name + ".1"))
     while chunk := await stream.read(1 << 16):
         if room > 0:
-            with path.open("ab") as file:
+            with contextlib.suppress(OSError), path.open("ab") as file:  # a process that nobody reads hangs
                 file.write(chunk[:room])
             prints.hear(chunk[:room])
             room -= len(chunk)

@@ -13,7 +13,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from foedus.domain.errors import FoedusError, IntegrityError
@@ -47,7 +47,7 @@ UPDATE = "update"
 class Patience:
     """``idle``: seconds that work may take no step. ``keep``: how long an idle process lives. ``workers``: how many.
 
-    ``largest``: bytes that an update or a state may have.
+    ``largest``: bytes that an update, a state or a model may have; a held process's have no more than its memory.
     """
 
     idle: float
@@ -58,11 +58,15 @@ class Patience:
 
 @dataclass
 class Worker:
-    """One work process, and where what it is given lies. ``overfull``: it had too much memory with all it started."""
+    """One work process, and where what it is given lies.
+
+    ``policy``: what it was begun under; ``overfull``: it had too much memory with all it started.
+    """
 
     process: asyncio.subprocess.Process
     printing: asyncio.Task[None]
     stage: Stage
+    policy: Policy
     used: float = field(default_factory=time.monotonic)
     heard: Callable[[Stepped], None] = lambda frame: None
     prints: Prints = field(default_factory=Prints)
@@ -124,6 +128,7 @@ class Worker:
                 return frame
             if isinstance(frame, Stepped):
                 self.heard(heard(order, frame))
+                await asyncio.sleep(0)  # frames that have come already would leave nobody else a turn
             if isinstance(frame, Ready | Stepped):
                 stepped()
 
@@ -170,7 +175,7 @@ class Worker:
 
 
 class Pool:
-    """The work processes of a node: at most one per run, and a few in all. A new one has the ``policy`` of its plan."""
+    """The work processes of a node: at most one per run, and a few in all. Each has its plan's ``policy`` of now."""
 
     def __init__(self, home: Path, patience: Patience, policy: Callable[[str], Policy]) -> None:
         self._home, self._patience, self._policy = home, patience, policy
@@ -196,7 +201,10 @@ class Pool:
         run = order.assignment.run
         worker = await self._of(run, order)
         worker.heard, worker.prints.hear = hearing.stepped, hearing.printed
-        return await worker.ask(order, into, self._patience, stepped)
+        patience, memory = self._patience, worker.policy.resources.memory
+        if worker.stage.inside:  # what it sends it has in memory first, and what is larger would only fill a disk
+            patience = replace(patience, largest=min(patience.largest, memory))
+        return await worker.ask(order, into, patience, stepped)
 
     async def drop(self, run: str) -> None:
         """End the process of a run that asks no more; it is known until it has ended."""
@@ -218,15 +226,15 @@ class Pool:
             await self.drop(run)
 
     async def _of(self, run: str, order: Order) -> Worker:
-        dataset = Path(order.dataset)
+        dataset, policy = Path(order.dataset), self._policy(order.assignment.plan)
         if run in self._workers:
             worker = await self._begun(run)
-            if worker.alive and worker.stage.dataset == dataset:
+            if worker.alive and (worker.stage.dataset, worker.policy) == (dataset, policy):
                 return worker
             await self.drop(run)
         while len(self._workers) >= self._patience.workers:
             await self.drop(next(iter(self._workers)))
-        self._workers[run] = asyncio.create_task(self._start(dataset, order.assignment.plan))
+        self._workers[run] = asyncio.create_task(self._start(dataset, policy))
         return await self._begun(run)
 
     async def _begun(self, run: str) -> Worker:
@@ -239,16 +247,21 @@ class Pool:
             if begun.done() and (begun.cancelled() or begun.exception()):
                 self._workers.pop(run, None)
 
-    async def _start(self, dataset: Path, plan: str) -> Worker:
-        policy = self._policy(plan)
+    async def _start(self, dataset: Path, policy: Policy) -> Worker:
         held = policy.sandbox == "bubblewrap"
         stage = Stage(self._home / "work" / secrets.token_hex(8), dataset, held)
         bound = bounds(stage, policy.resources)
-        process = await launch(stage, policy.resources, bound)
+        try:
+            process = await launch(stage, policy.resources, bound)
+        except BaseException:
+            if bound is not None:
+                bound.end()
+            stage.clear()
+            raise
         assert process.stderr is not None
         prints = Prints()
         printing = asyncio.create_task(keep_prints(process.stderr, self._log, prints))
-        worker = Worker(process, printing, stage, prints=prints, bound=bound)
+        worker = Worker(process, printing, stage, policy, prints=prints, bound=bound)
         if held:
             worker.watching = asyncio.create_task(worker.watch(BEFORE + policy.resources.memory))
         return worker

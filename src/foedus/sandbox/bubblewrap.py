@@ -8,6 +8,7 @@ is. Killed, it takes with it all that it has started.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,10 @@ USERS = range(61184, 65520)
 """Users that nobody else is: the range that systemd gives to services without a user of their own."""
 
 SYSTEM = ("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin", "/usr", "/etc/ld.so.cache", "/etc/alternatives")
+
+
+PATIENCE = 30.0
+"""Seconds in which a process that does nothing has ended."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,13 @@ def unavailable() -> str:
     tools = ("bwrap", "setpriv", "mount")
     if missing := [tool for tool in tools if shutil.which(tool) is None]:
         return f"The command {missing[0]} is missing."
-    command = [*_walls(Sandbox()), "--", *_entered(Limits()), "/usr/bin/true"]
-    tried = subprocess.run(command, env={}, capture_output=True, text=True, timeout=30, check=False)
+    needed = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONHOME") if name in os.environ}
+    python = [sys.executable, "-S", "-c", "pass"]
+    command = [*_walls(Sandbox(environment=needed)), "--", *_entered(Limits()), *python]
+    try:
+        tried = subprocess.run(command, env={}, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except subprocess.TimeoutExpired:
+        return f"A process in a sandbox has not ended within {PATIENCE:g} s."
     return "" if tried.returncode == 0 else f"bwrap failed: {tried.stderr.strip()[:500]}"
 
 
@@ -87,7 +97,7 @@ def _walls(sandbox: Sandbox) -> list[str]:
     for folder in folders:
         command += ["--perms", "0755", "--dir", str(folder)]  # those that bwrap makes by itself are root's alone
     for place, path in places.items():
-        if path.is_symlink():
+        if path.is_symlink() and str(path) in SYSTEM:  # where it leads is shown as well; what others lead to is not
             command += ["--symlink", str(path.readlink()), str(place)]
         else:
             command += ["--ro-bind", str(path), str(place)]
@@ -111,6 +121,6 @@ def _entered(limits: Limits) -> list[str]:
     script = 'mount -t tmpfs -o "$1" private "$2" && cd "$2" && shift 2 && exec "$@"'
     away = ["--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]
     if os.geteuid() == 0:
-        user = str(USERS[os.getpid() % len(USERS)])
+        user = str(secrets.choice(USERS))  # another one each time: the kernel counts processes by user
         away += ["--reuid", user, "--regid", user, "--clear-groups"]
     return ["/bin/sh", "-c", script, "enter", options, str(PRIVATE), "/usr/bin/setpriv", *away]

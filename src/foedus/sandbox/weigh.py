@@ -40,9 +40,9 @@ def _resident(process: int) -> int:
 
 
 def _own(process: int) -> int:
-    """Its own pages, and its part of those that it shares."""
+    """Its own pages, and its part of those that it shares; all of those where nobody tells."""
     with suppress(OSError):
         for line in (PROC / str(process) / "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) << 10
-    return 0
+    return _resident(process)

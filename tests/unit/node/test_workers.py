@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
+import pytest
 
-from foedus.node.frames import Done, Failed, Order
+from foedus.node.frames import Done, Failed, Order, Stepped, pack
 from foedus.node.launch import clean_environment
-from foedus.node.policy import Policy
-from foedus.node.workers import Patience, Pool
+from foedus.node.pipes import Prints, keep_prints
+from foedus.node.policy import Policy, Resources
+from foedus.node.staging import Stage
+from foedus.node.workers import Patience, Pool, Worker
 from tests.unit.node.support import PLAN, Desk, bundle_of, children, truth
 
 Result = TypeVar("Result")
@@ -139,6 +144,73 @@ def test_a_run_keeps_its_process_and_few_are_kept(tmp_path: Path) -> None:
     assert first == second and len(first) == 1
     assert len(third) == 1 and third != first
     assert last == []
+
+
+def test_a_process_goes_when_the_owner_s_policy_has_changed(tmp_path: Path) -> None:
+    """Begun without a sandbox it would go on without one."""
+    desk, now = desk_in(tmp_path / "desk"), [POLICY]
+
+    async def asked() -> list[list[int]]:
+        seen, pool = list[list[int]](), Pool(tmp_path, Patience(60.0, 60.0, 2), lambda plan: now[0])
+        try:
+            for policy in (POLICY, Policy(sandbox="off"), Policy(sandbox="off", resources=Resources(processes=5))):
+                now[0] = policy
+                assert isinstance(await pool.ask(order_for(desk), desk.folder, nothing), Done)
+                seen.append([process.pid for process in running()])
+        finally:
+            await pool.close()
+        return seen
+
+    first, same, changed = asyncio.run(asked())
+    assert first == same and len(first) == len(changed) == 1
+    assert changed != first
+
+
+def test_a_process_that_cannot_be_started_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = desk_in(tmp_path / "desk")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError):
+        pooled(tmp_path, lambda pool: pool.ask(order_for(desk), desk.folder, nothing))
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_frames_without_a_pause_leave_the_agent_its_turns(tmp_path: Path) -> None:
+    desk, count, turns = desk_in(tmp_path / "desk"), 500, 0
+    frames = [pack(Stepped(steps=number)) for number in range(count)]
+    (tmp_path / "said").write_bytes(b"".join(frames) + pack(Failed(code="plan_failed", reason="It failed.")))
+
+    seen = list[int]()
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def step() -> None:
+        seen.append(turns)
+
+    async def asked() -> Done | Failed:
+        process = await asyncio.create_subprocess_exec(
+            *("/bin/sh", "-c", "cat said; touch all; exec cat >rest"),
+            **{"stdin": PIPE, "stdout": PIPE, "stderr": PIPE, "cwd": tmp_path, "start_new_session": True},
+        )
+        while not (tmp_path / "all").exists():  # then all that it said is in the pipe
+            await asyncio.sleep(0.01)
+        assert process.stderr is not None
+        printing = asyncio.create_task(keep_prints(process.stderr, tmp_path / "log", Prints()))
+        stage = Stage(tmp_path / "stage", desk.folder / "data.npz", inside=False)
+        turning = asyncio.create_task(turn())
+        try:
+            worker = Worker(process, printing, stage, POLICY)
+            return await worker.ask(order_for(desk), desk.folder, Patience(60.0, 60.0, 1), step)
+        finally:
+            turning.cancel()
+            await worker.end()
+
+    answer = asyncio.run(asked())
+    assert isinstance(answer, Failed) and answer.code == "plan_failed"
+    assert len(seen) == len(set(seen)) == count, "a turn between each two frames"
 
 
 def test_the_plan_sees_no_secret_of_the_environment_and_works_in_a_folder_of_its_own(tmp_path: Path) -> None:
