@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -30,10 +31,12 @@ def command(connection: Connection, sites: Path, out: Path, key: Path | None) ->
     private = signing_key(key or user_config_path("foedus") / "provision.key")
     made = provision(connection, sites, out, private)
     signer = fingerprint_of(public_key(private))
-    rows = [[kit.site, str(kit.path), kit.expires_at] for kit in made]
-    emit(
-        {"signer": signer, "kits": [{"site": name, "path": path, "expires_at": until} for name, path, until in rows]},
-        table(["site", "kit", "good until"], rows),
-    )
+    rows = [[kit.site, str(kit.path), _time(kit.expires_at)] for kit in made]
+    kits = [{"site": kit.site, "path": str(kit.path), "expires_at": kit.expires_at} for kit in made]
+    emit({"signer": signer, "kits": kits}, table(["site", "kit", "good until (UTC)"], rows))
     say(f"Send each kit to its site alone, and tell it by another way who signed it: {signer}")
     say("There:  foedus node init --kit FILE --signer FINGERPRINT")
+
+
+def _time(at: str) -> str:
+    return f"{datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d %H:%M}"

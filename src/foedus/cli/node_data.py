@@ -75,10 +75,12 @@ def dataset_text(dataset: Dataset) -> str:
     lines = [
         f"{dataset.client}: {dataset.examples} examples, {kind}",
         *([dataset.description] if dataset.description else []),
-        f"tags: {', '.join(dataset.tags) or 'none'}; trained on with {dataset.minimum} or more examples",
-        *([f"read by the loading plan {dataset.loading}"] if dataset.loading else []),
+        f"tags: {', '.join(dataset.tags) or 'none'}",
+        *([f"no run trains on fewer than {dataset.minimum} examples"] if dataset.minimum > 1 else []),
+        *([f"read by the loading plan {dataset.loading}; so plans see it:"] if dataset.loading else []),
     ]
-    keys = ("name", "dtype", "shape", *STATISTICS)
+    shaped = any(column.get("shape") for column in dataset.summary)
+    keys = ("name", "dtype", *(["shape"] if shaped else []), *STATISTICS)
     rows = [[_shown(column.get(key, "")) for key in keys] for column in dataset.summary]
     return "\n".join([*lines, table(["column", *keys[1:]], rows)])
 

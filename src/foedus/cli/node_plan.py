@@ -37,7 +37,11 @@ def plan_list(home: Path) -> None:
 
 @command.command("show")
 @click.argument("digest")
-@click.option("--diff", is_flag=True, help="Only what differs from the plan of this name that was approved last.")
+@click.option(
+    "--diff",
+    is_flag=True,
+    help="Only what differs from the plan approved last (of its name, if any is).",
+)
 @home_option
 @json_option
 def plan_show(digest: str, diff: bool, home: Path) -> None:
@@ -51,9 +55,11 @@ def plan_show(digest: str, diff: bool, home: Path) -> None:
     if before is not None:
         lines = changes(before[1], files)
         data |= {"compared_with": before[0].digest, "diff": lines}
-        text += [f"changed since {before[0].digest[:12]}:", "\n".join(lines)]
+        last = before[0]
+        text += [f"changed since {last.name}, approved {_time(last.decided_at or 0.0)}, plan {last.digest[:12]}:"]
+        text += ["\n".join(lines)]
     else:
-        text += ["No other plan of this name was approved; this is all of it."] if diff else []
+        text += ["No other plan is approved here; this is all of it."] if diff else []
         text += [f"──── {name}\n{content.rstrip()}" for name, content in files.items()]
     emit(data, "\n\n".join(text))
 

@@ -20,12 +20,14 @@ def size(count: int) -> str:
 def duration(seconds: float) -> str:
     """A time as people say it.
 
-    >>> duration(90), duration(600), duration(20_000)
-    ('90 s', '10 min', '5.6 h')
+    >>> duration(90), duration(600), duration(20_000), duration(604_800)
+    ('90 s', '10 min', '5.6 h', '7.0 days')
     """
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
 
 
 def cell(value: object) -> object:

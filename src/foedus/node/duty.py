@@ -248,7 +248,7 @@ async def _contribute(tools: Tools, held: Held, message: Contribute) -> None:
 
 
 async def _fail(tools: Tools, held: Held, said: Failed) -> None:
-    _log.warning("%s failed: %s: %s\n%s", held, said.code, said.reason, said.detail)
+    _log.warning("%s failed: %s: %s%s", held, said.code, said.reason, said.detail and f"\n{said.detail}")
     path = f"/node/assignments/{held.assignment.id}/fail"
     message = Fail(token=held.assignment.token, code=said.code, reason=said.reason)
     await tools.link.retried(lambda: tools.link.post(path, _newest(held, message), Accepted))

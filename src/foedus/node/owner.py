@@ -108,17 +108,18 @@ def show_plan(home: Path, digest: str) -> tuple[PlanEntry, dict[str, str]]:
 
 
 def approved_before(home: Path, plan: PlanEntry) -> tuple[PlanEntry, dict[str, str]] | None:
-    """Another plan of the same name, the one that was approved last, and its files; none if there is none.
+    """The plan that was approved last, and its files: of those of the same name, else of all; none if there is none.
+
+    A run without a name of its own is called by its plan's digest, so another version of its plan has another name.
 
     Raises:
         IntegrityError, PlanError: where the bundle kept is not that plan any more.
     """
     with Vault(home) as vault:
-        others = [other for other in vault.plans() if other.name == plan.name and other.digest != plan.digest]
-        approved = [other for other in others if other.state == "approved" and other.decided_at is not None]
+        approved = [other for other in vault.plans() if other.state == "approved" and other.digest != plan.digest]
         if not approved:
             return None
-        last = max(approved, key=lambda other: other.decided_at or 0.0)
+        last = max(approved, key=lambda other: (other.name == plan.name, other.decided_at or 0.0))
     return show_plan(home, last.digest)
 
 

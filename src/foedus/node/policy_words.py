@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from foedus.domain.text import size
+from foedus.domain.text import duration, size
 from foedus.node.policy import Allow, Bound, Leave, Policy, Resources
 
 UNREAD = {
-    "none": "plans run once their owner, or an author whom the owner trusts, has approved them",
+    "none": "plans run once the owner of the data, or an author whom that owner trusts, has approved them",
     "bundled": "plans that come with foedus are approved unread",
     "all": "every plan is approved unread",
 }
@@ -46,8 +46,8 @@ def _taken(took: Resources, held: bool) -> Iterator[tuple[str, str]]:
     yield "resources.memory", f"{size(took.memory)} for a run's process"
     yield "resources.temporary", f"{size(took.temporary)} in its private folder"
     yield "resources.processes", f"{took.processes} processes and threads"
-    yield "resources.cpu_seconds", f"{took.cpu_seconds} s of a processor"
-    yield "resources.seconds", f"{took.seconds} s for one ask"
+    yield "resources.cpu_seconds", f"{duration(took.cpu_seconds)} of a processor, in all"
+    yield "resources.seconds", f"{duration(took.seconds)} by the clock for one piece of work"
     which = "every GPU of this machine" if took.gpu_num is None else f"GPU {took.gpu_num}"
     seen = "no GPU is seen: a sandbox shows none" if held else f"{which} is seen"
     yield "resources.gpu", seen if took.gpu else "no GPU is seen"

@@ -79,10 +79,11 @@ def in_words(scope: Scope) -> list[str]:
     """The bounds of an approval in words; empty where it has none.
 
     >>> in_words(Scope(strategies=("fedavg",), rounds=5))
-    ['the strategies fedavg', 'the first 5 rounds of a run']
+    ['the strategy fedavg', 'the first 5 rounds of a run']
     """
-    lines = [f"the datasets {', '.join(scope.datasets)}"] if scope.datasets else []
-    lines += [f"the strategies {', '.join(scope.strategies)}"] if scope.strategies else []
+    lines = [f"the dataset{'s' * (len(scope.datasets) > 1)} {', '.join(scope.datasets)}"] if scope.datasets else []
+    strategies = f"the strateg{'ies' if len(scope.strategies) > 1 else 'y'} {', '.join(scope.strategies)}"
+    lines += [strategies] if scope.strategies else []
     lines += [f"the first {scope.rounds} rounds of a run"] if scope.rounds is not None else []
     lines += [f"until {_day(scope.until)}"] if scope.until is not None else []
     lines += [f"{name} {value}" for name, value in scope.resources.items()]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from foedus.domain.errors import AccessError, ConfigError, ConflictError, FoedusError, NotFoundError
 from foedus.domain.plan import PlanBundle
-from foedus.node.owner import approve, identity, init, join, list_plans, register, reject, show_plan
+from foedus.node.owner import approve, approved_before, identity, init, join, list_plans, register, reject, show_plan
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import Joined
 from foedus.wire.nonces import Nonces
@@ -110,6 +111,25 @@ def test_the_owner_reads_a_plan_before_deciding(home: Path) -> None:
     entry, files = show_plan(home, digest[:6])
     assert (entry.digest, entry.state) == (digest, "pending")
     assert files == {"plan.py": "x = 1\n", "lock": "\\xff\x01"}
+
+
+def test_a_plan_is_compared_with_the_one_approved_last_of_its_name_and_else_of_all(home: Path) -> None:
+    plans = [(name, bundle_of(f"# {at}")) for at, name in enumerate(("fedavg-1", "study", "other", "fedavg-2"))]
+    for name, bundle in plans:
+        with Vault(home) as vault:
+            vault.bundle_path(bundle.digest).write_bytes(bundle.to_bytes())
+            vault.record_plan(PlanEntry(bundle.digest, name, "ada", "pending", "", 1.0, None))
+
+    def compared(at: int, name: str = "") -> str:
+        entry, _ = show_plan(home, plans[at][1].digest)
+        before = approved_before(home, replace(entry, name=name or entry.name))
+        return before[0].name if before else ""
+
+    assert compared(3) == ""
+    for at in (0, 1, 2):
+        approve(home, plans[at][1].digest)
+    assert compared(3) == "other", "the name that a run gets from its plan's digest is another one for each version"
+    assert (compared(3, "study"), compared(2), compared(1)) == ("study", "study", "other")
 
 
 def test_a_decision_is_kept_with_its_note(home: Path) -> None:
