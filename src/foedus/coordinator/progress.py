@@ -13,8 +13,8 @@ from foedus.store.progress import progress
 from foedus.store.tables import assignments
 from foedus.wire.progress import EVERY, PAGE, Noted, Point, ProgressList, ProgressView, Report, Reports
 
-KEPT = 5000
-"""Reports of a run that are kept, the newest."""
+KEPT, KEPT_BYTES = 5000, 64 << 20
+"""Reports of a run that are kept, the newest, and bytes of them."""
 
 
 def note(live: Live, node: NodeIdentity, command: Reports) -> Noted:
@@ -72,11 +72,15 @@ def of_run(tx: Connection, run: str, after: int, client: str | None, newest: int
 
 def _kept(report: Report, now: float) -> dict[str, object]:
     points = [point.model_dump(mode="json") for point in report.points]
-    return {"at": now, "points": points, "cpu": report.cpu, "memory": report.memory, "lines": list(report.lines)}
+    kept = {"points": points, "cpu": report.cpu, "memory": report.memory, "lines": list(report.lines)}
+    return {**kept, "at": now, "size": len(report.model_dump_json())}
 
 
 def _trim(tx: Connection, run: str) -> None:
     newest = select(progress.c.seq).where(progress.c.run_id == run).order_by(progress.c.seq.desc())
-    last = tx.execute(newest.offset(KEPT).limit(1)).scalar()
-    if last is not None:
+    so_far = func.sum(progress.c.size).over(order_by=progress.c.seq.desc()).label("so_far")
+    sums = select(progress.c.seq, so_far).where(progress.c.run_id == run).subquery()
+    too_large = tx.execute(select(func.max(sums.c.seq)).where(sums.c.so_far > KEPT_BYTES)).scalar()
+    last = max(tx.execute(newest.offset(KEPT).limit(1)).scalar() or 0, too_large or 0)
+    if last:
         tx.execute(delete(progress).where(progress.c.run_id == run, progress.c.seq <= last))

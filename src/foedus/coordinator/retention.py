@@ -27,6 +27,7 @@ from foedus.domain.lifecycle import OVER
 from foedus.domain.run import parse_spec
 from foedus.store.artifacts import Artifacts
 from foedus.store.blobs import blob_owners, upload_parts
+from foedus.store.progress import progress
 from foedus.store.tables import assignments, blobs, idempotency, phase_events, phases, rounds, runs, steps, uploads
 from foedus.store.unit_of_work import Store
 
@@ -36,6 +37,9 @@ SPENT = 60.0
 DAY = 86_400.0
 UPLOAD_DAYS = 7
 """Days after which an unfinished upload is removed, and what a request was answered is forgotten."""
+
+PROGRESS_DAYS = 30
+"""Days after a run's end for which it is kept how its work went."""
 
 BATCH = 500
 
@@ -156,13 +160,15 @@ def _remove(store: Store, artifacts: Artifacts) -> tuple[int, int]:
 
 
 def _stale_uploads(store: Store, artifacts: Artifacts, now: float) -> int:
-    """Forget uploads that nobody went on with, and old answers to requests."""
+    """Forget uploads that nobody went on with, old answers to requests, and how the work of old runs went."""
     before = now - UPLOAD_DAYS * DAY
+    over = select(runs.c.id).where(runs.c.status.in_(OVER), runs.c.updated_at < now - PROGRESS_DAYS * DAY)
     old = uploads.c.created_at < before
     with store.reading() as tx:
         stale = list(tx.execute(select(uploads.c.id).where(old)).scalars())
         answered = tx.execute(select(func.count()).select_from(idempotency).where(idempotency.c.created_at < before))
-        forget = bool(stale) or answered.scalar_one() > 0
+        told = tx.execute(select(progress.c.seq).where(progress.c.run_id.in_(over)).limit(1)).first()
+        forget = bool(stale) or answered.scalar_one() > 0 or told is not None
     if not forget:
         return 0
     with store.transaction("gc_uploads") as tx:
@@ -171,6 +177,7 @@ def _stale_uploads(store: Store, artifacts: Artifacts, now: float) -> int:
             tx.execute(delete(upload_parts).where(upload_parts.c.upload.in_(batch)))
             tx.execute(delete(uploads).where(uploads.c.id.in_(batch)))
         tx.execute(delete(idempotency).where(idempotency.c.created_at < before))
+        tx.execute(delete(progress).where(progress.c.run_id.in_(over)))
     artifacts.drop_parts(parts)
     return len(stale)
 

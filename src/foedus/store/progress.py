@@ -20,7 +20,8 @@ progress = Table(
     Column("cpu", Float, nullable=False),
     Column("memory", Big, nullable=False),
     Column("lines", JSON, nullable=False),
-    Index("progress_of_run", "run_id", "seq"),
+    Column("size", Integer, nullable=False),
+    Index("progress_of_run", "run_id", "seq", "size"),
     Index("progress_of_node", "node_id", "at"),
     sqlite_autoincrement=True,
 )

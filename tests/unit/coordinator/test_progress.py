@@ -105,6 +105,16 @@ def test_a_run_keeps_only_so_much_of_it(scene: Scene, run: str, monkeypatch: pyt
         assert tx.execute(select(func.count()).select_from(rows)).scalar() == 3
 
 
+def test_a_run_keeps_only_so_many_bytes_of_it(scene: Scene, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha = scene.take("alpha")
+    long = [report(alpha.id, step).model_copy(update={"lines": ("x" * 400,)}) for step in range(1, 7)]
+    monkeypatch.setattr(progress, "KEPT_BYTES", 3 * len(long[0].model_dump_json()) + 200)
+    for each in long:
+        note(scene, "alpha", each)
+        later(scene)
+    assert [each.points[0].step for each in told(scene, run).reports] == [4, 5, 6]
+
+
 @pytest.mark.parametrize(
     "values",
     [

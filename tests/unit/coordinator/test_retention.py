@@ -7,15 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from foedus.coordinator import runs
 from foedus.coordinator.blob_rows import Quota, add_part, begin_upload, name_blobs, own_blob
 from foedus.coordinator.identities import NodeIdentity
-from foedus.coordinator.retention import SPENT, UPLOAD_DAYS, collect, needed
+from foedus.coordinator.retention import DAY, PROGRESS_DAYS, SPENT, UPLOAD_DAYS, collect, needed
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.errors import UnreachableError
 from foedus.store.blobs import blob_owners
+from foedus.store.progress import progress
 from foedus.store.tables import assignments, blobs, uploads
 from foedus.wire.messages import NewUpload
 from tests.unit.coordinator.scene import Scene
@@ -149,6 +150,19 @@ def test_uploads_that_nobody_goes_on_with_are_forgotten_with_their_parts(scene: 
     assert list(artifacts.kept_parts()) == []
     with store.reading() as tx:
         assert tx.execute(select(uploads.c.id)).all() == []
+
+
+def test_how_its_work_went_is_forgotten_some_time_after_a_run_s_end(scene: Scene) -> None:
+    ended, store = _play(scene), scene.live.store
+    goes_on = scene.submit()
+    usual = {"round": 1, "phase": "train", "client": "alpha", "node_id": "n", "at": 1.0, "points": [], "lines": []}
+    with store.transaction("test") as tx:
+        for run in (ended, goes_on):
+            tx.execute(insert(progress).values(run_id=run, cpu=0.0, memory=0, size=10, **usual))
+    for days, kept in ((PROGRESS_DAYS - 1, {ended, goes_on}), (PROGRESS_DAYS + 1, {goes_on})):
+        collect(store, scene.live.artifacts, 3600.0, time.time() + days * DAY)
+        with store.reading() as tx:
+            assert set(tx.execute(select(progress.c.run_id)).scalars()) == kept
 
 
 def test_parts_that_no_row_names_go(scene: Scene) -> None:

@@ -23,8 +23,9 @@ def upgrade() -> None:
         sa.Column("cpu", sa.Float(), nullable=False),
         sa.Column("memory", BIG, nullable=False),
         sa.Column("lines", sa.JSON(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("seq"),
         sqlite_autoincrement=True,
     )
-    op.create_index("progress_of_run", "progress", ["run_id", "seq"])
+    op.create_index("progress_of_run", "progress", ["run_id", "seq", "size"])
     op.create_index("progress_of_node", "progress", ["node_id", "at"])
