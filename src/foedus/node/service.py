@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,6 @@ class _Ending:
 
     def __init__(self, home: Path, stop: threading.Event) -> None:
         self._home, self._stop, self._terms = home, stop, 0
-        self.wish: Wish | None = None
 
     def listen(self) -> None:
         """Hear signals, where this is the thread that can."""
@@ -90,15 +90,17 @@ class _Ending:
             loop.add_signal_handler(signal.SIGTERM, self._term)
             loop.add_signal_handler(signal.SIGINT, self._stop.set)
 
-    async def wished(self, known: Wish | None = None) -> Wish:
-        """The next wish that is another than ``known``."""
-        while True:
-            if self._stop.is_set() or self._terms > 1:
-                return "stop"
-            if (found := self._read() or ("drain" if self._terms else None)) is not None and found != known:
-                self.wish = found
-                return found
+    async def wished(self) -> Wish:
+        """The first wish."""
+        while (found := self.newest()) is None:
             await asyncio.sleep(TICK / 2)
+        return found
+
+    def newest(self) -> Wish | None:
+        """What is wished by now that was not heard before, if anything is; signals are heard always."""
+        if self._stop.is_set() or self._terms > 1:
+            return "stop"
+        return self._read() or ("drain" if self._terms else None)
 
     @property
     def by_signal(self) -> bool:
@@ -145,10 +147,7 @@ async def _live(vault: Vault, ending: _Ending, settings: NodeSettings) -> bool:
                 teller.state = "draining"
                 _log.info("node %s takes no more work, and finishes what it has", identity.name)
                 conversing.cancel()
-                limit = settings.drain_seconds if ending.by_signal else None
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(limit):
-                        await _first(_until_idle(agent, ending, wish), others)
+                wish = await _first(_until_idle(agent.held, ending, wish, settings.drain_seconds), others)
         finally:
             for task in tasks:
                 task.cancel()
@@ -156,7 +155,7 @@ async def _live(vault: Vault, ending: _Ending, settings: NodeSettings) -> bool:
             await agent.pool.close()
             teller.say("stopped", agent)
     _log.info("node %s has stopped", identity.name)
-    return ending.wish == "restart"
+    return wish == "restart"
 
 
 async def _first(awaited: Coroutine[Any, Any, Wish], tasks: Sequence[asyncio.Task[None]]) -> Wish:
@@ -171,17 +170,15 @@ async def _first(awaited: Coroutine[Any, Any, Wish], tasks: Sequence[asyncio.Tas
         wished.cancel()
 
 
-async def _until_idle(agent: Agent, ending: _Ending, wish: Wish) -> Wish:
-    """Until nothing is in hand, or the owner wishes otherwise."""
-    other = asyncio.create_task(ending.wished(wish))
-    try:
-        while not other.done() or other.result() != "stop":
-            if not agent.held:
-                return wish
-            await asyncio.sleep(TICK / 5)
-        return other.result()
-    finally:
-        other.cancel()
+async def _until_idle(held: Sized, ending: _Ending, wish: Wish, seconds: float) -> Wish:
+    """Until nothing is in hand, a stop is wished, or a signal was heard so many seconds ago; what was wished last."""
+    until, clock = math.inf, asyncio.get_running_loop().time
+    while held and wish != "stop" and clock() < until:
+        wish = ending.newest() or wish
+        if ending.by_signal:
+            until = min(until, clock() + seconds)
+        await asyncio.sleep(TICK / 5)
+    return wish
 
 
 class _Teller:
