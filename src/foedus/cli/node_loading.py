@@ -11,7 +11,7 @@ import tomli_w
 from foedus.cli.options import examples, home_option
 from foedus.cli.output import emit, json_option, table
 from foedus.data.loading_plan import LoadingPlan, read_loading_plan
-from foedus.node.loadings import Kept, forget, keep, listed, show
+from foedus.node.loadings import KeptPlan, forget, keep, listed, show
 
 
 @click.group("loading")
@@ -58,12 +58,12 @@ def remove(name: str, home: Path) -> None:
     emit({"removed": name}, f"{name} is not kept any more.")
 
 
-def _table(plans: tuple[Kept, ...]) -> str:
+def _table(plans: tuple[KeptPlan, ...]) -> str:
     rows = [[each.name, each.digest[:12], len(each.plan.columns), ",".join(each.datasets)] for each in plans]
     return table(["name", "digest", "columns", "datasets"], rows)
 
 
-def _plain(kept: Kept) -> dict[str, Any]:
+def _plain(kept: KeptPlan) -> dict[str, Any]:
     return {**vars(kept), "datasets": list(kept.datasets)}
 
 

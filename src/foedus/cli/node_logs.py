@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ def _more(path: Path) -> Iterator[str]:
             yield from (line.decode("utf-8", "replace") for line in whole)
         time.sleep(LOOK)
         there = path.stat() if path.is_file() else None
-        if there and (file is None or Path(f"/proc/self/fd/{file.fileno()}").stat().st_ino != there.st_ino):
+        if there and (file is None or os.fstat(file.fileno()).st_ino != there.st_ino):
             if file is not None:
                 yield from ((rest + file.read()).decode("utf-8", "replace").splitlines())
                 file.close()

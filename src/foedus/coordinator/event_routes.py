@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 
 from foedus.coordinator import webhooks
@@ -18,7 +17,6 @@ from foedus.coordinator.policy import acts
 from foedus.wire.events import EventList, Follow, NewWebhook, Webhook, WebhookList, WebhookView
 
 router = APIRouter(prefix="/api/v1")
-Reply = TypeVar("Reply", bound=BaseModel)
 Who = Annotated[Person, Depends(person)]
 
 

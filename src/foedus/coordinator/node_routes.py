@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from foedus.coordinator import assignments, greeting, joining, keys, nodes
@@ -36,7 +35,6 @@ from foedus.wire.signing import check_body, verify
 from foedus.wire.trust import NewJoinToken, Rotated, RotateKey
 
 router = APIRouter(prefix="/api/v1")
-Reply = TypeVar("Reply", bound=BaseModel)
 Who = Annotated[Person, Depends(person)]
 
 

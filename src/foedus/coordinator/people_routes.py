@@ -5,10 +5,9 @@ Replies that hold a secret are not kept for idempotency: asked again, another se
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
 
 from foedus.coordinator import people, tokens
 from foedus.coordinator.http import change, idempotency_key, once, parse, person, read, read_body
@@ -30,7 +29,6 @@ from foedus.wire.people import (
 )
 
 router = APIRouter(prefix="/api/v1", tags=["people"])
-Reply = TypeVar("Reply", bound=BaseModel)
 Who = Annotated[Person, Depends(person)]
 
 
@@ -95,6 +93,3 @@ async def post_rotate(request: Request, token: str, who: Who) -> Token:
 async def post_revoke_token(request: Request, token: str, who: Who) -> TokenView:
     """Refuse a token from now on."""
     return await change(request, "token", lambda tx: tokens.revoke_token(tx, who, token))
-
-
-Value = TypeVar("Value")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Request
-from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from foedus.coordinator import lineage, runs, steering
@@ -26,7 +25,6 @@ from foedus.wire.lineage import Lineage, UpdateList
 from foedus.wire.messages import ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
 
 router = APIRouter(prefix="/api/v1/runs", tags=["people"])
-Reply = TypeVar("Reply", bound=BaseModel)
 Who = Annotated[Person, Depends(person)]
 Round = Annotated[int, Path(ge=0, le=2**53)]
 

@@ -22,6 +22,7 @@ from foedus.domain.errors import ConfigError
 from foedus.domain.rng import untouched
 from foedus.domain.round import Ask
 from foedus.domain.run import RunSpec
+from foedus.domain.saved import SUFFIX
 from foedus.domain.table import nearest
 from foedus.domain.tree import Tensors
 from foedus.local.directions import KNOWN
@@ -31,7 +32,6 @@ from foedus.local.work import Measured
 
 PRE: When = "pre"
 POST: When = "post"
-SUFFIX = ".safetensors"
 
 _log = logging.getLogger(__name__)
 

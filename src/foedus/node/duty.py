@@ -26,7 +26,7 @@ from foedus.node.facts import speed_of
 from foedus.node.frames import Done, Failed, Order
 from foedus.node.gpus import gpus
 from foedus.node.leaving import check_leaving
-from foedus.node.loadings import Kept, loading_of
+from foedus.node.loadings import KeptPlan, loading_of
 from foedus.node.monitor import Monitor
 from foedus.node.noticing import as_begun
 from foedus.node.owner import read_plan
@@ -134,9 +134,10 @@ async def _work(tools: Tools, held: Held, folder: Path) -> Contribute | Failed:
     _check_allowed(tools, ask, known)
     await acts.started(tools.vault, ask, read_policy(tools.vault.home).sandbox)
     held.began = time.monotonic()
-    order, loading = await _order(tools, ask, known, state), loading_of(tools.vault, known)
+    loading = loading_of(tools.vault, known)
+    order = await _order(tools, ask, known, state, loading)
     hearing = tools.monitor.begin(ask.id, read_policy(tools.vault.home).leave)
-    asked = tools.pool.ask(_read_by(order, loading), folder, tools.moved, hearing)
+    asked = tools.pool.ask(order, folder, tools.moved, hearing)
     done = await _while_allowed(asked, lambda: _check_still_allowed(tools, held, known))
     if not isinstance(done, Done):
         return done
@@ -175,7 +176,9 @@ async def _while_allowed(asked: Awaitable[Done | Failed], check_again: Callable[
         await asyncio.gather(work, return_exceptions=True)
 
 
-async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | None) -> Order:
+async def _order(
+    tools: Tools, ask: Assignment, dataset: Dataset, state: Path | None, loading: KeptPlan | None
+) -> Order:
     read_plan(tools.vault, ask.plan)
     place, reading = await asyncio.to_thread(place_of, tools.vault.home, ask.run, dataset, tools.moved)
     needed = set(ask.broadcast.values())
@@ -191,11 +194,8 @@ async def _order(tools: Tools, ask: Assignment, dataset: Dataset, state: Path | 
         reading=reading,
         kept=tools.saved.scores(ask),
         state=None if state is None else str(state),
+        loading=None if loading is None else loading.content,
     )
-
-
-def _read_by(order: Order, loading: Kept | None) -> Order:
-    return order if loading is None else order.model_copy(update={"loading": loading.content})
 
 
 async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Contribute:

@@ -27,7 +27,7 @@ LIMIT = 1000
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptPlan:
     """A loading plan of the owner's. ``content``: all that it says. ``datasets``: those read by it. Unix seconds."""
 
     name: str
@@ -51,7 +51,7 @@ class Kept:
         return f"{self.name}:{self.digest}"
 
 
-def keep(home: Path, plan: LoadingPlan) -> Kept:
+def keep(home: Path, plan: LoadingPlan) -> KeptPlan:
     """Keep a loading plan under its name; the same one twice is one.
 
     Raises:
@@ -75,7 +75,7 @@ def keep(home: Path, plan: LoadingPlan) -> Kept:
         return found
 
 
-def chosen(home: Path, name_or_file: str) -> Kept:
+def chosen(home: Path, name_or_file: str) -> KeptPlan:
     """The loading plan of this name, or the one in a TOML file, which is kept.
 
     Raises:
@@ -86,7 +86,7 @@ def chosen(home: Path, name_or_file: str) -> Kept:
     return show(home, name_or_file)
 
 
-def show(home: Path, name: str) -> Kept:
+def show(home: Path, name: str) -> KeptPlan:
     """The loading plan of this name.
 
     Raises:
@@ -97,7 +97,7 @@ def show(home: Path, name: str) -> Kept:
         return _one(db, name)
 
 
-def listed(home: Path) -> tuple[Kept, ...]:
+def listed(home: Path) -> tuple[KeptPlan, ...]:
     """Every loading plan, by name."""
     with Vault(home) as vault, vault.reading() as db:
         return tuple(_kept(db, row) for row in db.execute(select(loadings).order_by("name")).all())
@@ -122,7 +122,7 @@ def forget(home: Path, name: str) -> None:
         vault.log(db, "loading_removed", name, found.digest)
 
 
-def loading_of(vault: Vault, dataset: Dataset) -> Kept | None:
+def loading_of(vault: Vault, dataset: Dataset) -> KeptPlan | None:
     """The loading plan that a dataset is read by, where there is one.
 
     Raises:
@@ -134,7 +134,7 @@ def loading_of(vault: Vault, dataset: Dataset) -> Kept | None:
         return _one(db, dataset.loading)
 
 
-def _one(db: Connection, name: str) -> Kept:
+def _one(db: Connection, name: str) -> KeptPlan:
     row = db.execute(select(loadings).where(loadings.c.name == name)).one_or_none()
     if row is None:
         known = db.execute(select(loadings.c.name).order_by("name")).scalars().all()
@@ -147,6 +147,6 @@ def _one(db: Connection, name: str) -> Kept:
     return _kept(db, row)
 
 
-def _kept(db: Connection, row: Row[Any]) -> Kept:
+def _kept(db: Connection, row: Row[Any]) -> KeptPlan:
     uses = select(datasets.c.client).where(datasets.c.loading == row.name).order_by("client")
-    return Kept(row.name, row.digest, row.content, row.added_at, tuple(db.execute(uses).scalars()))
+    return KeptPlan(row.name, row.digest, row.content, row.added_at, tuple(db.execute(uses).scalars()))

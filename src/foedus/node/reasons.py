@@ -25,7 +25,6 @@ OURS = ("arguments_refused", "output_refused", *REFUSALS)
 """Codes of the agent's own refusals, whose words name a rule and nothing of the data."""
 
 SENTENCES = {
-    "arguments_refused": "The run's training arguments are refused.",
     "client_state_missing": "The client's state is not on this node any more.",
     "column_missing": "The plan asks for a column that the dataset does not have.",
     "dataset_changed": "The dataset is not the one that this run began with.",
@@ -48,7 +47,6 @@ SENTENCES = {
     "model_refused": "The model that came down is not the plan's.",
     "no_examples": "The client has no examples for this phase.",
     "out_of_memory": "The work ran out of memory.",
-    "output_refused": "What the work made is not what it was asked for.",
     "phase_unknown": "The run's strategy has no such phase.",
     "plan_depth_refused": "The strategy does not go with a plan of this kind.",
     "plan_does_not_import": "The plan does not import.",
