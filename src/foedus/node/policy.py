@@ -20,7 +20,7 @@ from foedus.domain.checkpoint import CHECKPOINTERS
 from foedus.domain.errors import ConfigError, ForbiddenError, StorageError
 from foedus.domain.table import Name, PositiveInt, Table, Text, read_toml, validate
 from foedus.domain.training import LocalOptions
-from foedus.sandbox.bubblewrap import unavailable
+from foedus.sandbox.bubblewrap import readable, unavailable
 from foedus.sandbox.limits import Limits
 
 FILE = "policy.toml"
@@ -147,13 +147,22 @@ def largest_batch(home: Path) -> int | None:
         return None
 
 
-def check_sandbox(policy: Policy) -> None:
-    """Refuse to work where plans would have to be held and cannot be.
+def check_sandbox(policy: Policy, home: Path) -> None:
+    """Refuse to work where plans would have to be held and cannot be, or would be shown what lies in the home.
 
     Raises:
         StorageError: ``sandbox_unavailable``.
     """
-    if policy.sandbox == "bubblewrap" and (why := unavailable()):
+    if policy.sandbox == "off":
+        return
+    if shown := [path for path in readable() if home.resolve().is_relative_to(path.resolve())]:
+        raise StorageError(
+            "sandbox_unavailable",
+            "A sandbox would show every plan the node's home, and the key in it.",
+            f"It lies in {shown[0]}, where programs and libraries are that plans need.",
+            "Move the home to another folder.",
+        )
+    if why := unavailable():
         raise StorageError(
             "sandbox_unavailable",
             "This machine cannot hold a plan in a sandbox.",

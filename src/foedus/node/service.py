@@ -54,7 +54,7 @@ def run_agent(home: Path, stop: threading.Event | None = None, settings: NodeSet
     """
     with Vault(home) as vault, _alone(home):
         policy = read_policy(home)
-        check_sandbox(policy)
+        check_sandbox(policy, home)
         if policy.sandbox == "off":
             _log.warning("the owner's policy lets plans run without a sandbox")
             vault.record("sandbox_off", "policy", "plans see and reach what this node's user does")

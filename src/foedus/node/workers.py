@@ -21,7 +21,7 @@ from foedus.node.frames import HEAD, Done, Failed, Order, Ready, Stepped, length
 from foedus.node.launch import BEFORE, bounds, launch
 from foedus.node.outgoing import checked, heard
 from foedus.node.pipes import NOBODY, Hearing, Prints, drained, keep_prints, received
-from foedus.node.policy import Policy
+from foedus.node.policy import Policy, check_sandbox
 from foedus.node.reasons import failure, failure_of
 from foedus.node.staging import Stage
 from foedus.sandbox.groups import Group
@@ -248,6 +248,7 @@ class Pool:
                 self._workers.pop(run, None)
 
     async def _start(self, dataset: Path, policy: Policy) -> Worker:
+        check_sandbox(policy, self._home)
         held = policy.sandbox == "bubblewrap"
         stage = Stage(self._home / "work" / secrets.token_hex(8), dataset, held)
         bound = bounds(stage, policy.resources)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from foedus.domain.table import validate
 from foedus.node.policy import FILE, Policy, Request, broken, check, check_sandbox, largest_batch, read_policy
 from foedus.node.policy_words import explained
 from foedus.sandbox.bubblewrap import unavailable
+from tests.holding import INSTALL
 
 NOON = datetime(2026, 5, 4, 12, 0)
 LOCAL = {"lr": 0.1, "epochs": 2, "optimizer": "sgd"}
@@ -70,18 +72,34 @@ def test_what_is_allowed_passes(allow: dict[str, Any]) -> None:
 
 
 def test_a_sandbox_is_the_default_and_where_there_is_none_the_owner_has_to_opt_out(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     unavailable.cache_clear()
     monkeypatch.setenv("PATH", "/nowhere")
     try:
         with pytest.raises(StorageError, match="opt out") as refused:
-            check_sandbox(Policy())
-        check_sandbox(Policy(sandbox="off"))
+            check_sandbox(Policy(), tmp_path)
+        check_sandbox(Policy(sandbox="off"), tmp_path)
     finally:
         unavailable.cache_clear()
     assert refused.value.code == "sandbox_unavailable"
     assert explained(Policy(sandbox="off"))[0][1].startswith("none: ")
+
+
+@pytest.mark.skipif(bool(unavailable()), reason=INSTALL)
+def test_a_home_that_every_plan_would_be_shown_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one in the folder of a virtual environment, also where a link leads there: the key lies in it."""
+    venv, link = tmp_path / "venv", tmp_path / "link"
+    (venv / "node").mkdir(parents=True)
+    link.symlink_to(venv / "node")
+    check_sandbox(Policy(), link)
+    monkeypatch.setattr(sys, "prefix", str(venv))
+    for home in (venv / "node", link, venv):
+        with pytest.raises(StorageError, match="Move the home") as refused:
+            check_sandbox(Policy(), home)
+        assert refused.value.code == "sandbox_unavailable"
+        check_sandbox(Policy(sandbox="off"), home)
+    check_sandbox(Policy(), tmp_path / "node")
 
 
 @pytest.mark.parametrize("now", ["20:00", "23:59", "00:00", "05:59"])
