@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import permutations
 
 import torch
 from hypothesis import given
@@ -64,6 +65,19 @@ def test_sizes_one_and_three_with_zero_and_four_give_exactly_three() -> None:
     result = mean.finish(_fold([(0, 1), (4, 3)]))
     assert result["parameters"]["w"].tolist() == [3.0, -3.0]
     assert result["buffers"]["n"].item() == 3
+
+
+def test_h11_weighted_and_unweighted_means_are_what_they_are_on_paper() -> None:
+    """Of 1, 2 and 6 with 10, 30 and 60 examples: (10 + 60 + 360) / 100, and (1 + 2 + 6) / 3, in any order."""
+    given = ((1.0, 10.0), (2.0, 30.0), (6.0, 60.0))
+    for weight, expected in (("examples", 4.3), ("one", 3.0)):
+        rule = weighted_mean({"p": weight}, {"p": {"w": torch.float64}})
+        for order in permutations(given):
+            sums = rule.zero()
+            for value, examples in order:
+                update = {"p": {"w": torch.tensor([value], dtype=torch.float64)}}
+                sums = rule.add(sums, update, {"examples": examples, "one": 1.0})
+            assert rule.finish(sums)["p"]["w"].tolist() == [expected]
 
 
 def test_integer_buffers_keep_their_dtype_and_are_rounded_half_to_even() -> None:

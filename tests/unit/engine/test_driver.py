@@ -186,7 +186,7 @@ def test_a_run_that_is_cut_at_any_call_and_reopened_comes_to_the_same_end() -> N
         assert disk.asked == whole.asked
 
 
-def test_a_phase_below_its_minimum_is_tried_three_times_and_then_the_run_fails_with_the_reason() -> None:
+def test_h10_where_nobody_contributes_the_model_stays_and_after_three_times_the_run_fails_and_says_so() -> None:
     disk = _disk()
     failing = {("train", client) for client in "abcd"}
     with pytest.raises(QuorumError) as refusal:

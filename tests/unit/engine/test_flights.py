@@ -66,6 +66,16 @@ def test_at_one_instant_who_is_further_along_reports_first_and_staleness_is_coun
     ]
 
 
+@pytest.mark.parametrize("schedule", [{}, {"deadline": 100.0}])
+def test_h11_the_order_in_which_clients_arrive_changes_no_bit_of_the_result(
+    tmp_path: Path, schedule: dict[str, Any]
+) -> None:
+    """Synchronous, with everybody counted: who is folded when follows from names."""
+    runs = [_run(tmp_path, latencies, rounds=2, schedule=schedule) for latencies in ("1 2 3 4", "4 3 2 1", "3 1 4 2")]
+    assert len({result.model_digest for result in runs}) == 1
+    assert [result.rounds[-1].virtual_time for result in runs] == [8.0] * 3
+
+
 def test_of_two_that_began_together_the_first_by_name_reports_first(tmp_path: Path) -> None:
     result = _run(tmp_path, "2 2 2", rounds=3, cohort={"size": 3}, schedule=_buffered(1))
     assert _told(result) == [("0", 2.0), ("11", 2.0), ("22", 2.0)]

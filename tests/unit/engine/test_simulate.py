@@ -102,13 +102,25 @@ def test_every_server_optimizer_learns(server: str, tmp_path: Path) -> None:
     assert result.rounds[-1].metrics["train/loss"] < 0.7 * result.rounds[0].metrics["train/loss"]
 
 
-def test_a_client_whose_code_fails_is_named_and_the_round_goes_on(tmp_path: Path) -> None:
-    failing = DIGITS.replace(
-        "    return nn.functional.cross_entropy(output, target)",
-        "    if (target == 0).float().mean() > 0.7: raise RuntimeError('too many zeros')\n"
-        "    return nn.functional.cross_entropy(output, target)",
-    )
-    record = _run(tmp_path, failing, test={"ratio": 0.0}).rounds[0].phases[0]
+ZEROS = DIGITS.replace(
+    "    return nn.functional.cross_entropy(output, target)",
+    "    if (target == 0).float().mean() > 0.7: raise RuntimeError('too many zeros')\n"
+    "    return nn.functional.cross_entropy(output, target)",
+)
+"""It fails for the client c0002 alone."""
+
+
+def test_h10_where_everybody_has_to_contribute_one_who_fails_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    """Where not, the round goes on without it: the next test. Where nobody does, nothing changes: see the driver's."""
+    with pytest.raises(QuorumError) as refusal:
+        _run(tmp_path, ZEROS, test={"ratio": 0.0}, cohort={"size": 4, "minimum": 4})
+    assert refusal.value.code == "too_few_contributions"
+    assert "3 of 4 contributed" in str(refusal.value)
+    assert "c0002" in str(refusal.value) and "too many zeros" in str(refusal.value)
+
+
+def test_h10_a_client_whose_code_fails_is_named_and_the_round_goes_on(tmp_path: Path) -> None:
+    record = _run(tmp_path, ZEROS, test={"ratio": 0.0}).rounds[0].phases[0]
     assert [receipt.client for receipt in record.receipts if receipt.failure] == ["c0002"]
     failure = record.receipts[2].failure
     assert "plan_failed" in failure
