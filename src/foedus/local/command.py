@@ -3,7 +3,8 @@
 VERB is ``init``, ``train`` or ``evaluate``. IN has ``model.safetensors``, ``data.csv`` (or ``data.safetensors``),
 ``options.json``, ``call.json`` with round and seed, and ``state.safetensors`` where the client's last round left one.
 OUT gets ``model.safetensors`` and ``result.json``; docs/guides/plans.md has the whole. What is started is a copy of the
-plan's own bytes, which nobody may write to; whatever the program leaves running is ended with it.
+plan's own bytes, which nobody may write to. What the program leaves running is ended with it; what has put itself into
+a session of its own lives, in a sandbox, until the work process ends.
 """
 
 from __future__ import annotations

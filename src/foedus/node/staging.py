@@ -17,7 +17,7 @@ from foedus.domain.plan import COMMAND_ENTRY, parse_bundle, write_files
 from foedus.node.frames import Order
 from foedus.sandbox.bubblewrap import INSIDE
 
-GIVEN, FILES = "given", "files"
+GIVEN, FILES, PLAN = "given", "files", "plan"
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,22 @@ class Stage:
         parts = {part: self._give(path, f"part{at}") for at, (part, path) in enumerate(sorted(order.parts.items()))}
         return order.model_copy(
             update={
-                "bundle": self._give(order.bundle, "plan"),
+                "bundle": self._give(order.bundle, PLAN),
                 "parts": parts,
                 "dataset": str(INSIDE / f"data{self.dataset.suffix}"),
                 "state": None if order.state is None else self._give(order.state, "state"),
-                "files": self._unpacked(Path(order.bundle)),
+                "files": self._unpacked(),
             }
         )
 
-    def _unpacked(self, bundle: Path) -> str | None:
-        """Where a command plan's files lie inside; they are written once, since a work process has one plan."""
+    def _unpacked(self) -> str | None:
+        """Where a command plan's files lie inside; they are written once, since a work process has one plan.
+
+        They are those of the file that was given, which the process hashes, whatever lies where it came from by now.
+        """
         folder = self.given / FILES
         if not folder.exists():
-            plan = parse_bundle(bundle.read_bytes())
+            plan = parse_bundle((self.given / PLAN).read_bytes())
             folder.mkdir()
             if plan.entry == COMMAND_ENTRY:
                 write_files(plan, folder)

@@ -21,6 +21,26 @@ def closed() -> Iterator[None]:
     os.umask(before)
 
 
+def test_case_56_a_command_s_files_are_those_of_the_bundle_that_is_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file is swapped at once after it was given."""
+    desk = Desk(tmp_path / "desk", PlanBundle({COMMAND_ENTRY: b"{}"}, COMMAND_ENTRY))
+    other, give = tmp_path / "other", os.link
+    other.write_bytes(PlanBundle({COMMAND_ENTRY: b'{"command": ["other"]}'}, COMMAND_ENTRY).to_bytes())
+
+    def swapped(path: str, link: Path) -> None:
+        give(path, link)
+        if link.name == "plan":
+            other.replace(path)
+
+    monkeypatch.setattr(os, "link", swapped)
+    stage = Stage(tmp_path / "work", desk.folder / "data.npz", inside=True)
+    stage.set(desk.order(truth().model))
+    assert (stage.given / "plan").read_bytes() == desk.bundle.to_bytes() != (desk.folder / "bundle.json").read_bytes()
+    assert (stage.given / "files" / COMMAND_ENTRY).read_bytes() == b"{}"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only a sandbox of root's is somebody else's")
 @pytest.mark.usefixtures("closed")
 def test_somebody_else_may_enter_what_is_shown_and_read_it(tmp_path: Path) -> None:
