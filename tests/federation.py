@@ -27,6 +27,7 @@ from foedus.wire.http import Retry
 from foedus.wire.messages import RunView
 from tests.holding import opt_out
 from tests.ports import free_port
+from tests.warm import Started, start
 
 WAIT = 240.0
 """Seconds after which what is awaited will not come; a loaded machine takes its time."""
@@ -44,15 +45,19 @@ def until(what: str, look: Callable[[], object], seconds: float = WAIT) -> None:
 
 
 def spawn(log: Path, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-    """``foedus ARGUMENTS`` as a process in a group of its own, with its output in ``log``."""
-    env = {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", **environment}
+    """``foedus ARGUMENTS`` as a process in a group of its own, started from nothing, with its output in ``log``."""
+    env = _environment(environment)
     with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "foedus", *arguments], env=env, stdout=file, stderr=file, start_new_session=True
         )
 
 
-def stop(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> int:
+def _environment(changes: Mapping[str, str]) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", **changes}
+
+
+def stop(process: subprocess.Popen[bytes] | Started, number: signal.Signals = signal.SIGTERM) -> int:
     """Send a signal to a process that we started, and wait for its end."""
     if process.poll() is None:
         process.send_signal(number)
@@ -73,8 +78,8 @@ class LocalFederation:
     token: str = ""
     database: str = ""
     blobs: str = ""
-    coordinator: subprocess.Popen[bytes] | None = None
-    nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    coordinator: subprocess.Popen[bytes] | Started | None = None
+    nodes: dict[str, subprocess.Popen[bytes] | Started] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -98,7 +103,7 @@ class LocalFederation:
             until("the admin token is shown", lambda: "fdp_" in log.read_text())
             self.token = "fdp_" + log.read_text().split("fdp_")[1].split()[0]
 
-    def spawn_coordinator(self, log: Path, port: int, **environment: str) -> subprocess.Popen[bytes]:
+    def spawn_coordinator(self, log: Path, port: int, **environment: str) -> Started:
         """A process of the coordinator; with a database, it may be one of several replicas, each on its port."""
         arguments = ["coordinator", "start", "--folder", str(self.folder / "coordinator"), "--port", str(port)]
         if self.database:
@@ -106,7 +111,7 @@ class LocalFederation:
             environment = names | environment
         if self.blobs:
             environment = {"FOEDUS_COORDINATOR_BLOBS": self.blobs} | environment
-        return spawn(log, *arguments, **environment)
+        return start(log, arguments, _environment(environment))
 
     def is_ready(self, port: int | None = None) -> bool:
         """Whether the coordinator answers, or its replica on another port."""
@@ -127,7 +132,8 @@ class LocalFederation:
     def start_node(self, client: str, **environment: str) -> None:
         """Start a node's agent."""
         log = self.folder / f"node-{client}.log"
-        self.nodes[client] = spawn(log, "node", "start", "--home", str(self.home(client)), **environment)
+        arguments = ["node", "start", "--home", str(self.home(client))]
+        self.nodes[client] = start(log, arguments, _environment(environment))
 
     def submit(self, prepared: Prepared) -> str:
         """Submit a run; returns its id."""
