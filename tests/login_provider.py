@@ -41,7 +41,7 @@ def login_provider(redirect: str, log: Path) -> Iterator[LoginProvider]:
         yield LoginProvider(f"http://127.0.0.1:{port}")
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _installed() -> Path:
@@ -68,7 +68,7 @@ class Browser:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.client = httpx.Client(trust_env=False, timeout=20.0)
+        self.client = httpx.Client(trust_env=False, timeout=120.0)
 
     def open(self, url: str, stop: str) -> httpx.Response:
         """Open ``url`` and do what is asked until an address that begins with ``stop`` is to be opened."""

@@ -30,6 +30,8 @@ class Trouble:
     """Seconds that a way takes, in each direction."""
     rate: float = 0.0
     """Bytes per second in each direction; 0 for no limit."""
+    up: float = 0.0
+    """Bytes per second from clients to the target, where that is another rate."""
     reset: float = 0.0
     """That it is reset after some bytes."""
     half_open: float = 0.0
@@ -100,7 +102,7 @@ class Proxy:
         fate, kept = Fate(*self._draw()), bytearray()
         try:
             upstream, downstream = await asyncio.open_connection("127.0.0.1", self.target)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             _reset(writer)
             return
         ways = [
@@ -147,7 +149,8 @@ class Proxy:
                     self.tally.resumed += len(RESUMED.findall(piece))
                     kept += piece if len(kept) < 1 << 20 else b""
                 await self._befall(fate, len(piece))
-                await asyncio.sleep(self.trouble.latency + (len(piece) / self.trouble.rate if self.trouble.rate else 0))
+                rate = (kept is not None and self.trouble.up) or self.trouble.rate
+                await asyncio.sleep(self.trouble.latency + (len(piece) / rate if rate else 0))
                 self.tally.passed += len(piece)
                 writer.write(piece)
                 await writer.drain()
@@ -174,11 +177,13 @@ class Proxy:
         self.tally.twice += 1
         with suppress(OSError, TimeoutError):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.target)
-            writer.write(request)
-            async with asyncio.timeout(5):
-                while await reader.read(PIECE):
-                    pass
-            writer.close()
+            try:
+                writer.write(request)
+                async with asyncio.timeout(5):
+                    while await reader.read(PIECE):
+                        pass
+            finally:
+                writer.close()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

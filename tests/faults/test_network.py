@@ -47,7 +47,7 @@ def _completes(folder: Path, trouble: Trouble, seconds: float, rounds: int = 1) 
     """A run whose nodes are behind a proxy; it has to end with the simulation's digest."""
     ready = prepared(folder, WIDE, data=DATA, cohort={"size": 2, "minimum": 2}, rounds=rounds)
     with LocalFederation(folder) as federation, proxied(federation.port, 20, trouble) as proxy:
-        federation.start_coordinator()
+        federation.start_coordinator(FOEDUS_COORDINATOR_INLINE="0")  # small as they are, updates come as large ones do
         _start(federation, proxy, ready)
         run = federation.submit(ready)
         federation.approve_all(ready.bundle.digest)
@@ -58,7 +58,7 @@ def _completes(folder: Path, trouble: Trouble, seconds: float, rounds: int = 1) 
 
 
 def test_a_run_ends_the_same_over_connections_that_are_reset_and_requests_that_come_twice(tmp_path: Path) -> None:
-    proxy = _completes(tmp_path, Trouble(latency=0.02, **STORM), 120)
+    proxy = _completes(tmp_path, Trouble(latency=0.02, **STORM), 400)
     assert proxy.tally.resets and proxy.tally.passed > 100_000
 
 

@@ -132,7 +132,7 @@ def test_a_terminal_logs_in_says_who_it_is_and_logs_out(site: Site, tmp_path: Pa
 
     def foedus(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "foedus", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
     with log.open("wb") as file:
         command = [sys.executable, "-m", "foedus", "login", site.door.url]
@@ -140,7 +140,7 @@ def test_a_terminal_logs_in_says_who_it_is_and_logs_out(site: Site, tmp_path: Pa
         until("the page is named", lambda: login.poll() is not None or "and agree" in log.read_text())
         page = log.read_text().split("Open ")[1].split()[0]
         site.browser("ada").open(page, "nowhere")
-        assert login.wait(60) == 0, log.read_text()
+        assert login.wait(240) == 0, log.read_text()
     assert "as ada" in log.read_text()
     (kept,) = (tmp_path / "config" / "foedus" / "tokens").iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600

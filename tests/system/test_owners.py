@@ -91,7 +91,7 @@ def test_a_paused_run_rests_and_is_resumed_to_the_same_digest(federation: LocalF
     ready = prepared(tmp_path, DIGITS, rounds=6, name="again")
     whole = federation.finish(federation.submit(ready)).model_digest
     run = federation.submit(ready)
-    until("round 2 begins", lambda: federation.show(run).round >= 2)
+    until("round 1 is done", lambda: federation.show(run).round >= 1)
     with federation.connection() as connection:
         assert runs.pause(connection, run).status == "paused"
         assert runs.resume(connection, run).status == "running"
