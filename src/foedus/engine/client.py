@@ -25,8 +25,8 @@ from foedus.strategies.strategy import TRAIN, VALIDATION, Phase
 TIMED = ("before", "work", "after")
 """What a client's seconds are spent on: measuring the received model, the work itself, measuring what came of it."""
 
-NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
-"""What torch says in a plain RuntimeError where the processor's memory is at its end."""
+NO_MEMORY, NO_GPU = "DefaultCPUAllocator: can't allocate memory", "CUDA error: "
+"""What torch says in a RuntimeError where the processor's memory is at its end, or a GPU does not work any more."""
 
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ def run_client(
     Where the phase asks for it, the model is measured on the client's test part as it came, and as training left it.
 
     Raises:
-        ClientWorkError: ``no_examples``, ``update_not_finite``, ``out_of_memory``, or ``plan_failed`` where the plan's
-            code raised anything else.
+        ClientWorkError: ``no_examples``, ``update_not_finite``, ``out_of_memory``, ``gpu_lost``, or ``plan_failed``
+            where the plan's code raised anything else.
         PlanError: where loss or metrics have the wrong shape.
     """
     began = time.monotonic()
@@ -100,6 +100,9 @@ def _failed(client: str, error: Exception) -> ClientWorkError:
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or NO_MEMORY in str(error):
         fix = "Use smaller batches, a smaller model, or fewer workers."
         return ClientWorkError("out_of_memory", f"The work of {client} ran out of memory.", words, fix)
+    if isinstance(error, RuntimeError) and str(error).startswith(NO_GPU):
+        fix = "Begin another process: in this one no work on the GPU succeeds any more."
+        return ClientWorkError("gpu_lost", f"The GPU was lost in the work of {client}.", words, fix)
     return ClientWorkError("plan_failed", f"The plan's code failed for {client}.", words)
 
 

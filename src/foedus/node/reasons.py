@@ -43,6 +43,7 @@ SENTENCES = {
     "loader_refused": "The owner's own loader gave no dataset.",
     "query_exposed": "The node's owner has to close the file of the query first.",
     "too_few_examples": "There are fewer examples than the node's owner wants a run to rest on.",
+    "gpu_lost": "The GPU stopped to work in the middle of it.",
     "disk_full": "The node's disk is full.",
     "model_refused": "The model that came down is not the plan's.",
     "no_examples": "The client has no examples for this phase.",

@@ -101,7 +101,7 @@ class Worker:
             return failure_of(error)
         finally:
             self.used = time.monotonic()
-            if answer is None:
+            if answer is None or (isinstance(answer, Failed) and answer.code == "gpu_lost"):
                 await self.end()
 
     async def _ask(

@@ -40,6 +40,8 @@ def loss(output, target):
             time.sleep(1)
     if (HERE / "exit").exists():
         os._exit(3)
+    if (HERE / "gpu").exists():
+        raise RuntimeError("CUDA error: unspecified launch failure")
     if (HERE / "talk").exists():
         for number in range(3, 30):
             try:
@@ -96,6 +98,24 @@ def test_whims_of_a_plan_are_failed_asks_and_the_next_ask_works(tmp_path: Path) 
     assert pooled(tmp_path, asked) == {"exit": "work_crashed", "talk": "work_crashed", "print": "done"}
     assert (tmp_path / "logs" / "work.log").stat().st_size <= 2 << 20
     assert running() == []
+
+
+def test_case_24_a_gpu_that_is_lost_is_told_and_its_process_works_no_more(tmp_path: Path) -> None:
+    """As torch tells it. What such a process asks of the GPU fails from then on, so the next ask gets another."""
+    desk = desk_in(tmp_path / "desk")
+    order = order_for(desk)
+
+    async def asked(pool: Pool) -> Done | Failed:
+        assert isinstance(await pool.ask(order, desk.folder, nothing), Done)
+        (desk.folder / "gpu").touch()
+        answer = await pool.ask(order, desk.folder, nothing)
+        assert running() == []
+        (desk.folder / "gpu").unlink()
+        assert isinstance(await pool.ask(order, desk.folder, nothing), Done)
+        return answer
+
+    answer = pooled(tmp_path, asked)
+    assert isinstance(answer, Failed) and answer.code == "gpu_lost" and "launch failure" not in answer.reason
 
 
 def test_work_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
