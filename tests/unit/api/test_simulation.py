@@ -151,13 +151,17 @@ def test_threads_and_random_numbers_are_the_caller_s() -> None:
     def drawn() -> list[object]:
         return [torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()]
 
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    seed_all(5)
-    wanted = drawn()
-    seed_all(5)
-    foedus.simulate(RUN, plan=linear_plan(), data=linear_data(), **HOW)
-    assert drawn() == wanted
-    assert torch.get_num_threads() == 2
+    try:
+        seed_all(5)
+        wanted = drawn()
+        seed_all(5)
+        foedus.simulate(RUN, plan=linear_plan(), data=linear_data(), **HOW)
+        assert drawn() == wanted
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_progress_is_a_few_lines_or_none(capsys: pytest.CaptureFixture[str]) -> None:
