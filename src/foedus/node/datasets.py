@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from foedus.data.dataset import check_columns, count
 from foedus.data.owned import Reading, check_minimum
@@ -106,6 +106,9 @@ def restate(home: Path, changed: Changed) -> None:
         check_minimum(count(columns), dataset.minimum)
         new = {"examples": count(columns), "columns": tuple(sorted(columns)), "summary": summary(columns)}
         with vault.transaction("node_dataset") as db:
+            mine = tables.looks.c.client == dataset.client
+            if db.execute(select(tables.looks.c.digest).where(mine)).scalar() == changed.seen.digest:
+                return  # of an ask that was let go, the reading went on
             here = (tables.datasets.c.client == dataset.client, tables.datasets.c.added_at == dataset.added_at)
             db.execute(update(tables.datasets).where(*here).values(**new))
             keep(db, dataset.client, changed.seen)

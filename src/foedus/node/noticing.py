@@ -95,8 +95,12 @@ def forget_client(vault: Vault, client: str) -> None:
 
 def forget_runs(vault: Vault, before: float) -> None:
     """Forget the bytes of runs that asked last more than so many seconds ago."""
+    old = begun.c.at < time.time() - before
+    with vault.reading() as db:
+        if db.execute(select(begun.c.run).where(old).limit(1)).first() is None:
+            return
     with vault.transaction("node_begun") as db:
-        db.execute(delete(begun).where(begun.c.at < time.time() - before))
+        db.execute(delete(begun).where(old))
 
 
 async def as_begun(vault: Vault, run: str, dataset: Dataset, moved: Callable[[], None]) -> Dataset:
