@@ -30,7 +30,7 @@ from foedus.node.grants import awaited_signers
 from foedus.node.keys import other_key
 from foedus.node.monitor import Monitor
 from foedus.node.noticing import forget_runs
-from foedus.node.offers import is_known, keep_plan
+from foedus.node.offers import forget_plans, is_known, keep_plan
 from foedus.node.policy import Policy, largest_batch, read_policy
 from foedus.node.saved import SavedModels, saved_folder
 from foedus.node.settings import NodeSettings
@@ -112,6 +112,7 @@ class Agent:
         self._tools.saved.forget(seconds)
         forget_snapshots(self._vault.home, seconds)
         forget_runs(self._vault, seconds)
+        forget_plans(self._vault, seconds)
 
     async def converse(self) -> None:
         """Greet, then poll, for ever; after a broken poll greet anew.

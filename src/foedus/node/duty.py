@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -180,6 +181,7 @@ async def _order(
     tools: Tools, ask: Assignment, dataset: Dataset, state: Path | None, loading: KeptPlan | None
 ) -> Order:
     read_plan(tools.vault, ask.plan)
+    os.utime(tools.vault.bundle_path(ask.plan))  # it is of use
     place, reading = await asyncio.to_thread(place_of, tools.vault.home, ask.run, dataset, tools.moved)
     needed = set(ask.broadcast.values())
     parts = {

@@ -135,6 +135,14 @@ def signers(vault: Vault) -> tuple[Signer, ...]:
         return tuple(map(_signer, db.execute(select(tables.signers).order_by("name"))))
 
 
+def forget_plan(vault: Vault, digest: str) -> None:
+    """Forget a plan with all that was decided of it, as if it had never been offered."""
+    with vault.transaction("node_plan") as db:
+        for table in (tables.plans, tables.grants, tables.signatures):
+            db.execute(delete(table).where(table.c.digest == digest))
+        vault.log(db, "plan_forgotten", digest, "no run has used it in long")
+
+
 def _answer(vault: Vault, db: Connection, digest: str, given: Answer) -> None:
     here = tables.plans.c.digest == digest
     before = db.execute(select(tables.plans.c.state).where(here)).scalar()

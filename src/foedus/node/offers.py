@@ -11,7 +11,7 @@ from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
 from foedus.node.approval import settle
 from foedus.node.duty import Tools
 from foedus.node.files import write_durably
-from foedus.node.grants import keep_signature, signed_by
+from foedus.node.grants import forget_plan, grant_of, keep_signature, signed_by
 from foedus.node.policy import read_policy
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.messages import PlanOffer
@@ -38,6 +38,22 @@ def is_known(vault: Vault, offer: PlanOffer) -> bool:
             with suppress(ConfigError):  # of a policy that cannot be read; nothing runs by it either
                 settle(vault, read_policy(vault.home))
     return True
+
+
+def forget_plans(vault: Vault, seconds: float) -> None:
+    """Let go of what nothing has used for so long: files of plans that were rejected, and plans approved unread whole.
+
+    A run that wants one of these brings it again, and it is decided anew. What the owner decided stays.
+    """
+    known = {plan.digest: plan.state for plan in vault.plans()}
+    for path in vault.bundle_path("0").parent.iterdir():
+        digest = path.name.partition(".")[0]
+        state, grant = known.get(digest, "rejected"), grant_of(vault, digest)
+        unread = state == "approved" and grant is not None and grant.by != "owner"
+        if (unread or state == "rejected") and path.stat().st_mtime < time.time() - seconds:
+            if unread:
+                forget_plan(vault, digest)
+            path.unlink(missing_ok=True)
 
 
 async def keep_plan(tools: Tools, offer: PlanOffer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from foedus.domain.errors import AccessError, ConflictError, ForbiddenError, Not
 from foedus.domain.plan import PlanBundle
 from foedus.node.approval import bounded, bundled, check_approval, policy_for, settle
 from foedus.node.grants import Answer, answer, grant_of, keep_signature
+from foedus.node.offers import forget_plans
 from foedus.node.owner import (
     approve,
     distrust_author,
@@ -29,7 +31,7 @@ from foedus.node.scope import Scope, Use
 from foedus.node.vault import PlanEntry, Vault
 from foedus.wire.plan_signature import sign_plan, signature_path
 from foedus.wire.public_keys import generate_key, public_key
-from tests.unit.node.support import bundle_of
+from tests.unit.node.support import PLAN, bundle_of
 
 USE = Use("ward-a", "fedavg", 3, True)
 PRIVATE = bytes(range(32))
@@ -222,6 +224,26 @@ def test_what_the_policy_approved_holds_only_as_long_as_it_says_so(vault: Vault)
     approve(vault.home, digest)
     settle(vault, Policy())
     assert code(vault, digest) == ""
+
+
+def test_files_of_rejected_plans_and_plans_approved_unread_go_when_nothing_has_used_them_in_long(vault: Vault) -> None:
+    unread, wanted, owned, pending, rejected, used = (
+        offer(vault, bundle_of(f"{PLAN}# {name}\n")) for name in ("unread", "wanted", "owned", "pending", "no", "used")
+    )
+    for digest in (unread, used):
+        answer(vault, digest, Answer("approved", "automatic", "policy"))
+    approve(vault.home, owned)
+    reject(vault.home, rejected)
+    for digest in (unread, owned, pending, rejected):
+        os.utime(vault.bundle_path(digest), (1.0, 1.0))
+    vault.bundle_path("e" * 64).touch()
+    os.utime(vault.bundle_path("e" * 64), (1.0, 1.0))
+    forget_plans(vault, 3600.0)
+    left = {path.stem for path in (vault.home / "plans").iterdir()}
+    assert left == {wanted, owned, pending, used}
+    states = {plan.digest: plan.state for plan in vault.plans()}
+    assert (states.get(unread), states[rejected], states[owned]) == (None, "rejected", "approved")
+    assert grant_of(vault, unread) is None and vault.audit(1)[0].event == "plan_forgotten"
 
 
 def test_an_approval_of_before_there_were_bounds_stands(vault: Vault) -> None:
