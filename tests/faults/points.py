@@ -31,6 +31,9 @@ COORDINATOR = _both(
     "reply:POST /api/v1/node/poll",
     "reply:POST /api/v1/node/assignments/{assignment}/contribute",
 )
+ALONE = _both("commit:blob", "reply:GET /api/v1/blobs/{digest}", "reply:PUT /api/v1/blobs/{digest}")
+"""Those of them that only models pass which are too large for a message."""
+
 NODE = _both("commit:node_audit", "commit:node_begun", "rename:node_state", "rename:node_blob")
 FIRST_CONTACT = _both(
     "rename:node_key",

@@ -21,7 +21,7 @@ from foedus.engine.simulate import simulate
 from foedus.store.artifacts import open_artifacts
 from foedus.store.unit_of_work import Store
 from tests.cluster.laws import Laws
-from tests.faults.points import COORDINATOR, NODE, SOMETIMES
+from tests.faults.points import ALONE, COORDINATOR, NODE, SOMETIMES
 from tests.federation import LocalFederation, start_federation, stop, until
 from tests.plans import prepared
 from tests.postgres import Postgres
@@ -107,18 +107,28 @@ def _restart_node(federation: LocalFederation, **environment: str) -> None:
     federation.start_node(VICTIM, **environment)
 
 
+def _apart(place: str) -> dict[str, str]:
+    """Settings by which a run passes this place: with them models travel by themselves, and not within messages."""
+    return {"FOEDUS_COORDINATOR_INLINE": "0"} if place in ALONE else {}
+
+
 def _places(log: Path) -> set[str]:
     return {line.rpartition(":")[0] for line in log.read_text().split("\n") if line}
 
 
-def test_the_list_of_crash_points_is_complete(federation: LocalFederation, case: Case, tmp_path: Path) -> None:
-    logs = {"coordinator": tmp_path / "coordinator", "node": tmp_path / "node"}
-    _restart_coordinator(federation, FOEDUS_CRASH_LOG=str(logs["coordinator"]))
+def test_the_list_of_crash_points_is_complete(federation: LocalFederation, tmp_path: Path) -> None:
+    logs = {"coordinator": tmp_path / "coordinator", "alone": tmp_path / "alone", "node": tmp_path / "node"}
     _restart_node(federation, FOEDUS_CRASH_LOG=str(logs["node"]))
-    assert federation.finish(federation.submit(case.ready)).model_digest == case.digest
+    for name, settings in (("coordinator", {}), ("alone", _apart(ALONE[0]))):
+        (tmp_path / name).with_suffix(".run").mkdir()
+        ready = _ready((tmp_path / name).with_suffix(".run"))
+        _restart_coordinator(federation, FOEDUS_CRASH_LOG=str(logs[name]), **settings)
+        view = federation.finish(federation.submit(ready))
+        assert view.model_digest == simulate(ready, Engine("eager", "inline")).model_digest
     _restart_node(federation)
     _restart_coordinator(federation)
-    assert _places(logs["coordinator"]) - set(SOMETIMES) == set(COORDINATOR)
+    assert _places(logs["coordinator"]) - set(SOMETIMES) == set(COORDINATOR) - set(ALONE)
+    assert set(ALONE) <= _places(logs["alone"]) <= set(COORDINATOR) | set(SOMETIMES)
     assert _places(logs["node"]) - set(SOMETIMES) == set(NODE)
 
 
@@ -142,7 +152,7 @@ def test_case_9_on_a_database_server_and_an_object_store(
 
 def _killed_at(place: str, occurrence: int, federation: LocalFederation, case: Case) -> None:
     """Kill the coordinator there, start it again, and hold its end against the undisturbed run and the laws."""
-    _restart_coordinator(federation, FOEDUS_CRASH=f"{place}:{occurrence}")
+    _restart_coordinator(federation, FOEDUS_CRASH=f"{place}:{occurrence}", **_apart(place))
     victim = federation.coordinator
     assert victim is not None
     deaths: list[int] = []
