@@ -22,7 +22,7 @@ from foedus.engine.choice import Engine
 from foedus.engine.prepare import Prepared
 from foedus.engine.simulate import Result, simulate
 from foedus.node.saved import SavedModels
-from tests.federation import LocalFederation, spawn, start_federation, stop, until
+from tests.federation import WAIT, LocalFederation, spawn, start_federation, stop, until
 from tests.plans import DROPOUT, prepared
 
 ROUNDS = 4
@@ -186,7 +186,7 @@ def test_h8_a_node_killed_while_it_keeps_a_model_has_the_one_before_or_the_new_o
     run = federation.submit(ready)
     federation.approve_all(ready.bundle.digest)
     log = federation.folder / "node-c0001.log"
-    assert victim.wait(60) == -signal.SIGKILL, log.read_text()[-2000:]
+    assert victim.wait(WAIT) == -signal.SIGKILL, log.read_text()[-2000:]
     for place in SavedModels(federation.home("c0001") / "saved").all():
         with TensorFile(place.model()) as file:
             assert len(file) == len(ready.model)
@@ -238,7 +238,7 @@ def test_h1_a_folder_for_models_that_is_not_there_is_refused_when_the_node_start
         log, "node", "start", "--home", str(federation.home("c0000")), FOEDUS_NODE_SAVED=str(tmp_path / "absent")
     )
     try:
-        assert process.wait(60) != 0
+        assert process.wait(WAIT) != 0
         assert "[saved_folder_unusable]" in log.read_text() and str(tmp_path / "absent") in log.read_text()
     finally:
         stop(process)
