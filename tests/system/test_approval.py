@@ -167,9 +167,10 @@ def test_case_55_another_byte_is_another_plan_whatever_the_coordinator_calls_it(
         "homoglyph": {"plan.py": text.replace(b"case", "c\u0430se".encode(), 1)},
         "extra file": {"plan.py": text, "more.py": b""},
         "lock": {"plan.py": text, "lock": b"torch==1.0\n"},
+        "options": {"plan.py": text, "options.json": b"{}"},
     }
     others = [PlanBundle(files, "plan.py") for files in changed.values()]
-    assert len({run.bundle.digest, *(other.digest for other in others)}) == 7
+    assert len({run.bundle.digest, *(other.digest for other in others)}) == 8
     for other in others:
         lie(federation, other.digest)
     for sent in [send(federation, run, other) for other in others]:
