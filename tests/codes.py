@@ -34,7 +34,7 @@ COMPUTED: Mapping[str, tuple[str, ...]] = {
 }
 """Codes that are put together when they are raised: how that is written → what may come of it."""
 
-PASSED_ON = frozenset({"error.code", "failures[0].code", "problem.code"})
+PASSED_ON = frozenset({"error.code", "failures[0].code", "problem.code", "told[0]"})
 """An error told again under the code that it had."""
 
 

@@ -170,11 +170,12 @@ def _restate(vault: Vault, changed: Changed, moved: Callable[[], None]) -> None:
         _failed(json.loads(lines[-1]) if process.returncode == REFUSED and lines else [])
 
 
-def _failed(words: list[str]) -> NoReturn:
-    """Fail as the process said; or because it said nothing."""
+def _failed(told: list[str]) -> NoReturn:
+    """Fail as the process told; or because it told nothing."""
+    if told:
+        raise DataError(told[0], told[1], *told[2:])
     why = "Reading it took too long, or ended the process that did."
-    code, what, *more = words or ["dataset_unreadable", "The dataset cannot be read any more.", why]
-    raise DataError(code, what, *more)
+    raise DataError("dataset_unreadable", "The dataset cannot be read any more.", why)
 
 
 def _changed(client: str) -> ClientWorkError:
