@@ -135,6 +135,14 @@ class LocalFederation:
         arguments = ["node", "start", "--home", str(self.home(client))]
         self.nodes[client] = start(log, arguments, _environment(environment))
 
+    def greeted(self) -> None:
+        """Wait until every node has told of its data; a draft needs them, a run that is submitted waits for them."""
+        with self.connection() as connection:
+            until(
+                "every node has told of its data",
+                lambda: len([node for node in admin.list_nodes(connection) if node.datasets]) >= len(self.nodes),
+            )
+
     def submit(self, prepared: Prepared) -> str:
         """Submit a run; returns its id."""
         submission = runs.Submission(prepared.spec, prepared.bundle, encode_tensors(prepared.model), prepared.manifest)
@@ -185,6 +193,7 @@ def start_federation(folder: Path, prepared: Prepared, database: str = "", blobs
         for client, path in parts_of(prepared, folder / "parts").items():
             federation.enrol(client, path)
             federation.start_node(client)
+        federation.greeted()
     except BaseException:
         federation.__exit__()
         raise

@@ -83,6 +83,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
                 else:
                     add_dataset(running.home(client), path, f"{client}-{tag}", (tag,))
             running.start_node(client)
+        running.greeted()
         yield running
 
 
