@@ -19,6 +19,7 @@ from foedus.domain.errors import (
     ConflictError,
     FoedusError,
     NotFoundError,
+    StorageError,
 )
 from foedus.node import acts
 from foedus.node.approval import policy_for, settle
@@ -228,7 +229,7 @@ class Agent:
 
     async def _take(self, work: Work) -> bool:
         """Take what a poll brought; whether there was anything new."""
-        with contextlib.suppress(ConfigError):  # all that is asked for is refused then, and that says why
+        with contextlib.suppress(ConfigError, StorageError):  # what is asked for is refused then, and that says why
             self._settle()
         ended = set(work.ended) - self._ended
         for run in ended:
