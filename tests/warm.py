@@ -27,6 +27,7 @@ SERVICES = ("foedus.cli.coordinator_start", "foedus.cli.node_service", "foedus.c
 
 def start(log: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> Started:
     """``foedus ARGUMENTS`` as a process with exactly this environment, its output behind what is in ``log``."""
+    log.touch()  # who looks into it at once finds it
     return _forge().start(log, arguments, environment)
 
 
