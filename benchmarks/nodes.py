@@ -75,7 +75,7 @@ async def _measured(federation: LocalFederation, count: int) -> Result:
     async with crowd(federation.url, tokens, ELEMENTS) as nodes:
         result = {"nodes": float(count), "joins_per_s": count / (time.perf_counter() - began)}
         serving = [asyncio.create_task(node.serve()) for node in nodes]
-        await asyncio.sleep(5)
+        await asyncio.sleep(5 + count / 50)  # until every first poll is open
         cpu, began = process.cpu_times().user, time.perf_counter()
         await asyncio.sleep(10)
         result["idle_cpu"] = (process.cpu_times().user - cpu) / (time.perf_counter() - began)
