@@ -54,7 +54,7 @@ async def with_coordinator(url: str, name: str, folder: Path, token: str) -> dic
         for digest in ask.broadcast.values():
             await cache.fetch(link, digest, lambda: None)
         times["down_end"] = times["up"] = time.time()
-        update, _ = await upload(link, folder / "update", lambda: None)
+        update = await upload(link, folder / "update", lambda: None)
         message = Contribute(
             token=ask.token, update=update, weights={"examples": 10.0}, metrics={"loss": 1.0}, state=None, seconds=0.1
         )

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from starlette.responses import StreamingResponse
 
 from foedus.coordinator.blob_access import check_readable
-from foedus.coordinator.blob_rows import Caller, check_quota, own_blob, owns
+from foedus.coordinator.blob_rows import Caller, check_room, own_blob
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import limited, person, signed_head
 from foedus.coordinator.mending import whole
@@ -51,18 +51,13 @@ async def put_blob(request: Request, digest: str) -> Response:
     if verified is not None:
         check_body(verified, bytes.fromhex(digest))
     quota = parts.live.quota
-
-    def check(tx: Connection, size: int) -> None:
-        if not owns(tx, digest, who.actor):
-            check_quota(tx, who.actor, size, quota)
-
-    await read(parts, lambda tx: check(tx, _promised(request)))
+    await read(parts, lambda tx: check_room(tx, digest, _promised(request), who.actor, quota))
     async with contextmanager_in_threadpool(parts.artifacts.writing(digest)) as writer:
         async for piece in _gathered(limited(request, quota.blob)):
             await to_thread.run_sync(writer.write, piece)
 
     def keep(tx: Connection) -> None:
-        check(tx, writer.size)
+        check_room(tx, digest, writer.size, who.actor, quota)
         own_blob(tx, parts.artifacts, digest, who.actor)
 
     await transact(parts, "blob", who, keep)

@@ -134,6 +134,16 @@ def begin_upload(tx: Connection, caller: Caller, command: NewUpload, quota: Quot
     return upload
 
 
+def check_room(tx: Connection, digest: str, size: int, actor: str, quota: Quota) -> None:
+    """Refuse a blob that an actor has no room for; one that it has sent before takes none.
+
+    Raises:
+        StorageError: ``quota_bytes``.
+    """
+    if not owns(tx, digest, actor):
+        check_quota(tx, actor, size, quota)
+
+
 def check_quota(tx: Connection, actor: str, more: int, quota: Quota) -> None:
     """Refuse ``more`` bytes of an actor that would then have more than its share.
 

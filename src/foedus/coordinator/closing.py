@@ -12,7 +12,7 @@ from foedus.coordinator import drawing
 from foedus.coordinator.blob_rows import name_blobs
 from foedus.coordinator.folding import Closing, Given, fold_and_close
 from foedus.coordinator.live import Live, RunRow
-from foedus.coordinator.mending import remember, whole
+from foedus.coordinator.mending import remember
 from foedus.coordinator.orders import Answers, answers, close_assignments, make_current, matches
 from foedus.domain.errors import FoedusError, RunFailedError, UnreachableError
 from foedus.domain.plain import Json
@@ -101,7 +101,7 @@ def store(tx: Connection, run: RunRow, ending: Ending, settled: Settled, artifac
 
 
 def _closing(live: Live, run: RunRow, ending: Ending, found: Answers) -> Closing:
-    parts = {part: whole(live, digest) for part, digest in run.parts.items()}
+    parts = {part: live.artifacts.path(digest) for part, digest in run.parts.items()}
     given = {} if ending.untested else _given(live.artifacts, found)
     order, verdict = ending.order, ending.verdict
     if ending.phase.schedule.draws:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, select
 
-from foedus.coordinator.blob_rows import check_quota, own_blob, owns
+from foedus.coordinator.blob_rows import check_room, own_blob
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.live import Live
 from foedus.domain.errors import FoedusError, TooLargeError
@@ -60,6 +60,5 @@ def own_content(tx: Connection, live: Live, node: NodeIdentity, command: Contrib
         StorageError: ``quota_bytes``. UnreachableError: ``blob_removing``.
     """
     digest = command.update or ""
-    if not owns(tx, digest, node.actor):
-        check_quota(tx, node.actor, len(command.content or b""), live.quota)
+    check_room(tx, digest, len(command.content or b""), node.actor, live.quota)
     own_blob(tx, live.artifacts, digest, node.actor)

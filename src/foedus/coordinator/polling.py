@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, or_, select, update
+from sqlalchemy import Connection, Row, and_, func, not_, null, or_, select, update
 
 from foedus.coordinator.greeting import note_clash
 from foedus.coordinator.identities import NodeIdentity
@@ -196,14 +196,17 @@ def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assign
 
 def _offers(tx: Connection, node: str) -> tuple[PlanOffer, ...]:
     """Plans that runs want on this node's data, of which it has said nothing; or that wait for a signature it lacks."""
-    said = tx.execute(select(approvals).where(approvals.c.node_id == node)).all()
-    waits = {row.digest: row.signers for row in said if row.state == "pending" and row.signers is not None}
-    decided = [row.digest for row in said if row.digest not in waits]
+    mine, waiting = (
+        approvals.c.node_id == node,
+        and_(approvals.c.state == "pending", approvals.c.signers.is_not(null())),
+    )
+    decided = select(approvals.c.digest).where(mine, not_(waiting))
     active = (RunStatus.WAITING.value, RunStatus.RUNNING.value)
     wanted = RUN.where(runs.c.status.in_(active), runs.c.plan.not_in(decided)).order_by(runs.c.created_at)
     rows = tx.execute(wanted).all()
     if not rows:
         return ()
+    waits = {row.digest: row.signers for row in tx.execute(select(approvals).where(mine, waiting))}
     signed = _signed(tx, {row.plan for row in rows})
     tags = [set(found) for found in tx.execute(select(datasets.c.tags).where(datasets.c.node_id == node)).scalars()]
     offers = {

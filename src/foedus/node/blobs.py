@@ -107,24 +107,20 @@ class Cache:
             total -= stat.st_size
 
 
-async def upload(link: Link, file: Path, moved: Moved, inline: int = 0) -> tuple[str, bytes | None]:
-    """Bring a file to the coordinator, unless it has it; waits as long as it takes.
-
-    Returns its SHA-256, and its bytes where they are at most ``inline``, which then are not sent but go with a message.
+async def upload(link: Link, file: Path, moved: Moved) -> str:
+    """Bring a file to the coordinator, unless it has it; returns its SHA-256. Waits as long as it takes.
 
     Raises:
         FoedusError: where the coordinator refuses it.
     """
     digest, size = await asyncio.to_thread(sha256_of, file), file.stat().st_size
-    if size <= inline:
-        return digest, file.read_bytes()
     if size <= CHUNK:
         content = file.read_bytes()
         await link.retried(lambda: link.send("PUT", f"/blobs/{digest}", content, _BYTES))
     elif not await _is_there(link, digest):
         await _upload_in_chunks(link, file, digest, size, moved)
     moved()
-    return digest, None
+    return digest
 
 
 _BYTES = {"Content-Type": "application/octet-stream"}

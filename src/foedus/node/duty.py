@@ -24,6 +24,7 @@ from foedus.node.approval import check_approval
 from foedus.node.blobs import Cache, upload
 from foedus.node.checkpoint import States
 from foedus.node.facts import speed_of
+from foedus.node.files import sha256_of
 from foedus.node.frames import Done, Failed, Order
 from foedus.node.gpus import gpus
 from foedus.node.leaving import check_leaving
@@ -204,9 +205,7 @@ async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Con
     """Keep the new state and bring the update up, both before the contribution is sent."""
     state = _saved(tools, ask, folder)
     await asyncio.to_thread(_keep_models, tools, ask, folder, done)
-    update, content = None, None
-    if done.update:
-        update, content = await upload(tools.link, folder / UPDATE, tools.moved, ask.inline)
+    update, content = await _brought(tools, ask, folder / UPDATE) if done.update else (None, None)
     speed = speed_of(done.weights.get("examples", 0.0), done.seconds) if done.update else None
     if speed is not None:
         tools.speeds[ask.client] = speed
@@ -220,6 +219,13 @@ async def _store(tools: Tools, ask: Assignment, folder: Path, done: Done) -> Con
         timings=done.timings,
         content=content,
     )
+
+
+async def _brought(tools: Tools, ask: Assignment, file: Path) -> tuple[str, bytes | None]:
+    """The update's SHA-256; and its bytes where they go with the contribution, which is where it is not uploaded."""
+    if file.stat().st_size <= ask.inline:
+        return sha256_of(file), file.read_bytes()
+    return await upload(tools.link, file, tools.moved), None
 
 
 def _saved(tools: Tools, ask: Assignment, folder: Path) -> str:

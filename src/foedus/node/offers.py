@@ -13,7 +13,7 @@ from foedus.node.duty import Tools
 from foedus.node.files import write_durably
 from foedus.node.grants import forget_plan, grant_of, keep_signature, signed_by
 from foedus.node.policy import read_policy
-from foedus.node.vault import PlanEntry, Vault
+from foedus.node.vault import PLANS, PlanEntry, Vault
 from foedus.wire.messages import PlanOffer
 from foedus.wire.plan_signature import SIGNERS, PlanSignature, check_signature
 
@@ -46,7 +46,7 @@ def forget_plans(vault: Vault, seconds: float) -> None:
     A run that wants one of these brings it again, and it is decided anew. What the owner decided stays.
     """
     known = {plan.digest: plan.state for plan in vault.plans()}
-    for path in vault.bundle_path("0").parent.iterdir():
+    for path in (vault.home / PLANS).iterdir():
         digest = path.name.partition(".")[0]
         state, grant = known.get(digest, "rejected"), grant_of(vault, digest)
         unread = state == "approved" and grant is not None and grant.by != "owner"

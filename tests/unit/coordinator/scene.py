@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import torch
 
 from foedus.coordinator import assignments, polling, runs
 from foedus.coordinator import nodes as node_cases
+from foedus.coordinator.bells import RUNS
 from foedus.coordinator.blob_rows import own_blob
 from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.coordinator.live import Live, find_run
+from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode, encode_tensors
 from foedus.domain.errors import FoedusError
 from foedus.domain.plan import ModelManifest, ModelTensor, PlanBundle
@@ -47,6 +50,7 @@ from foedus.wire.messages import (
 from tests.postgres import usual_database
 
 BOOT = "boot-0001"
+CLIENTS = ("alpha", "beta", "gamma")
 ADA = Person("us_ada", "ada", "org_ada", frozenset({"researcher"}))
 PLAN = PlanBundle({"plan.py": b"model = loss = None\n"}, "plan.py")
 
@@ -227,6 +231,28 @@ class Scene:
             state = next_round(state)
         model: Tensors = state.tensors["model"]
         return model_digest(model)
+
+
+@contextmanager
+def supervised(folder: Path, clients: tuple[str, ...] = CLIENTS) -> Iterator[Scene]:
+    """A coordinator whose runs are driven, and that knows these clients; a run asks all of them."""
+    made = Scene(folder, size=len(clients))
+    for client in clients:
+        made.enrol(client)
+    supervisor = Supervisor(made.live)
+    supervisor.start()
+    try:
+        yield made
+    finally:
+        supervisor.stop()
+        made.live.store.close()
+
+
+def begin(scene: Scene) -> str:
+    """Submit a run, and have its driver look."""
+    run = scene.submit()
+    scene.live.bells.ring(RUNS)
+    return run
 
 
 def until(done: Callable[[], bool], seconds: float = 120.0) -> None:

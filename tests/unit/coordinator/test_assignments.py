@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import pickle
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +20,9 @@ from foedus.domain.codec import encode
 from foedus.domain.tree import State
 from foedus.store.tables import client_states, phases
 from foedus.wire.messages import Contribute, Fail, Poll, Renew
-from tests.unit.coordinator.scene import BOOT, PLAN, Scene, contribution, refusal, until
+from tests.unit.coordinator.scene import BOOT, CLIENTS, PLAN, Scene, contribution, refusal, until
 
-CLIENTS = ("alpha", "beta", "gamma")
 POLL = Poll(boot=BOOT)
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path)
-    for client in CLIENTS:
-        made.enrol(client)
-    supervisor = Supervisor(made.live)
-    supervisor.start()
-    yield made
-    supervisor.stop()
-    made.live.store.close()
-
-
-@pytest.fixture
-def run(scene: Scene) -> str:
-    submitted = scene.submit()
-    scene.live.bells.ring(RUNS)
-    return submitted
 
 
 def failures(scene: Scene, run: str) -> dict[str, str]:

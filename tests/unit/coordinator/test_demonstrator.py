@@ -11,28 +11,15 @@ from foedus.coordinator import assignments, steering
 from foedus.coordinator.bells import RUNS, of_run
 from foedus.coordinator.events import news
 from foedus.coordinator.supervisor import Supervisor
-from tests.unit.coordinator.scene import Scene, refusal, until
+from tests.unit.coordinator.scene import Scene, begin, refusal, supervised, until
 
 CLIENTS = ("alpha", "beta")
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path, size=2)
-    for client in CLIENTS:
-        made.enrol(client)
-    supervisor = Supervisor(made.live)
-    supervisor.start()
-    yield made
-    supervisor.stop()
-    made.live.bells.close()
-    made.live.store.close()
-
-
-def begin(scene: Scene) -> str:
-    run = scene.submit()
-    scene.live.bells.ring(RUNS)
-    return run
+    with supervised(tmp_path, CLIENTS) as made:
+        yield made
 
 
 def test_d3_an_update_for_another_round_or_state_or_from_somebody_else_is_refused(scene: Scene) -> None:

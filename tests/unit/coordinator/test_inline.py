@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
 
 from foedus.coordinator import assignments
-from foedus.coordinator.bells import RUNS
 from foedus.coordinator.blob_rows import Quota, owns
 from foedus.coordinator.identities import NodeIdentity
-from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode
 from foedus.domain.tree import State
 from foedus.store.tables import assignments as asked
 from foedus.store.tables import blobs
 from foedus.wire.messages import Assignment, Contribute, Work
-from tests.unit.coordinator.scene import Scene, contribution, refusal, until
-
-CLIENTS = ("alpha", "beta", "gamma")
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path, rounds=2)
-    for client in CLIENTS:
-        made.enrol(client)
-    supervisor = Supervisor(made.live)
-    supervisor.start()
-    yield made
-    supervisor.stop()
-    made.live.store.close()
-
-
-@pytest.fixture
-def run(scene: Scene) -> str:
-    submitted = scene.submit()
-    scene.live.bells.ring(RUNS)
-    return submitted
+from tests.unit.coordinator.scene import CLIENTS, Scene, contribution, refusal, until
 
 
 def work_of(scene: Scene, client: str) -> Work:

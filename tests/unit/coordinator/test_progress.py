@@ -11,31 +11,16 @@ from pydantic import ValidationError
 from sqlalchemy import func, select, update
 
 from foedus.coordinator import progress
-from foedus.coordinator.bells import RUNS
-from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.errors import BusyError, NotFoundError
 from foedus.store.progress import progress as rows
 from foedus.wire.progress import Point, ProgressList, Report, Reports
-from tests.unit.coordinator.scene import Scene
+from tests.unit.coordinator.scene import Scene, supervised
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path, size=2)
-    for client in ("alpha", "beta"):
-        made.enrol(client)
-    supervisor = Supervisor(made.live)
-    supervisor.start()
-    yield made
-    supervisor.stop()
-    made.live.store.close()
-
-
-@pytest.fixture
-def run(scene: Scene) -> str:
-    submitted = scene.submit()
-    scene.live.bells.ring(RUNS)
-    return submitted
+    with supervised(tmp_path, ("alpha", "beta")) as made:
+        yield made
 
 
 def report(assignment: str, step: int = 10) -> Report:

@@ -27,9 +27,7 @@ from foedus.strategies.strategy import Phase
 from foedus.wire.messages import PhaseView
 from tests.balancer import Balancer
 from tests.s3 import S3
-from tests.unit.coordinator.scene import Scene, refusal, until
-
-CLIENTS = ("alpha", "beta", "gamma")
+from tests.unit.coordinator.scene import CLIENTS, Scene, begin, refusal, until
 
 
 @pytest.fixture
@@ -53,12 +51,6 @@ def supervised(scene: Scene) -> Iterator[Scene]:
 def epoch_of(scene: Scene, run: str) -> int:
     with scene.live.store.reading() as tx:
         return int(find_run(tx, run).epoch)
-
-
-def begin(scene: Scene) -> str:
-    run = scene.submit()
-    scene.live.bells.ring(RUNS)
-    return run
 
 
 def kinds(scene: Scene, run: str) -> list[str]:

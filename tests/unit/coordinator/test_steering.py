@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,25 +14,10 @@ from foedus.coordinator import polling, runs, steering
 from foedus.coordinator.bells import RUNS, of_run
 from foedus.coordinator.events import news
 from foedus.coordinator.live import find_run
-from foedus.coordinator.supervisor import Supervisor
 from foedus.wire.messages import Poll
-from tests.unit.coordinator.scene import ADA, BOOT, Scene, refusal, until
+from tests.unit.coordinator.scene import ADA, BOOT, CLIENTS, Scene, refusal, until
 
-CLIENTS = ("alpha", "beta", "gamma")
 STATES = ("draft", "waiting", "reporting", "aggregating", "testing", "paused")
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path)
-    for client in CLIENTS:
-        made.enrol(client)
-    supervisor = Supervisor(made.live)
-    supervisor.start()
-    yield made
-    supervisor.stop()
-    made.live.bells.close()
-    made.live.store.close()
 
 
 def steer(scene: Scene, run: str, move: Callable[[Connection, str], None]) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -220,6 +221,22 @@ def test_an_approved_plan_works_and_its_state_goes_on(node: Node, tmp_path: Path
     assert len(children()) == 1
     node.peer.answers["POST /node/poll"] = said(Work(ended=("r_1",)))
     until(lambda: children() == [])
+
+
+def test_a_small_update_goes_with_the_message_and_a_larger_one_is_uploaded(node: Node, tmp_path: Path) -> None:
+    bundle, desk = bundle_of(), Desk(tmp_path / "desk")
+    node.know(bundle)
+    desk.keep(Session(bundle, assignment(bundle)).work(desk.order(truth().model), lambda: None))
+    update = (desk.folder / "update").read_bytes()
+    digest, down = hashlib.sha256(update).hexdigest(), with_model(node)
+    node.give(assignment(bundle, broadcast=down, inline=len(update)))
+    first = node.answer()
+    assert (first["update"], urlsafe_b64decode(first["content"])) == (digest, update)
+    assert digest not in node.peer.blobs
+    node.give(assignment(bundle, id="a_2", token=7, broadcast=down, inline=len(update) - 1))
+    second = node.answer("a_2")
+    assert (second["update"], second.get("content")) == (digest, None)
+    assert node.peer.blobs[digest] == update
 
 
 @pytest.mark.parametrize(
