@@ -90,7 +90,17 @@ RESTORATION = _both("rename:blob", "commit:restore")
 MENDING = _both("commit:mend")
 """What making a torn state again passes."""
 
-RARE = (*DRAWS, *UPLOADS, *COLLECTION, *RESTORATION, *MENDING)
+ALIGNING = _both(
+    "commit:submit",
+    "commit:schema",
+    "reply:POST /api/v1/node/schemas",
+    "rename:blob",
+    "commit:parameters",
+    "reply:POST /api/v1/runs/{run}/parameters",
+)
+"""What a run passes, in this order, whose tables are aligned before round 1."""
+
+RARE = (*DRAWS, *UPLOADS, *COLLECTION, *RESTORATION, *MENDING, *ALIGNING)
 
 ELSEWHERE = {
     "ask": "no schedule asks a client by name after its phase was opened",

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +25,15 @@ from foedus.engine.choice import Engine
 from foedus.engine.prepare import Prepared
 from foedus.engine.replay import replay
 from foedus.engine.simulate import simulate
-from foedus.store.artifacts import Artifacts, hash_file
+from foedus.store.artifacts import hash_file
 from foedus.store.blobs import upload_parts
 from foedus.store.tables import blobs as blob_rows
 from foedus.store.tables import uploads
-from foedus.store.unit_of_work import Store
-from tests.cluster.laws import Laws
 from tests.faults import points
+from tests.faults.chained import ROOT, Chained, chain_coordinator, hold_the_laws, numbered, opened
 from tests.federation import LocalFederation, start_federation, stop, until
 from tests.plans import DIGITS, prepared
 
-ROOT = Path(__file__).parents[2]
 EAGER = Engine("eager", "inline")
 DATA = {"name": "digits", "tags": ["digits"], "held_out": 0.2, "partition": {"name": "iid", "clients": 2}}
 LATER = pytest.param(2, marks=pytest.mark.soak)
@@ -73,37 +69,6 @@ def test_every_commit_of_a_run_is_a_place_where_something_is_killed() -> None:
     assert named - killed == set(points.ELSEWHERE)
 
 
-class Chained:
-    """A foedus command that dies at each place in turn (:mod:`tests.faults.chain`), and what is told of it."""
-
-    def __init__(self, folder: Path, places: Sequence[str], *command: str) -> None:
-        self.deaths, self.log = folder / "deaths", folder / "chain.log"
-        self.deaths.unlink(missing_ok=True)
-        arguments = [sys.executable, "-m", "tests.faults.chain", str(self.deaths), *places, "--", *command]
-        with self.log.open("ab") as file:
-            self.process = subprocess.Popen(arguments, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
-
-    def died(self) -> list[str]:
-        """Where it was killed so far."""
-        return self.deaths.read_text().splitlines() if self.deaths.exists() else []
-
-
-def _numbered(places: Sequence[str], occurrence: int = 1) -> list[str]:
-    return [f"{place}:{occurrence}" for place in places]
-
-
-def _chain_coordinator(federation: LocalFederation, places: Sequence[str]) -> Chained:
-    """Start the coordinator anew, to be killed at each place."""
-    assert federation.coordinator is not None
-    if federation.coordinator.poll() is None:
-        stop(federation.coordinator)
-    where = ("--folder", str(federation.folder / "coordinator"), "--port", str(federation.port))
-    chained = Chained(federation.folder, places, "coordinator", "start", *where)
-    federation.coordinator = chained.process
-    until(f"the coordinator starts, see {chained.log}", federation.is_ready)
-    return chained
-
-
 def _killed_after_a_round(federation: LocalFederation, ready: Prepared) -> str:
     """Submit a run; its coordinator is killed when the first round was committed, and stays away."""
     assert federation.coordinator is not None
@@ -114,22 +79,10 @@ def _killed_after_a_round(federation: LocalFederation, ready: Prepared) -> str:
     return run
 
 
-def _opened(federation: LocalFederation) -> tuple[Store, Artifacts]:
-    folder = federation.folder / "coordinator"
-    return Store(f"sqlite:///{folder / 'coordinator.db'}"), Artifacts(folder)
-
-
-def _hold_the_laws(federation: LocalFederation) -> None:
-    """Whatever was killed: I1, I6, I7 and I8 hold in what is stored."""
-    store, artifacts = _opened(federation)
-    Laws(collected=True).check(store, artifacts)
-    store.close()
-
-
 def _ends_as_simulated(federation: LocalFederation, run: str, ready: Prepared) -> None:
     view = federation.finish(run)
     assert (view.status, view.model_digest) == ("completed", simulate(ready, EAGER).model_digest), view.reason
-    _hold_the_laws(federation)
+    hold_the_laws(federation)
 
 
 @pytest.mark.parametrize("occurrence", [1, LATER])
@@ -141,8 +94,8 @@ def test_case_9_killed_while_it_draws_gives_up_and_abandons(
     cohort: dict[str, Any] = {"size": 2, "population": 2}
     changes = {"rounds": 2 * occurrence, "test": {"ratio": 0.0}}
     ready = prepared(tmp_path, data=DATA, cohort=cohort, schedule=schedule, **changes)
-    places = _numbered(points.DRAWS, occurrence)
-    chained = _chain_coordinator(federation, places)
+    places = numbered(points.DRAWS, occurrence)
+    chained = chain_coordinator(federation, places)
     for node in federation.nodes.values():
         node.send_signal(signal.SIGSTOP)
     try:
@@ -157,7 +110,7 @@ def test_case_9_killed_while_it_draws_gives_up_and_abandons(
     with federation.connection() as connection:
         heard = recording(connection, run, view.round)
     assert replay(ready, heard, EAGER).model_digest == view.model_digest
-    _hold_the_laws(federation)
+    hold_the_laws(federation)
 
 
 @pytest.mark.parametrize("occurrence", [1, LATER])
@@ -167,8 +120,8 @@ def test_case_9_killed_while_a_plan_goes_up_in_chunks(
     """One that the coordinator has not; what came up in pieces is what clients train."""
     ready = prepared(tmp_path, f"{DIGITS}# {occurrence}\n", data=DATA, cohort={"size": 2}, rounds=1)
     monkeypatch.setattr(blobs, "CHUNK", 128)
-    places = _numbered(points.UPLOADS, occurrence)
-    chained = _chain_coordinator(federation, places)
+    places = numbered(points.UPLOADS, occurrence)
+    chained = chain_coordinator(federation, places)
     run = federation.submit(ready)
     assert chained.died() == places or occurrence > 1
     federation.approve_all(ready.bundle.digest)
@@ -177,7 +130,7 @@ def test_case_9_killed_while_a_plan_goes_up_in_chunks(
 
 def _collect(federation: LocalFederation) -> None:
     """Collect an old upload and a blob that nobody named, killed on the way."""
-    store, artifacts = _opened(federation)
+    store, artifacts = opened(federation)
     stray, file = artifacts.put_bytes(b"stray"), artifacts.temporary()
     file.write_bytes(b"1234")
     part = artifacts.keep_part(file)
@@ -188,7 +141,7 @@ def _collect(federation: LocalFederation) -> None:
         tx.execute(insert(uploads).values(id="up_old", **begun))
         tx.execute(insert(upload_parts).values(upload="up_old", start=0, size=4, part=part))
     command = ("coordinator", "gc", "--grace", "0", "--folder", str(federation.folder / "coordinator"))
-    chained = Chained(federation.folder, places := _numbered(points.COLLECTION), *command)
+    chained = Chained(federation.folder, places := numbered(points.COLLECTION), *command)
     assert chained.process.wait(120) == 0, chained.log.read_text()
     assert chained.died() == places
     assert not artifacts.has(stray) and list(artifacts.kept_parts()) == []
@@ -200,13 +153,13 @@ def _collect(federation: LocalFederation) -> None:
 
 def _restore(federation: LocalFederation) -> None:
     """Back up, lose the folder, and restore it, killed on the way."""
-    store, artifacts = _opened(federation)
+    store, artifacts = opened(federation)
     backup(store, artifacts, federation.folder / "backup")
     store.close()
     folder = federation.folder / "coordinator"
     folder.rename(federation.folder / "lost")
     command = ("coordinator", "restore", str(federation.folder / "backup"), "--folder", str(folder))
-    chained = Chained(federation.folder, places := _numbered(points.RESTORATION), *command)
+    chained = Chained(federation.folder, places := numbered(points.RESTORATION), *command)
     # Killed after its commit, a restoration is done, and the next one finds the database full.
     assert chained.process.wait(120) == ConflictError.exit_code, chained.log.read_text()
     assert chained.died() == places and "restore_not_empty" in chained.log.read_text()
@@ -228,13 +181,13 @@ def test_case_11_a_model_torn_between_two_rounds_is_made_again_and_killed_meanwh
 ) -> None:
     """Case 11: the coordinator is killed, the current model is cut, and it is killed again while it mends."""
     run = _killed_after_a_round(federation, ready)
-    store, artifacts = _opened(federation)
+    store, artifacts = opened(federation)
     with store.reading() as tx:
         digest = find_run(tx, run).parts["model"]
     store.close()
     with artifacts.path(digest).open("r+b") as file:
         file.truncate(PAGE)
-    chained = _chain_coordinator(federation, places := _numbered(points.MENDING))
+    chained = chain_coordinator(federation, places := numbered(points.MENDING))
     until(f"it died everywhere, see {chained.log}", lambda: chained.died() == places)
     until("it is there again", federation.is_ready)
     _ends_as_simulated(federation, run, ready)

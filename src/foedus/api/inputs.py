@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foedus.data.catalogue import federate
 from foedus.data.dataset import Columns
 from foedus.data.population import Federation, Generated, federation
-from foedus.domain.errors import UsageError
+from foedus.domain.errors import ConfigError, UsageError
 from foedus.domain.plan import PlanBundle
 from foedus.domain.run import RunSpec, parse_spec, run_file
 from foedus.domain.table import override, read_toml
@@ -52,9 +52,9 @@ class Inputs:
 
 
 def plan(
-    model: Callable[[], nn.Module],
+    model: Callable[..., nn.Module],
     loss: Loss,
-    prepare: Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]],
+    prepare: Callable[..., tuple[Tensor, Tensor]],
     metrics: Mapping[str, Loss] | None = None,
     directions: Mapping[str, Literal["max", "min"]] | None = None,
 ) -> TrainingPlan:
@@ -62,6 +62,7 @@ def plan(
 
     ``model()`` makes the network; ``loss(output, target)`` is a scalar; ``prepare(columns)`` gives inputs and targets;
     each metric is a mean over a batch, of which ``directions`` says whether ``max`` (the default) or ``min`` is better.
+    In a run that aligns tables they may be ``model(schema)`` and ``prepare(columns, schema)``.
 
     Raises:
         PlanError: ``plan_incomplete``.
@@ -90,20 +91,36 @@ def read_inputs(
     if plan is not None:
         table = {**table, "plan": PYTHON}
     if data is not None:
-        kept = {key: value for key, value in table.get("data", {}).items() if key in ("tags", "cache")}
+        kept = {key: value for key, value in table.get("data", {}).items() if key in ("tags", "cache", "align")}
         table = {**table, "data": {"name": PYTHON, **kept}}
     for key, value in (overrides or {}).items():
         override(table, key, value)
     spec = parse_spec(table, where)
     check_options(spec.strategy.name, spec.strategy.options)
+    if data is not None and spec.data.align is not None:
+        raise _not_aligned()
     prepared = prepare_spec(spec, base) if plan is None else prepare_plan(spec, base, NO_FILES, plan)
-    clients = data if isinstance(data, Federation) else federation(data) if data is not None else federate(spec, base)
-    return Inputs(prepared, clients, spec.name or (base.resolve().name if plan is None else "run"))
+    return Inputs(prepared, _clients(prepared, data), spec.name or (base.resolve().name if plan is None else "run"))
 
 
 def engine_of(how: How) -> Engine:
     """The kernel and executor that were asked for."""
     return Engine(how.get("kernel", "auto"), how.get("executor", "auto"), how.get("workers"), how.get("device", "cpu"))
+
+
+def _clients(prepared: Prepared, data: Data | None) -> Federation:
+    if data is None:
+        return federate(prepared.spec, prepared.base, prepared.alignment)
+    return data if isinstance(data, Federation) else federation(data)
+
+
+def _not_aligned() -> ConfigError:
+    return ConfigError(
+        "align_refused",
+        "Data that are given as objects cannot be aligned.",
+        "They have the columns that they have; `[data.align]` reads tables of `sites`.",
+        "Leave `[data.align]` out, or `data`.",
+    )
 
 
 def _table(run: Run) -> tuple[dict[str, Any], Path, str]:

@@ -23,9 +23,9 @@ POOLED = "pooled"
 
 def baselines(prepared: Prepared) -> dict[str, dict[str, float]]:
     """Loss and metrics on the held-out part: of each client that trained alone, by name, and of ``pooled`` data."""
-    federation = federate(prepared.spec, prepared.base)
+    federation = federate(prepared.spec, prepared.base, prepared.alignment)
     spec = prepared.spec.model_copy(update={"cohort": CohortTable(size=1)})
-    single = prepare_spec(spec, prepared.base)
+    single = prepare_spec(spec, prepared.base, prepared.alignment)
     alone = {name: _train(single, federation, name, federation.clients[name]) for name in sorted(federation.clients)}
     return {**alone, POOLED: _train(single, federation, POOLED, _together(federation.clients))}
 

@@ -147,7 +147,7 @@ def measured(prepared: Prepared, model: Tensors) -> dict[str, float]:
     if prepared.spec.data.held_out is None:
         return {}
     try:
-        federation = federate(prepared.spec, prepared.base)
+        federation = federate(prepared.spec, prepared.base, prepared.alignment)
     except FoedusError as error:
         say(f"The model is not measured on the held-out part, whose data are not here: {error.what}")
         return {}

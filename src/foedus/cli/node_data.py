@@ -13,11 +13,14 @@ from foedus.domain.errors import NotFoundError
 from foedus.node.owner import list_datasets, remove_dataset
 from foedus.node.vault import Dataset
 
-LAZY = {"add": ("foedus.cli.node_data_add", "Offer a file or folder as a client.")}
+LAZY = {
+    "add": ("foedus.cli.node_data_add", "Offer a file or folder as a client."),
+    "schema": ("foedus.cli.node_data_schema", "Show what runs that align tables may be told of a dataset."),
+}
 """What reads data, and so loads torch."""
 
-STATISTICS = ("mean", "deviation", "low", "high")
-"""Of every column (:mod:`foedus.data.statistics`)."""
+SHOWN = ("shape", "classes", "mean", "deviation", "low", "high")
+"""What is shown of columns, where they have it (:mod:`foedus.data.statistics`)."""
 
 
 @click.group("data", cls=LazyGroup, lazy=LAZY)
@@ -79,8 +82,8 @@ def dataset_text(dataset: Dataset) -> str:
         *([f"no run trains on fewer than {dataset.minimum} examples"] if dataset.minimum > 1 else []),
         *([f"read by the loading plan {dataset.loading}; so plans see it:"] if dataset.loading else []),
     ]
-    shaped = any(column.get("shape") for column in dataset.summary)
-    keys = ("name", "dtype", *(["shape"] if shaped else []), *STATISTICS)
+    there = [key for key in SHOWN if any(column.get(key) not in (None, []) for column in dataset.summary)]
+    keys = ("name", "dtype", *there)
     rows = [[_shown(column.get(key, "")) for key in keys] for column in dataset.summary]
     return "\n".join([*lines, table(["column", *keys[1:]], rows)])
 

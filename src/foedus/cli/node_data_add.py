@@ -21,6 +21,7 @@ from foedus.node.datasets import Terms, add_dataset
         "foedus node data add cleveland.csv --name cleveland --tags heart --loading cleveland.toml",
         'foedus node data add scans --name site-a --tags brain --kind medical --set \'modalities=["T1", "label"]\'',
         "foedus node data add patients.toml --name site-b --tags stays --minimum 50",
+        "foedus node data add stays.csv --name site-c --tags stays --texts",
     ),
 )
 @click.argument("path", type=click.Path(path_type=Path))
@@ -29,6 +30,7 @@ from foedus.node.datasets import Terms, add_dataset
 @click.option("--kind", default="", metavar="KIND", help=f"How PATH is read: {', '.join(KINDS)}; else by its ending.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="An option of the kind, as size=28.")
 @click.option("--loading", metavar="NAME|FILE", help="Read it by this loading plan: one kept here, or a .toml file.")
+@click.option("--texts", is_flag=True, help="A table with texts or missing cells, for runs that align tables.")
 @click.option("--description", default="", help="A line for the owner of the data.")
 @click.option("--minimum", default=1, metavar="N", type=click.IntRange(min=1), help="Fewest examples to train on.")
 @home_option
@@ -40,6 +42,7 @@ def command(
     kind: str,
     options: tuple[str, ...],
     loading: str | None,
+    texts: bool,
     description: str,
     minimum: int,
     home: Path,
@@ -50,8 +53,10 @@ def command(
     `query`, where the URL stays. A folder: images with a folder per class; subjects with NIfTI files and demographics
     (--kind medical); or what a class `Loader` in its own loader.py reads.
     """
+    if texts and loading is not None:
+        raise click.UsageError("A loading plan makes numbers of texts: give either --texts or --loading.")
     chosen = [tag.strip() for text in tags for tag in text.split(",") if tag.strip()]
-    terms = Terms(kind, _options(options), loading, description, minimum)
+    terms = Terms(kind, _options(options), loading, description, minimum, texts)
     dataset = add_dataset(home, path, name, chosen, terms)
     emit(described(dataset), dataset_text(dataset))
 

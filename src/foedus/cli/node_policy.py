@@ -27,4 +27,4 @@ def check(home: Path) -> None:
     width = max(len(rule) for rule, _ in rules)
     where = f"{FILE} is in order" if there else f"there is no {FILE}; this holds"
     text = "\n".join([f"{where}:", *(f"  {rule:<{width}}  {words}" for rule, words in rules)])
-    emit({"file": there, "policy": policy.model_dump(mode="json"), "rules": dict(rules)}, text)
+    emit({"file": there, "policy": policy.model_dump(mode="json", by_alias=True), "rules": dict(rules)}, text)

@@ -15,7 +15,7 @@ import click
 from foedus.domain.errors import UsageError
 from foedus.node.settings import node_home
 
-PATHS = frozenset({"data.folder", "data.file", "time.trace"})
+PATHS = frozenset({"data.folder", "data.file", "data.align.loading", "time.trace"})
 """Keys of run.toml whose values are paths; in the file they are relative to it."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])

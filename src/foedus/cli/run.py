@@ -14,6 +14,7 @@ from foedus.wire.messages import RunView
 LAZY = {
     "submit": ("foedus.cli.run_submit", "Submit a run, and follow it if you like."),
     "create": ("foedus.cli.run_create", "Submit a run as a draft, which rests until it is started."),
+    "align": ("foedus.cli.run_align", "Wait for the columns of the clients' tables, and begin a run made for them."),
     "watch": ("foedus.cli.run_watch", "Follow a run to its end, and keep its folder."),
     "history": ("foedus.cli.run_history", "Show how the work of a run's clients went, step by step."),
     "lineage": ("foedus.cli.run_lineage", "Show where a model of a run comes from."),

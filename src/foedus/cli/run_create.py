@@ -10,10 +10,11 @@ from foedus.cli.connection import connected
 from foedus.cli.options import examples, parse_overrides, run_argument, set_option
 from foedus.cli.output import emit, json_option, say
 from foedus.cli.run import describe
-from foedus.cli.run_submit import NOTE, submission_of
+from foedus.cli.run_submit import NOTE, submission_of, submitted
 from foedus.client import runs
 from foedus.client.http import Connection
-from foedus.engine.prepare import prepare
+from foedus.domain.run import run_file
+from foedus.engine.prepare import prepare_spec, read_spec
 
 
 @click.command("create", epilog=examples("foedus run create run.toml", "foedus run start RUN"))
@@ -26,7 +27,11 @@ def command(connection: Connection, run_toml: Path, overrides: tuple[str, ...]) 
 
     Its owner may still look at it, or have its events sent somewhere, before the first one.
     """
-    view = runs.submit(connection, submission_of(prepare(run_toml, parse_overrides(overrides))), draft=True)
+    spec, base = read_spec(run_toml, parse_overrides(overrides)), run_file(run_toml).parent
+    asks = spec.data.asks_sites
+    submission = submitted(spec, base) if asks else submission_of(prepare_spec(spec, base))
+    view = runs.submit(connection, submission, draft=True)
     say(NOTE)
     emit(view.model_dump(mode="json"), view.id)
-    say(f"{describe(view)}\nNext: foedus run start {view.id}")
+    align = f", and foedus run align {view.id} {run_toml}" if asks else ""
+    say(f"{describe(view)}\nNext: foedus run start {view.id}{align}")

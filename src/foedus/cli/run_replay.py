@@ -30,7 +30,7 @@ def command(connection: Connection, run: str, run_toml: Path) -> None:
     Every schedule, also one that goes by who answers first, then gives the model that the live run has.
     """
     view = runs.show(connection, run)
-    prepared = prepare_spec(parse_spec(view.spec), run_file(run_toml).parent)
+    prepared = prepare_spec(parse_spec(view.spec), run_file(run_toml).parent, runs.alignment_of(connection, view))
     if prepared.bundle.digest != view.plan:
         raise DataError(
             "replay_differs",

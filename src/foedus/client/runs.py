@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from foedus.client.blobs import download, upload
 from foedus.client.http import Connection, identified
 from foedus.client.sse import ServerEvent, server_events
+from foedus.data.align import ALIGNMENT_LIMIT, Alignment, parse_alignment
 from foedus.domain.errors import FoedusError, NotFoundError
 from foedus.domain.lifecycle import ENDED
 from foedus.domain.plain import Json
@@ -17,7 +19,7 @@ from foedus.domain.plan import ModelManifest, PlanBundle
 from foedus.domain.run import RunSpec
 from foedus.wire.http import malformed, transient
 from foedus.wire.lineage import Lineage, UpdateList, UpdateView
-from foedus.wire.messages import Manifest, ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
+from foedus.wire.messages import Manifest, ModelList, ModelView, Parameters, RoundList, RunList, RunView, SubmitRun
 from foedus.wire.plan_signature import PlanSignature
 
 
@@ -25,15 +27,17 @@ from foedus.wire.plan_signature import PlanSignature
 class Submission:
     """All that a run needs: run.toml as resolved, the plan's bytes, and the model as the researcher's side made it.
 
-    ``parameters`` are the initial parameters and buffers as a safetensors file, ``manifest`` what they are. ``signed``:
-    the plan's signature by its author, where there is one.
+    ``parameters`` are the initial parameters and buffers as a safetensors file, ``manifest`` what they are; none where
+    nodes are asked for their schemas first. ``signed``: the plan's signature by its author, where there is one.
+    ``alignment``: how the researcher has tables read, where they are aligned.
     """
 
     spec: RunSpec
     bundle: PlanBundle
-    parameters: bytes
-    manifest: ModelManifest
+    parameters: bytes | None
+    manifest: ModelManifest | None
     signed: PlanSignature | None = None
+    alignment: Alignment | None = None
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,42 @@ def submit(connection: Connection, submission: Submission, draft: bool = False) 
     Raises:
         FoedusError: the coordinator's own error, or an :class:`UnreachableError`.
     """
+    parameters, manifest, alignment = submission.parameters, submission.manifest, submission.alignment
     message = SubmitRun(
         spec=submission.spec.model_dump(mode="json"),
         plan=submission.bundle.digest,
         plan_blob=upload(connection, submission.bundle.to_bytes()),
-        parameters=upload(connection, submission.parameters),
-        manifest=Manifest.model_validate(asdict(submission.manifest)),
+        parameters=None if parameters is None else upload(connection, parameters),
+        manifest=None if manifest is None else Manifest.model_validate(asdict(manifest)),
         draft=draft,
         signed=submission.signed,
+        alignment=None if alignment is None else upload(connection, alignment.to_bytes()),
     )
     return connection.post("/runs", RunView, message)
+
+
+def alignment_of(connection: Connection, view: RunView) -> Alignment | None:
+    """How a run has tables read; none where it does not say, or not yet.
+
+    Raises:
+        ConfigError: where what the coordinator has is no alignment.
+    """
+    if view.alignment is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="foedus-") as folder:
+        file = download(connection, view.alignment, Path(folder) / "alignment.json", limit=ALIGNMENT_LIMIT)
+        return parse_alignment(file.read_bytes())
+
+
+def give_parameters(connection: Connection, run: str, parameters: bytes, manifest: ModelManifest) -> RunView:
+    """Bring the initial model of a run whose tables have been aligned; it begins with it.
+
+    Raises:
+        FoedusError: the coordinator's own error, or an :class:`UnreachableError`.
+    """
+    described = Manifest.model_validate(asdict(manifest))
+    message = Parameters(parameters=upload(connection, parameters), manifest=described)
+    return connection.post(f"{_path(run)}/parameters", RunView, message)
 
 
 def list_runs(connection: Connection) -> tuple[RunView, ...]:

@@ -10,7 +10,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from foedus.coordinator import assignments, polling
+from foedus.coordinator import aligning, assignments, polling
 from foedus.coordinator.bells import of_node, wait_for
 from foedus.coordinator.context import context
 from foedus.coordinator.http import parse, signed
@@ -20,7 +20,7 @@ from foedus.coordinator.measures import contribution_refused
 from foedus.coordinator.policy import acts
 from foedus.domain.errors import FoedusError
 from foedus.domain.spans import span
-from foedus.wire.messages import Accepted, Contribute, Fail, Poll, Renew, Renewed, Work
+from foedus.wire.messages import Accepted, Contribute, Fail, Poll, Renew, Renewed, SchemaHeard, TellSchema, Work
 
 router = APIRouter(prefix="/api/v1", tags=["nodes"])
 Command = TypeVar("Command", bound=BaseModel)
@@ -45,6 +45,14 @@ async def post_poll(request: Request, response: Response) -> Work:
     if found.then == "disconnect":
         response.headers["Connection"] = "close"
     return found
+
+
+@router.post("/node/schemas", **acts("node.work"))
+async def post_schema(request: Request) -> SchemaHeard:
+    """What a dataset's columns are, or why the node keeps them."""
+    node, body = await signed(request)
+    command, live = parse(TellSchema, body), context(request).live
+    return await to_thread.run_sync(lambda: aligning.hear(live, node, command))
 
 
 @router.post("/node/assignments/{assignment}/renew", **acts("node.work"))

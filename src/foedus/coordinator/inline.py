@@ -19,7 +19,7 @@ def small_blobs(live: Live, asks: Iterable[Assignment]) -> dict[str, bytes]:
 
     What cannot be read just now is left out: the node asks for it, and is told why.
     """
-    wanted = {digest for ask in asks for digest in ask.broadcast.values()}
+    wanted = {digest for ask in asks for digest in (*ask.broadcast.values(), ask.alignment) if digest}
     if not wanted or not live.inline:
         return {}
     with live.store.reading() as tx:

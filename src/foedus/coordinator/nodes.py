@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from foedus.coordinator.aligning import forget_kept
 from foedus.coordinator.bells import of_node
 from foedus.coordinator.greeting import claim, greet, release_all
 from foedus.coordinator.identities import NodeIdentity, Person
@@ -45,6 +46,7 @@ def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
     A dataset whose name is another node's is left out, and the owner is told; the others are taken.
     """
     greet(tx, node, command)
+    forget_kept(tx, node.id)
     tx.execute(delete(datasets).where(datasets.c.node_id == node.id))
     refused = []
     for dataset in command.datasets:

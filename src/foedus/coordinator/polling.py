@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, not_, null, or_, select, update
 
+from foedus.coordinator import aligning
 from foedus.coordinator.greeting import note_clash
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.inline import small_blobs
@@ -71,12 +72,13 @@ def look(live: Live, node: NodeIdentity, poll: Poll, since: float) -> Work | Non
         stop = _unawaited(tx, node.id, poll.held)
         waiting = _takeable(tx, node.id, poll, now)
         plans, ended, audit = _offers(tx, node.id), _ended(tx, node.id, now - TOLD), show_head(head(tx))
-    if not waiting and not plans and not stop and not any(updated >= since for _, updated in ended):
+        schemas = aligning.asks(tx, node.id)
+    if not waiting and not plans and not schemas and not stop and not any(updated >= since for _, updated in ended):
         return None
     leased = _lease(live, node, poll, now) if waiting else ()
     told = tuple(run for run, _ in ended)
-    blobs = small_blobs(live, leased)
-    return Work(assignments=leased, plans=plans, ended=told, stop=stop, blobs=blobs, audit=audit)
+    brought = Work(assignments=leased, plans=plans, schemas=schemas, ended=told, stop=stop)
+    return brought.model_copy(update={"blobs": small_blobs(live, leased), "audit": audit})
 
 
 def _unawaited(tx: Connection, node: str, held: tuple[str, ...]) -> tuple[str, ...]:
@@ -190,6 +192,7 @@ def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assign
         broadcast=row.broadcast,
         cohort=len(row.clients) or None,
         inline=live.inline,
+        alignment=run.alignment,
         state=tx.execute(select(client_states.c.digest).where(*here)).scalar(),
     )
 

@@ -12,6 +12,7 @@ from foedus.coordinator.orders import TAKES
 from foedus.domain.errors import ConflictError
 from foedus.domain.facts import Facts
 from foedus.domain.run import RunSpec
+from foedus.store.aligning import schemas
 from foedus.store.tables import approvals, assignments, datasets, nodes, phases
 from foedus.wire.messages import ClientStatus
 
@@ -24,6 +25,7 @@ class Candidate:
     """A dataset that matches a run's tags, and what its owner says of the run's plan (empty: nothing yet).
 
     ``also``: others of the same node that match. Nobody can say which is meant, so that none of them is asked.
+    ``schema``: what its node said where a run asks for schemas: empty where it told it, else why it keeps it.
     """
 
     client: str
@@ -33,6 +35,7 @@ class Candidate:
     note: str
     last_seen: float | None
     also: tuple[str, ...] = ()
+    schema: str | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -64,6 +67,27 @@ def candidates(connection: Connection, run: RunRow) -> list[Candidate]:
 def ready(connection: Connection, run: RunRow) -> dict[str, str]:
     """The clients that may be asked: client name → node."""
     return {one.client: one.node for one in candidates(connection, run) if one.is_ready}
+
+
+def is_unaligned(run: RunRow) -> bool:
+    """Whether a run waits for the schemas of its clients."""
+    return not run.initial_model and run.alignment is None
+
+
+def asked_for_schemas(connection: Connection, run: RunRow) -> list[Candidate]:
+    """The clients whose schemas a run wants, with what they said: all that match, or the one that it names."""
+    align = spec_of(run).data.align
+    named = None if align is None else align.client
+    rows = connection.execute(select(schemas).where(schemas.c.run_id == run.id))
+    said = {row.client: f"{row.code}: {row.reason}" if row.code else "" for row in rows}
+    found = [one for one in candidates(connection, run) if named in (None, one.client)]
+    return [replace(one, schema=said.get(one.client)) for one in found]
+
+
+def schemas_needed(spec: RunSpec) -> int:
+    """How many schemas fix how a run's tables are read."""
+    align = spec.data.align
+    return 1 if align is None or align.client is not None else align.clients or needed(spec)
 
 
 def check_unambiguous(connection: Connection, run: RunRow) -> None:
@@ -120,13 +144,22 @@ def statuses(connection: Connection, run: RunRow, now: float) -> tuple[ClientSta
 
 def waiting_for(connection: Connection, run: RunRow) -> str:
     """In words, who has to do what before the next round can begin; empty where nobody has."""
-    found, want, tags = candidates(connection, run), needed(spec_of(run)), ", ".join(spec_of(run).data.tags)
-    missing = want - sum(one.is_ready for one in found)
-    if missing <= 0:
+    spec = spec_of(run)
+    if is_unaligned(run):
+        found, want = asked_for_schemas(connection, run), schemas_needed(spec)
+        done = sum(one.is_ready and one.schema == "" for one in found)
+    elif not run.initial_model:
+        return f"whoever submitted it: its tables are aligned, and `foedus run align {run.id} RUN.toml` begins it"
+    else:
+        found, want = candidates(connection, run), needed(spec)
+        done = sum(one.is_ready for one in found)
+    if done >= want:
         return ""
-    reasons = [_reason(one, run.plan) for one in found if not one.is_ready]
-    absent = want - len(found)
-    if absent > 0:
+    reasons = [reason for one in found if (reason := _reason(one, run))]
+    absent, tags = want - len(found), ", ".join(spec.data.tags)
+    if absent > 0 and is_unaligned(run) and spec.data.align is not None and spec.data.align.client:
+        reasons.append(f"the dataset {spec.data.align.client}, of which the schema is wanted, has to join")
+    elif absent > 0:
         which = f" tagged {tags}" if tags else ""
         one_or_many = ("dataset", "has") if absent == 1 else ("datasets", "have")
         reasons.append(f"{absent} more {one_or_many[0]}{which} {one_or_many[1]} to join")
@@ -160,7 +193,14 @@ def _status(one: Candidate, busy: bool, now: float) -> str:
     return "ready" if one.last_seen is not None and now - one.last_seen < AWAY else "away"
 
 
-def _reason(one: Candidate, plan: str) -> str:
+def _reason(one: Candidate, run: RunRow) -> str:
+    """Why a client keeps a run waiting; empty where it does not."""
+    if one.is_ready and is_unaligned(run):
+        told = "has to tell the columns of its table" if one.schema is None else f"keeps its schema ({one.schema})"
+        return "" if one.schema == "" else f"{one.client}: the node {one.node_name} {told}"
+    if one.is_ready:
+        return ""
+    plan = run.plan
     if one.also:
         both = f"{one.client}, {', '.join(one.also)}"
         return f"{one.node_name}: its owner offers more than one dataset with the run's tags ({both})"

@@ -1,8 +1,8 @@
 """Which blobs are needed, and the removal of the others: garbage is collected off the hot path, by rules.
 
-Needed are: the plan, initial model and state of every run, the model of every round of every run, what open phases
-broadcast, and updates until they are aggregated and the state that they made is no run's any more (it can be made again
-of them, should its file be damaged: :mod:`foedus.coordinator.mending`), or for ever where the run keeps them
+Needed are: the plan, alignment, initial model and state of every run, the model of every round of every run, what open
+phases broadcast, and updates until they are aggregated and the state that they made is no run's any more (it can be
+made again of them, should its file be damaged: :mod:`foedus.coordinator.mending`), or for ever where the run keeps them
 (``trainer.delete_local_models_after_aggregation = false``). What nothing needs goes once nobody named it for a while;
 spent updates go soon.
 
@@ -58,8 +58,9 @@ class Collected:
 def needed(tx: Connection) -> set[str]:
     """The digest of every blob that something refers to."""
     found = set(tx.execute(select(rounds.c.model_blob)).scalars())
-    for row in tx.execute(select(runs.c.plan_blob, runs.c.initial_model, runs.c.parts)):
-        found |= {row.plan_blob, row.initial_model, *row.parts.values()}
+    for row in tx.execute(select(runs.c.plan_blob, runs.c.initial_model, runs.c.alignment, runs.c.parts)):
+        found |= {digest for digest in (row.plan_blob, row.initial_model, row.alignment) if digest}
+        found |= set(row.parts.values())
     carried = (
         select(assignments.c.id).where(PHASE_OF, assignments.c.carries == 1, assignments.c.heard.is_(None)).exists()
     )

@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Request
 from sqlalchemy import Connection
 
-from foedus.coordinator import lineage, runs, steering
+from foedus.coordinator import lineage, runs, steering, submitting
 from foedus.coordinator.bells import RUNS, of_node, of_run
 from foedus.coordinator.blob_access import check_readable
 from foedus.coordinator.context import context
@@ -17,12 +17,12 @@ from foedus.coordinator.http import idempotency_key, once, parse, person, read, 
 from foedus.coordinator.identities import Person
 from foedus.coordinator.live import find_run
 from foedus.coordinator.policy import acts
-from foedus.coordinator.readiness import candidates
+from foedus.coordinator.readiness import candidates, is_unaligned
 from foedus.store.audit import Act, record
 from foedus.store.unit_of_work import notice
 from foedus.wire.http import IDEMPOTENCY_KEY
 from foedus.wire.lineage import Lineage, UpdateList
-from foedus.wire.messages import ModelList, ModelView, RoundList, RunList, RunView, SubmitRun
+from foedus.wire.messages import ModelList, ModelView, Parameters, RoundList, RunList, RunView, SubmitRun
 
 router = APIRouter(prefix="/api/v1/runs", tags=["people"])
 Who = Annotated[Person, Depends(person)]
@@ -37,11 +37,11 @@ async def post_run(request: Request, who: Who) -> RunView:
 
     def work() -> RunView:
         with live.store.reading() as tx:
-            for digest in (command.plan_blob, command.parameters):
+            for digest in filter(None, (command.plan_blob, command.parameters, command.alignment)):
                 check_readable(tx, who, digest)
-        submission = runs.prepare(live.artifacts, command)
+        submission = submitting.prepare(live.artifacts, command)
         with live.store.transaction("submit") as tx:
-            reply = once(tx, who.actor, key, body, lambda: runs.submit(tx, submission, who))
+            reply = once(tx, who.actor, key, body, lambda: submitting.submit(tx, submission, who))
             view = RunView.model_validate(reply)
             _ring(tx, view.id)
         return view
@@ -90,6 +90,23 @@ def get_updates(request: Request, run: str, number: Round, who: Who) -> UpdateLi
     """What each client sent in a round, and whether it is kept."""
     artifacts = context(request).artifacts
     return read(request, lambda tx: lineage.updates(tx, artifacts, run, number))
+
+
+@router.post("/{run}/parameters", **acts("runs.change"))
+async def post_parameters(request: Request, run: str, who: Who) -> RunView:
+    """The initial model of a run whose tables have been aligned; it begins when its clients are ready."""
+    command, live = parse(Parameters, await read_body(request)), context(request).live
+
+    def work() -> RunView:
+        with live.store.reading() as tx:
+            check_readable(tx, who, command.parameters)
+            row = find_run(tx, run)
+        start = submitting.prepare_start(live, row, command)
+        return _steer(
+            request, run, who, "parameters", lambda tx, run: submitting.give_parameters(tx, run, start, live.artifacts)
+        )
+
+    return await to_thread.run_sync(work)
 
 
 @router.post("/{run}/start", status_code=202, **acts("runs.change"))
@@ -143,7 +160,8 @@ def _steer(request: Request, run: str, who: Person, name: str, move: Callable[[C
 
 
 def _ring(tx: Connection, run: str) -> None:
-    """A run begins, goes on or has ended: its driver, who follows it, and nodes whose owners have to decide look."""
-    undecided = {one.node for one in candidates(tx, find_run(tx, run)) if not one.state}
-    nodes = undecided | set(runs.followers(tx, run))
+    """A run begins, goes on or has ended: its driver, who follows it, and nodes that have to decide or tell look."""
+    row = find_run(tx, run)
+    asked = {one.node for one in candidates(tx, row) if not one.state or is_unaligned(row)}
+    nodes = asked | set(runs.followers(tx, run))
     notice(tx, RUNS, of_run(run), *map(of_node, nodes))

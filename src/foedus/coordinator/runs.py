@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
-from foedus.coordinator.blob_rows import name_blobs
-from foedus.coordinator.checks import check_model
-from foedus.coordinator.folding import MODEL, begin, digest_of_model
 from foedus.coordinator.identities import Person
-from foedus.coordinator.live import RUN, RunRow, find_run, parse_manifest, spec_of
-from foedus.coordinator.moves import RUN_TOLD, attempt_of
+from foedus.coordinator.live import RUN, RunRow, find_run, spec_of
+from foedus.coordinator.moves import attempt_of
 from foedus.coordinator.orders import ONGOING
 from foedus.coordinator.policy import within
-from foedus.coordinator.readiness import check_unambiguous, statuses, waiting_for
-from foedus.coordinator.telling import tell
-from foedus.domain.errors import IntegrityError, NotFoundError
-from foedus.domain.lifecycle import ENDED, RunStatus
-from foedus.domain.plain import Json
-from foedus.domain.plan import BUNDLE_LIMIT, parse_bundle
-from foedus.domain.run import parse_spec
-from foedus.store.artifacts import Artifacts, hash_file
-from foedus.store.audit import Act, record
+from foedus.coordinator.readiness import statuses, waiting_for
+from foedus.domain.errors import NotFoundError
+from foedus.domain.lifecycle import ENDED
 from foedus.store.tables import assignments, blobs, events, phases, rounds, runs
-from foedus.strategies.catalogue import build
-from foedus.strategies.strategy import RunContext
 from foedus.wire.messages import (
     ModelList,
     ModelView,
@@ -40,96 +26,10 @@ from foedus.wire.messages import (
     RoundView,
     RunList,
     RunView,
-    SubmitRun,
 )
-from foedus.wire.plan_signature import check_signature
 
 LIST_LIMIT = 500
 ALERTS = 5
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A run that could begin: everything checked, its first state's parts on disk."""
-
-    command: SubmitRun
-    name: str
-    data: Mapping[str, Json]
-    parts: Mapping[str, str]
-    artifacts: Artifacts
-    model_digest: str
-
-
-def prepare(artifacts: Artifacts, command: SubmitRun) -> Submission:
-    """Check all that a run brings, before anything is recorded of it.
-
-    Raises:
-        ConfigError: ``config_refused``, ``strategy_unknown``, ``strategy_unsound``.
-        PlanError: ``plan_malformed``.
-        IntegrityError: ``plan_digest``, ``metadata_refused``, or what is wrong with the initial model.
-        NotFoundError: ``blob_unknown`` where a blob was not uploaded before.
-        AccessError: ``key_malformed``, ``proof_refused`` where the plan's signature is not of it.
-    """
-    spec, manifest = parse_spec(command.spec), parse_manifest(command.manifest.model_dump())
-    strategy = build(RunContext(spec, manifest))
-    bundle = artifacts.path(command.plan_blob)
-    if bundle.stat().st_size > 2 * BUNDLE_LIMIT or parse_bundle(bundle.read_bytes()).digest != command.plan:
-        raise IntegrityError(
-            "plan_digest",
-            "The plan's bytes are not those of the digest.",
-            "Owners approve the digest.",
-            "Send both anew.",
-        )
-    if command.signed is not None:
-        check_signature(command.signed, command.plan)
-    model = artifacts.path(command.parameters)
-    check_model(model, manifest)
-    data, files = begin(strategy, model, artifacts.temporary)
-    parts = {MODEL: command.parameters}
-    for part, file in files.items():
-        if part != MODEL:
-            parts[part] = hash_file(file)
-            artifacts.adopt(file, parts[part])
-    name = spec.name or f"{spec.strategy.name}-{command.plan[:6]}"
-    return Submission(command, name, data, parts, artifacts, digest_of_model(model))
-
-
-def submit(connection: Connection, submission: Submission, author: Person) -> RunView:
-    """Record a run that was prepared: as a draft, or waiting for its clients.
-
-    Raises:
-        ConflictError: ``dataset_ambiguous`` where it would find two datasets of one node.
-    """
-    now, run, command = time.time(), f"run_{secrets.token_hex(6)}", submission.command
-    status = RunStatus.DRAFT if command.draft else RunStatus.WAITING
-    name_blobs(connection, submission.artifacts, (*submission.parts.values(), command.plan_blob))
-    row = {
-        "id": run,
-        "name": submission.name,
-        "status": status.value,
-        "spec": command.spec,
-        "plan": command.plan,
-        "plan_blob": command.plan_blob,
-        "manifest": command.manifest.model_dump(mode="json"),
-        "author": author.name,
-        "owner_id": author.id,
-        "org_id": author.org,
-        "created_at": now,
-        "updated_at": now,
-        "data": dict(submission.data),
-        "parts": dict(submission.parts),
-        "initial_model": command.parameters,
-        "plan_signature": None if command.signed is None else command.signed.model_dump(mode="json"),
-    }
-    connection.execute(insert(runs).values(**row))
-    model = {"model_digest": submission.model_digest, "model_blob": command.parameters}
-    connection.execute(insert(rounds).values(run_id=run, round=0, record={}, **model))
-    found = find_run(connection, run)
-    if not command.draft:
-        check_unambiguous(connection, found)
-    tell(connection, found, RUN_TOLD[status], now, status=status.value)
-    record(connection, Act(author.actor, "runs.submit", run, author.org, detail={"plan": command.plan}))
-    return view(connection, found)
 
 
 def show(connection: Connection, run: str) -> RunView:
@@ -211,25 +111,24 @@ def _summary(connection: Connection, run: RunRow) -> RunView:
     latest = connection.execute(
         select(rounds).where(rounds.c.run_id == run.id).order_by(rounds.c.round.desc()).limit(1)
     ).one_or_none()
-    if latest is None:
-        raise NotFoundError("run_unknown", f"Run {run.id} has no model.")
     here = (phases.c.run_id == run.id, phases.c.status.in_(ONGOING))
     phase = connection.execute(select(func.max(phases.c.phase)).where(*here)).scalar()
-    spec, stage = spec_of(run), attempt_of(connection, run.id, run.data["round"])
+    spec, stage = spec_of(run), attempt_of(connection, run.id, run.data.get("round", 1))
     return RunView(
         id=run.id,
         name=run.name,
         status=run.status,
         reason=run.reason,
-        round=latest.round,
+        round=0 if latest is None else latest.round,
         rounds=spec.rounds,
         phase="" if run.status in ENDED else phase or "",
         stage="" if stage is None else stage.stage,
         plan=run.plan,
         strategy=spec.strategy.name,
         created_at=datetime.fromtimestamp(run.created_at, UTC),
-        model_digest=latest.model_digest,
-        metrics=latest.record.get("metrics", {}),
+        model_digest="" if latest is None else latest.model_digest,
+        metrics={} if latest is None else latest.record.get("metrics", {}),
+        alignment=run.alignment,
     )
 
 

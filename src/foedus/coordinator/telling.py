@@ -22,7 +22,7 @@ MODEL = "model"
 OUTBOX = "outbox"
 """The bell of what sends to webhooks."""
 
-AUDITED = frozenset({"run_started", "run_completed", "run_failed", "round_committed", "state_mended"})
+AUDITED = frozenset({"run_aligned", "run_started", "run_completed", "run_failed", "round_committed", "state_mended"})
 """Events that stand in the audit log, too: the coordinator's own acts. What people do is recorded where they do it."""
 
 
@@ -30,7 +30,7 @@ def tell(tx: Connection, run: Row[Any], kind: Kind, now: float, **facts: Json) -
     """Append an event of this run, for all who follow it."""
     counted = update(runs).where(runs.c.id == run.id).values(told=runs.c.told + 1).returning(runs.c.told)
     number = tx.execute(counted).scalar_one()
-    common: dict[str, Any] = {"id": number, "kind": kind, "run": run.id, "at": now, "model": run.parts[MODEL]}
+    common: dict[str, Any] = {"id": number, "kind": kind, "run": run.id, "at": now, "model": run.parts.get(MODEL)}
     event = RunEvent.model_validate({**common, **facts})
     data = event.model_dump(mode="json", exclude_defaults=True)
     tx.execute(insert(events).values(run_id=run.id, number=number, kind=kind, data=data, at=now))

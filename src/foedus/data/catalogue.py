@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
+from foedus.data.align import Alignment, alignment_of, read_alignment
 from foedus.data.dataset import Columns, count
 from foedus.data.names import SOURCES, check_source
 from foedus.data.owned import Reading, kind_of
 from foedus.data.partition import clients_of
 from foedus.data.population import Federation, OnDemand, take
 from foedus.data.sources.source import Pool, Request, Source
-from foedus.domain.errors import DataError
+from foedus.domain.errors import ConfigError, DataError
 from foedus.domain.rng import generator
 from foedus.domain.run import DataTable, RunSpec
 from foedus.domain.table import validate
@@ -28,16 +29,18 @@ TEST = "test"
 """The value of ``held_out`` that means the source's own test part."""
 
 
-def federate(spec: RunSpec, base: Path) -> Federation:
+def federate(spec: RunSpec, base: Path, alignment: Alignment | None = None) -> Federation:
     """Load the run's data set, cut the held-out part, and divide the rest; paths are relative to ``base``.
 
+    ``alignment``: how tables that differ are read, where it is known already; else it is :func:`alignment_here`.
+
     Raises:
-        ConfigError: ``dataset_unknown``, and as :func:`foedus.data.partition.clients_of`.
+        ConfigError: ``dataset_unknown``, ``align_refused``, and as :func:`foedus.data.partition.clients_of`.
         DataError: ``dataset_missing``, ``dataset_unreadable``, ``dataset_empty``, ``extra_missing``,
             ``partition_missing``, ``partition_refused``, ``partition_too_thin``, and others of the source.
     """
     data = spec.data
-    found = load(data, base, spec.seed)
+    found = load(data, base, spec.seed, alignment or alignment_here(data, base))
     if isinstance(found, Federation):
         return replace(_natural(data, found, spec.seed), described=True)
     if data.partition is None:
@@ -56,15 +59,48 @@ def federate(spec: RunSpec, base: Path) -> Federation:
     return replace(clients, held_out=kept, described=True)
 
 
-def load(data: DataTable, base: Path = Path(), seed: int = 0) -> Pool | Federation:
+def load(data: DataTable, base: Path = Path(), seed: int = 0, alignment: Alignment | None = None) -> Pool | Federation:
     """What the source of a run's data gives: a pool of examples, or clients of its own.
 
     Raises:
-        ConfigError: ``dataset_unknown``, ``config_refused``.
+        ConfigError: ``dataset_unknown``, ``config_refused``, ``align_refused``.
         DataError: as the source does, and ``extra_missing``.
     """
     source = _source(data.name)
-    request = Request(
+    if data.align is not None and source.drafts is None:
+        raise _not_sites(data)
+    return source.read(_request(source, data, base, seed, alignment))
+
+
+def alignment_here(data: DataTable, base: Path) -> Alignment | None:
+    """How the tables of a run are read alike: by the researcher's loading plan, or by the columns of the sites here.
+
+    Raises:
+        ConfigError: ``align_refused``, and as :func:`foedus.data.loading_plan.read_loading_plan`.
+        DataError: as the sites' files are read, and ``site_unknown``.
+    """
+    if data.align is None:
+        return None
+    if data.align.loading is not None:
+        return read_alignment(base / data.align.loading, data.label)
+    source = _source(data.name)
+    if source.drafts is None:
+        raise _not_sites(data)
+    told = source.drafts(_request(source, data, base), data.align.client)
+    return alignment_of(told.values(), data.label)
+
+
+def _not_sites(data: DataTable) -> ConfigError:
+    return ConfigError(
+        "align_refused",
+        f"Tables of `{data.name}` cannot be aligned.",
+        "In simulation `[data.align]` reads the tables of `sites`; live it asks the nodes.",
+        'Say name = "sites" and the `folder` of their files, or leave `[data.align]` out.',
+    )
+
+
+def _request(source: Source, data: DataTable, base: Path, seed: int = 0, alignment: Alignment | None = None) -> Request:
+    return Request(
         data.name,
         folder=base / data.folder if data.folder else None,
         file=base / data.file if data.file else None,
@@ -73,8 +109,8 @@ def load(data: DataTable, base: Path = Path(), seed: int = 0) -> Pool | Federati
         test=data.held_out == TEST,
         seed=seed,
         options=validate(source.options, data.options, f"[data] options of {data.name}"),
+        alignment=alignment,
     )
-    return source.read(request)
 
 
 def read_owned(reading: Reading, path: Path) -> Columns:

@@ -6,6 +6,7 @@ import csv
 import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from foedus.domain.errors import DataError
 from foedus.domain.names import PART
 
 Values = NDArray[np.float64]
+Rows = Iterator[list[str]]
 
 
 def load(plan: LoadingPlan, path: Path) -> Columns:
@@ -28,14 +30,25 @@ def load(plan: LoadingPlan, path: Path) -> Columns:
         DataError: ``dataset_unreadable``, ``dataset_not_numeric``, ``column_missing``, ``values_missing``,
             ``class_unknown``, ``loading_refused``. No value and no path is in them.
     """
+    with csv_rows(path, plan.file.delimiter) as rows:
+        return load_rows(plan, rows)
+
+
+@contextmanager
+def csv_rows(path: Path, delimiter: str = ",") -> Iterator[Rows]:
+    """The rows of a CSV file as cells of text, while it is open.
+
+    Raises:
+        DataError: ``dataset_unreadable``, also while they are read.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return load_rows(plan, csv.reader(file, delimiter=plan.file.delimiter))
+            yield csv.reader(file, delimiter=delimiter)
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError("dataset_unreadable", "The dataset's file cannot be read.", type(error).__name__) from error
 
 
-def load_rows(plan: LoadingPlan, rows: Iterator[list[str]]) -> Columns:
+def load_rows(plan: LoadingPlan, rows: Rows) -> Columns:
     """As :func:`load`, of rows of text; the first has the columns' names, unless the plan says otherwise."""
     return made(plan, _numbers(plan, rows))
 
@@ -59,7 +72,7 @@ def made(plan: LoadingPlan, read: Mapping[str, Values]) -> Columns:
     return {name: _finished(name, column, there[name], trained) for name, column in plan.columns.items()}
 
 
-def _numbers(plan: LoadingPlan, rows: Iterator[list[str]]) -> dict[str, Values]:
+def _numbers(plan: LoadingPlan, rows: Rows) -> dict[str, Values]:
     """The cells of the columns that the plan wants, as numbers; read row by row."""
     names = next(rows, []) if plan.file.header else list(plan.file.names)
     places: list[tuple[str, ColumnTable, int | None]] | None = None

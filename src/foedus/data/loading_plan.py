@@ -22,6 +22,9 @@ MISSING = ("", "?", "na", "nan", "null", "none")
 
 TRAIN = "train"
 
+COLUMNS = 10_000
+"""Columns of a table at most."""
+
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -33,7 +36,7 @@ class FileTable(Table):
 
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     header: bool = True
-    names: list[Text] = Field(default_factory=list, max_length=10_000)
+    names: list[Text] = Field(default_factory=list, max_length=COLUMNS)
     missing: list[Text] = Field(default_factory=lambda: [*MISSING], max_length=100)
 
 
@@ -79,7 +82,7 @@ class LoadingPlan(Table):
 
     name: Name
     file: FileTable = FileTable()
-    columns: dict[Text, ColumnTable] = Field(default_factory=dict, max_length=10_000)
+    columns: dict[Text, ColumnTable] = Field(default_factory=dict, max_length=COLUMNS)
     folders: dict[Text, Name | int] = Field(default_factory=dict, max_length=10_000)
 
     @model_validator(mode="after")

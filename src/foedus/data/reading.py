@@ -1,14 +1,18 @@
-"""An owner's file or folder as named columns: by its kind alone, or as a loading plan has its table read."""
+"""An owner's file or folder as named columns: by its kind alone, or as a loading plan or a run has its table read."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from foedus.data.align import Alignment, draft_rows, without_split
+from foedus.data.aligned import aligned_columns, aligned_rows, draft_columns
 from foedus.data.catalogue import read_owned, text_rows
 from foedus.data.dataset import Columns
-from foedus.data.loading import load, load_rows
-from foedus.data.loading_plan import LoadingPlan
+from foedus.data.loading import Rows, csv_rows, load_rows
+from foedus.data.loading_plan import ColumnTable, LoadingPlan
 from foedus.data.owned import ENDINGS, Reading, kind_of
 from foedus.data.query import snapshot
 from foedus.domain.errors import DataError
@@ -27,15 +31,55 @@ def columns_of(reading: Reading, plan: LoadingPlan | None, path: Path) -> Column
     kind = kind_read(reading, plan, path)
     if plan.folders:
         return _of_folders(reading, plan, path, kind)
+    with text_of(kind, path, plan.file.delimiter) as rows:
+        if rows is not None:
+            return load_rows(plan, rows)
+    raise _refused(kind)
+
+
+def drafted(reading: Reading, plan: LoadingPlan | None, path: Path) -> dict[str, ColumnTable]:
+    """What may be told of a table: its columns, and their classes where no loading plan makes numbers of them.
+
+    Raises:
+        ConfigError: ``align_refused``, and as :func:`columns_of`. DataError: as there.
+    """
+    found = None
+    if plan is None:
+        with text_of(kind_read(reading, None, path), path) as rows:
+            found = None if rows is None else draft_rows(rows)
+    return without_split(draft_columns(columns_of(reading, plan, path)) if found is None else found)
+
+
+def aligned(alignment: Alignment, reading: Reading, plan: LoadingPlan | None, path: Path) -> Columns:
+    """The columns of the alignment, of the table at ``path``; the owner's ``plan``, if there is one, reads it first.
+
+    Raises:
+        ConfigError: ``align_refused``, and as :func:`columns_of`. DataError: as there.
+    """
+    if plan is None:
+        with text_of(kind_read(reading, None, path), path, alignment.plan.file.delimiter) as rows:
+            if rows is not None:
+                return aligned_rows(alignment, rows)
+    return aligned_columns(alignment, columns_of(reading, plan, path))
+
+
+@contextmanager
+def text_of(kind: str, path: Path, delimiter: str = ",") -> Iterator[Rows | None]:
+    """The rows of a table as cells of text, the names of the columns first; none where data of this kind have no text.
+
+    Raises:
+        ConfigError, DataError: as the file or the query is read.
+    """
     if kind == "csv":
-        return load(plan, path)
-    if kind == "sql":
+        with csv_rows(path, delimiter) as rows:
+            yield rows
+    elif kind == "sql":
         with tempfile.TemporaryDirectory(prefix="foedus-") as folder:
             snapshot(path, Path(folder) / "query.csv")
-            return load(plan, Path(folder) / "query.csv")
-    if (rows := text_rows(kind, path)) is not None:
-        return load_rows(plan, rows)
-    raise _refused(kind)
+            with csv_rows(Path(folder) / "query.csv", delimiter) as rows:
+                yield rows
+    else:
+        yield text_rows(kind, path)
 
 
 def _of_folders(reading: Reading, plan: LoadingPlan, path: Path, kind: str) -> Columns:

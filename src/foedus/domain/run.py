@@ -83,13 +83,32 @@ class PartitionTable(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+class AlignTable(Table):
+    """Tables of sites that differ, read to the same columns in the same numbers (:mod:`foedus.data.align`).
+
+    By a loading plan of the researcher's, the file ``loading`` beside run.toml; by the columns of one ``client``; or by
+    those of so many ``clients``, united (default: as many as the run waits for; in simulation all).
+    """
+
+    loading: Text | None = None
+    client: Name | None = None
+    clients: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(given is not None for given in (self.loading, self.client, self.clients)) > 1:
+            raise ValueError("give one of `loading`, `client` and `clients`")
+        return self
+
+
 class DataTable(Table):
-    """The data: live, only ``tags`` count; in simulation everything else.
+    """The data: live, only ``tags``, ``label`` and ``align`` count; in simulation everything else.
 
     ``folder`` and ``file`` say where data lie that are not bundled. ``client`` names the column whose values are the
     clients; where there is none, ``partition`` divides. ``label`` names the column that partitions see. ``held_out``
     belongs to no client: a share, or ``"test"`` for the data set's own test part. ``cache``: MiB of prepared clients
-    that each process of a simulation keeps at most. ``options`` are the source's own.
+    that each process of a simulation keeps at most. ``options`` are the source's own. ``align``: the sites' tables
+    differ; ``label`` then names the column that is learnt.
     """
 
     name: Text
@@ -102,6 +121,12 @@ class DataTable(Table):
     cache: PositiveInt = 1024
     options: dict[str, Any] = Field(default_factory=dict)
     partition: PartitionTable | None = None
+    align: AlignTable | None = None
+
+    @property
+    def asks_sites(self) -> bool:
+        """Whether the columns of sites decide how tables are read: not where the researcher's loading plan does."""
+        return self.align is not None and self.align.loading is None
 
     @model_validator(mode="before")
     @classmethod

@@ -38,6 +38,7 @@ from foedus.engine.report import Report, report_html
 
 RUN, ROUNDS, SUMMARY, MODEL = "run.toml", "rounds.jsonl", "summary.json", "model.safetensors"
 ENVIRONMENT, LOG, REPORT, CURVES = "environment.json", "log.jsonl", "report.html", "curves.png"
+ALIGNMENT = "alignment.json"
 FILES = (RUN, ROUNDS, SUMMARY, MODEL, ENVIRONMENT, LOG, REPORT)
 PLAN, CHECKPOINTS, SAVED = "plan", "checkpoints", "saved"
 FOLDERS = (PLAN, CHECKPOINTS, SAVED)
@@ -92,7 +93,7 @@ def _clear(folder: Path, force: bool) -> None:
             f"Go on with it (`foedus simulate --resume {folder}`), replace it (`--force`), or name another folder.",
         )
     os.close(_lock(folder))
-    for name in (*FILES, CURVES):
+    for name in (*FILES, CURVES, ALIGNMENT):
         (folder / name).unlink(missing_ok=True)
     for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -176,6 +177,11 @@ class RunFolder:
         """Say where the run runs, and how: kernel, executor, workers, the reason. What was said before stays."""
         self._facts.update(facts)
         self._write(ENVIRONMENT, _document({**versions(), **self._facts}))
+
+    def aligned(self, alignment: bytes) -> None:
+        """Keep how the sites' tables are read, which the run stays with when it goes on."""
+        self._write(ALIGNMENT, alignment)
+        self.environment({"alignment": hashlib.sha256(alignment).hexdigest()})
 
     @property
     def saved(self) -> Path:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from foedus.data.align import Alignment, schema_of
+from foedus.data.catalogue import alignment_here
 from foedus.domain.codec import TensorFile
 from foedus.domain.errors import ConfigError, FoedusError
 from foedus.domain.plan import ModelManifest, PlanBundle, read_bundle
@@ -27,7 +29,7 @@ from foedus.strategies.strategy import RunContext, Strategy
 class Prepared:
     """A run that could begin: everything checked, nothing run. ``model`` holds the initial parameters and buffers.
 
-    ``saved``: where checkpointers keep models, if anywhere.
+    ``saved``: where checkpointers keep models, if anywhere. ``alignment``: how tables that differ are read.
     """
 
     spec: RunSpec
@@ -38,37 +40,45 @@ class Prepared:
     manifest: ModelManifest
     strategy: Strategy
     saved: Path | None = None
+    alignment: Alignment | None = None
 
 
-def prepare(path: Path, overrides: Mapping[str, str] | None = None) -> Prepared:
+def prepare(path: Path, overrides: Mapping[str, str] | None = None, alignment: Alignment | None = None) -> Prepared:
     """Read run.toml (or a folder's), apply ``a.b=c`` overrides, import the plan, compute the initial parameters.
+
+    ``alignment``: how nodes' tables are read, where the coordinator has it from them; else, where the run aligns
+    tables, it is made of what lies here.
 
     Raises:
         ConfigError, PlanError: where anything is wrong, before anything runs.
     """
-    return prepare_spec(read_spec(path, overrides or {}), run_file(path).parent)
+    return prepare_spec(read_spec(path, overrides or {}), run_file(path).parent, alignment)
 
 
-def prepare_spec(spec: RunSpec, base: Path) -> Prepared:
+def prepare_spec(spec: RunSpec, base: Path, alignment: Alignment | None = None) -> Prepared:
     """As :func:`prepare`, for a run that was read; ``base`` is the folder that its paths are relative to."""
-    return prepare_bundle(spec, base, read_bundle(base / spec.plan))
+    return prepare_bundle(spec, base, read_bundle(base / spec.plan), alignment)
 
 
-def prepare_bundle(spec: RunSpec, base: Path, bundle: PlanBundle) -> Prepared:
+def prepare_bundle(spec: RunSpec, base: Path, bundle: PlanBundle, alignment: Alignment | None = None) -> Prepared:
     """As :func:`prepare_spec`, for a plan whose files were read."""
-    return prepare_plan(spec, base, bundle, load_plan(bundle))
+    return prepare_plan(spec, base, bundle, load_plan(bundle), alignment)
 
 
-def prepare_plan(spec: RunSpec, base: Path, bundle: PlanBundle, plan: Plan) -> Prepared:
+def prepare_plan(
+    spec: RunSpec, base: Path, bundle: PlanBundle, plan: Plan, alignment: Alignment | None = None
+) -> Prepared:
     """As :func:`prepare_bundle`, for a plan that was imported, or made in Python."""
     torch.set_num_threads(1)
+    alignment = alignment or alignment_here(spec.data, base)
+    schema = None if alignment is None else schema_of(alignment)
     with within_memory():
-        begun = begin(plan, spec.seed, spec.strategy.options)
+        begun = begin(plan, spec.seed, spec.strategy.options, schema)
     strategy = build(RunContext(spec, begun.manifest))
     asked_of(spec, begun.plan)
     check_depth(plan, strategy.name, gradients=strategy.gradients)
     model = begun.model if spec.initial is None else _initial(base / spec.initial, begun.manifest)
-    return Prepared(spec, base, bundle, begun.plan, model, begun.manifest, strategy)
+    return Prepared(spec, base, bundle, begun.plan, model, begun.manifest, strategy, alignment=alignment)
 
 
 def _initial(path: Path, manifest: ModelManifest) -> Tensors:

@@ -17,6 +17,7 @@ import ray
 import torch
 
 from foedus import __version__
+from foedus.data.align import Alignment
 from foedus.data.catalogue import federate
 from foedus.data.population import Federation
 from foedus.domain.codec import decode, encode
@@ -49,6 +50,7 @@ class Setup:
     bundle: PlanBundle
     federation: Federation | None
     recipe: Recipe | None
+    alignment: Alignment | None
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ class Actor:
         return answer(lambda: self._work(job))
 
     def _begin(self, setup: Setup) -> Site:
-        self._prepared = prepare_bundle(setup.spec, setup.base, setup.bundle)
-        self._source = Clients(self._prepared, setup.federation or federate(setup.spec, setup.base))
+        self._prepared = prepare_bundle(setup.spec, setup.base, setup.bundle, setup.alignment)
+        there = setup.federation or federate(setup.spec, setup.base, self._prepared.alignment)
+        self._source = Clients(self._prepared, there)
         plan, seed = self._prepared.plan, setup.spec.seed
         self._kernel: Kernel = EagerKernel(plan, seed)
         if setup.recipe and isinstance(plan, TrainingPlan):

@@ -48,7 +48,8 @@ def begin(
         )
     recipe = kernel.recipe if isinstance(kernel, GraphKernel) else None
     federation = None if source.federation.described else source.federation
-    setup = Setup(prepared.spec, prepared.base.resolve(), prepared.bundle, federation, recipe)
+    where = (prepared.spec, prepared.base.resolve(), prepared.bundle)
+    setup = Setup(*where, federation, recipe, prepared.alignment)
     cluster = connect(workers or min(cores(), cohort), size_in_bytes(prepared.model))
     try:
         count = workers or max(1, min(cluster.cpus, cohort))

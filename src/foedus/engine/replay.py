@@ -59,7 +59,7 @@ def replay(prepared: Prepared, recording: Sequence[Recorded], engine: Engine) ->
     """
     if not recording:
         raise _differs("The recording has no round.")
-    federation = federate(prepared.spec, prepared.base)
+    federation = federate(prepared.spec, prepared.base, prepared.alignment)
     executor, _ = choose(engine, prepared, Clients(prepared, federation), federation.names)
     port = ReplayPort(prepared, recording, executor)
     try:

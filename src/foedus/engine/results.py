@@ -61,6 +61,8 @@ def begin_folder(prepared: Prepared, name: str, out: Path | None, *, force: bool
     folder = RunFolder(choose_folder(out, name, datetime.now(UTC), force=force), prepared.spec, prepared.bundle)
     directions: dict[str, Json] = {**prepared.manifest.metrics}
     folder.environment({"name": name, "base": str(prepared.base.resolve()), "directions": directions})
+    if prepared.alignment is not None:
+        folder.aligned(prepared.alignment.to_bytes())
     return folder
 
 

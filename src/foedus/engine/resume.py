@@ -12,13 +12,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from foedus.data.align import Alignment, parse_alignment
 from foedus.domain.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, PlanError
 from foedus.domain.plan import read_bundle
 from foedus.domain.run import RunSpec
 from foedus.domain.table import flat
 from foedus.engine.checkpoints import Checkpoint, newest
 from foedus.engine.choice import Choice
-from foedus.engine.folder import ENVIRONMENT, ROUNDS, RUN, SUMMARY, Position, RunFolder, is_run, versions
+from foedus.engine.folder import ALIGNMENT, ENVIRONMENT, ROUNDS, RUN, SUMMARY, Position, RunFolder, is_run, versions
 from foedus.engine.json_text import read_json
 from foedus.engine.keeping import Keeping
 from foedus.engine.prepare import Prepared, prepare_bundle, read_spec
@@ -59,7 +60,7 @@ def take_up(path: Path, overrides: Mapping[str, str]) -> TakenUp:
     folder = RunFolder(path, None)
     facts = read_json(path / ENVIRONMENT)
     if facts.get("run") != hashlib.sha256((path / RUN).read_bytes()).hexdigest():
-        raise _changed(path)
+        raise _changed(path / RUN)
     if "plan" not in facts:
         raise ConflictError(
             "run_not_simulated", f"The run in {path} is no simulation.", "", "`foedus run resume` goes on."
@@ -77,7 +78,7 @@ def take_up(path: Path, overrides: Mapping[str, str]) -> TakenUp:
     checkpoint, notes = newest(path, path / ROUNDS)
     _refuse_complete(path, kept, spec, checkpoint)
     base = Path(str(facts.get("base", "")))
-    prepared = prepare_bundle(spec, base if base.is_dir() else path, bundle)
+    prepared = prepare_bundle(spec, base if base.is_dir() else path, bundle, _alignment(path, facts))
     stays = {name: value for name, value in facts.items() if name not in versions()}
     folder.go_on(spec, stays, checkpoint.position if checkpoint else Position())
     keeping = Keeping(folder, spec.checkpoint, checkpoint)
@@ -125,6 +126,17 @@ def _refuse_complete(path: Path, kept: RunSpec, spec: RunSpec, checkpoint: Check
         )
 
 
+def _alignment(path: Path, facts: Mapping[str, Any]) -> Alignment | None:
+    """How the rounds that are done had the sites' tables read, whatever is in these by now."""
+    if "alignment" not in facts:
+        return None
+    file = path / ALIGNMENT
+    content = file.read_bytes() if file.is_file() else b""
+    if facts["alignment"] != hashlib.sha256(content).hexdigest():
+        raise _changed(file)
+    return parse_alignment(content)
+
+
 def _choice(table: Mapping[str, Any]) -> Choice:
     match table:
         case {"kernel": str(), "executor": str(), "workers": int(), "reason": str(), "stack": int()}:
@@ -135,10 +147,10 @@ def _choice(table: Mapping[str, Any]) -> Choice:
     )
 
 
-def _changed(path: Path) -> ConflictError:
+def _changed(file: Path) -> ConflictError:
     return ConflictError(
         "run_changed",
-        f"{path / RUN} was changed.",
+        f"{file} was changed.",
         "The rounds that are done were run with what it said.",
         "Restore it; `--set` changes what may change: " + ", ".join(MAY_CHANGE) + ".",
     )

@@ -59,7 +59,7 @@ class Result:
 
 def client_data(prepared: Prepared) -> dict[str, ClientData]:
     """Every simulated client's prepared data, by name."""
-    clients = Clients(prepared, federate(prepared.spec, prepared.base))
+    clients = Clients(prepared, federate(prepared.spec, prepared.base, prepared.alignment))
     return {name: clients(name) for name in clients.federation.names}
 
 
@@ -76,7 +76,9 @@ def simulate(
         ConfigError, PlanError, DataError: before round 1.
         QuorumError: where too few clients could contribute.
     """
-    return simulate_on(prepared, federate(prepared.spec, prepared.base), engine, observers, keeper, tools)
+    return simulate_on(
+        prepared, federate(prepared.spec, prepared.base, prepared.alignment), engine, observers, keeper, tools
+    )
 
 
 def simulate_on(

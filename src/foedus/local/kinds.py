@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from foedus.domain.errors import ConfigError
+from foedus.data.dataset import Columns
+from foedus.domain.errors import ConfigError, PlanError
+from foedus.domain.plain import Json
 from foedus.domain.plan import COMMAND_ENTRY, ModelManifest, PlanBundle
 from foedus.domain.tree import Tensors, clone
 from foedus.local.command import command_plan
@@ -44,20 +48,65 @@ def load_plan(bundle: PlanBundle, folder: Path | None = None) -> Plan:
     return plan_of(names, bundle.entry)
 
 
-def begin(plan: Plan, seed: int, options: Mapping[str, Any]) -> Beginning:
+def begin(plan: Plan, seed: int, options: Mapping[str, Any], schema: Mapping[str, Json] | None = None) -> Beginning:
     """The plan's beginning in a run of this seed; ``options`` are the strategy's.
+
+    ``schema``: of the aligned tables (:func:`foedus.data.align.schema_of`), where the run aligns them. It is given to
+    ``model(schema)`` and ``prepare(columns, schema)`` of a plan that wants it, and is the option ``schema`` of others.
 
     Raises:
         ConfigError: ``config_refused`` where options of a plan's own are not what it says they are.
         PlanError: where there is no initial model, or none that can be used.
     """
     if isinstance(plan, TrainingPlan):
+        plan = _told(plan, schema)
         module = build_model(plan, seed)
         return Beginning(plan, clone(tensors_of(module)), manifest_of(plan, module))
     local = options.get("local", {})
-    plan = replace(plan, options=plan.check(local.get("options", {}) if isinstance(local, Mapping) else {}))
+    own = plan.check(local.get("options", {}) if isinstance(local, Mapping) else {})
+    plan = replace(plan, options=own if schema is None else {**own, "schema": dict(schema)})
     model = initial_of(plan, seed)
     return Beginning(plan, model, own_manifest(plan, model))
+
+
+def _told(plan: TrainingPlan, schema: Mapping[str, Json] | None) -> TrainingPlan:
+    """The plan, whose functions that want the schema have it.
+
+    Raises:
+        PlanError: ``plan_wants_schema`` where there is none.
+    """
+    model, prepare = _wants(plan.model, 1), _wants(plan.prepare, 2)
+    if schema is None and (model or prepare):
+        raise PlanError(
+            "plan_wants_schema",
+            f"The plan's {'model' if model else 'prepare'}() wants the schema of tables, and the run aligns none.",
+            "It is given to plans of runs with a table [data.align].",
+            "Add [data.align] to run.toml, or take the argument out of the plan.",
+        )
+    given = {} if schema is None else dict(schema)
+    make: Callable[..., Any] = plan.model
+    return replace(
+        plan,
+        model=partial(make, given) if model else plan.model,
+        prepare=partial(_prepared, plan.prepare, given) if prepare else plan.prepare,
+    )
+
+
+def _prepared(prepare: Callable[..., Any], schema: Mapping[str, Json], columns: Columns) -> Any:
+    return prepare(columns, schema)
+
+
+def _wants(function: Callable[..., Any], arguments: int) -> bool:
+    """Whether a function has to be given so many arguments."""
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):  # of a class in C, say: it has to do without
+        return False
+    needed = [each for each in parameters if each.default is each.empty and each.kind in _BY_PLACE]
+    return len(needed) >= arguments
+
+
+_BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def objective_of(

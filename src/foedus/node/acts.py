@@ -1,6 +1,7 @@
 """What the security log says of assignments: one line each for a request, the start and the end of its work, a refusal.
 
-What ``foedus node history`` tells is read from these lines. They are written in a thread: the disk may take its time.
+What ``foedus node history`` tells is read from these lines. Of a table's schema there is a line too: that it was told,
+or refused. They are written in a thread: the disk may take its time.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Literal
 
 from foedus.node.security import Event, Fact
 from foedus.node.vault import Vault
-from foedus.wire.messages import Assignment
+from foedus.wire.messages import Assignment, SchemaAsk
 
 REQUEST, STARTED, ENDED, REFUSED = "request", "round_started", "round_ended", "refused"
+SCHEMA_TOLD, SCHEMA_REFUSED = "schema_told", "schema_refused"
 
 Outcome = Literal["contributed", "failed", "withdrawn"]
 """``withdrawn``: nobody waited for it any more, or this node stopped."""
@@ -53,6 +55,19 @@ async def refused(vault: Vault, assignment: Assignment, code: str, reason: str) 
     )
 
 
+async def schema_told(vault: Vault, ask: SchemaAsk, columns: int) -> None:
+    """The names of so many columns of a dataset, and of the classes in them, leave the node."""
+    words = f"{ask.client}: the names of {columns} column{'s' if columns > 1 else ''}"
+    event = Event(SCHEMA_TOLD, ask.run, words, {**_of_schema(ask), "columns": columns})
+    await asyncio.to_thread(vault.security.append, event)
+
+
+async def schema_refused(vault: Vault, ask: SchemaAsk, code: str, reason: str) -> None:
+    """They stay here."""
+    event = Event(SCHEMA_REFUSED, ask.run, f"{ask.client}: {reason}", {**_of_schema(ask), "code": code})
+    await asyncio.to_thread(vault.security.append, event)
+
+
 def facts_of(assignment: Assignment) -> dict[str, Fact]:
     """Which work of which run it is."""
     return {
@@ -63,6 +78,10 @@ def facts_of(assignment: Assignment) -> dict[str, Fact]:
         "plan": assignment.plan,
         "assignment": assignment.id,
     }
+
+
+def _of_schema(ask: SchemaAsk) -> dict[str, Fact]:
+    return {"run": ask.run, "client": ask.client, "plan": ask.plan}
 
 
 def _words(assignment: Assignment) -> str:

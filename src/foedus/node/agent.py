@@ -13,14 +13,7 @@ import secrets
 import shutil
 import time
 
-from foedus.domain.errors import (
-    AccessError,
-    ConfigError,
-    ConflictError,
-    FoedusError,
-    NotFoundError,
-    StorageError,
-)
+from foedus.domain.errors import AccessError, ConfigError, ConflictError, FoedusError, NotFoundError, StorageError
 from foedus.node import acts
 from foedus.node.approval import policy_for, settle
 from foedus.node.blobs import Cache
@@ -34,6 +27,7 @@ from foedus.node.noticing import forget_runs
 from foedus.node.offers import forget_plans, is_known, keep_plan
 from foedus.node.policy import Policy, largest_batch, read_policy
 from foedus.node.saved import SavedModels, saved_folder
+from foedus.node.schemas import Schemas
 from foedus.node.settings import NodeSettings
 from foedus.node.snapshots import forget as forget_snapshots
 from foedus.node.transport import Link, passing
@@ -80,7 +74,7 @@ class Agent:
         cache = Cache(vault.home / "cache", settings.cache_bytes, settings.blob_bytes)
         cache.clean(())
         states = States(vault.home / "states")
-        self.monitor = Monitor(link)
+        self.monitor, self.schemas = Monitor(link), Schemas(vault, link)
         saved = SavedModels(saved_folder(vault.home, settings.saved))
         self._tools = Tools(vault, link, cache, states, saved, self.pool, self.monitor, self._moved)
         self._forget()
@@ -221,16 +215,18 @@ class Agent:
             self._told, self._welcome = told, True
             self._wait = max(0.0, min(self._settings.poll_wait, welcome.wait))
 
-    def _settle(self) -> None:
-        """Decide what the policy decides of plans, where it is another one than it was."""
-        if (policy := read_policy(self._vault.home)) != self._settled:
+    def _settle(self) -> bool:
+        """Decide what the policy decides of plans, where it is another one than it was; whether it is."""
+        if other := (policy := read_policy(self._vault.home)) != self._settled:
             settle(self._vault, policy)
             self._settled = policy
+        return other
 
     async def _take(self, work: Work) -> bool:
         """Take what a poll brought; whether there was anything new."""
+        changed = False
         with contextlib.suppress(ConfigError, StorageError):  # what is asked for is refused then, and that says why
-            self._settle()
+            changed = self._settle()
         ended = set(work.ended) - self._ended
         for run in ended:
             for held in [held for held in self.held.values() if held.assignment.run == run]:
@@ -248,11 +244,14 @@ class Agent:
             self._tools.cache.keep(digest, content)
         for assignment in work.assignments:
             self._hold(assignment)
+        schemas = self.schemas.take(work.schemas)
+        if changed:  # the coordinator may ask again for what the policy refused
+            await self._greet()
         offers = [await self._consider(offer) for offer in work.plans]
         if work.audit is not None:
             await observe(self._vault, self._link, parse_head(work.audit), self._settings.witness_every)
         await asyncio.sleep(0.0 if self.held else work.seconds)
-        return bool(ended or work.stop or work.assignments or any(offers))
+        return bool(ended or work.stop or work.assignments or schemas or any(offers))
 
     def _hold(self, assignment: Assignment) -> None:
         renew_at = time.monotonic() + assignment.lease / 4

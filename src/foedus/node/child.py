@@ -14,17 +14,15 @@ import resource
 import signal
 import sys
 import time
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import BinaryIO
 
 from foedus.domain.errors import FoedusError
-from foedus.domain.plan import parse_bundle
 from foedus.local.checks import Logged
 from foedus.node.frames import Order, Ready, Stepped, pack, read
 from foedus.node.reasons import failure_of
-from foedus.node.session import Session
+from foedus.node.session import Session, session_of
 from foedus.sandbox import limits
 from foedus.wire.messages import Message
 from foedus.wire.progress import POINTS, Point
@@ -46,8 +44,7 @@ def main() -> None:
         order = orders.get()
         try:
             if session is None:
-                files = None if order.files is None else Path(order.files)
-                session = Session(parse_bundle(Path(order.bundle).read_bytes()), order.assignment, files)
+                session = session_of(order)
             pulse = _Pulse(replies)
             worked = session.work(order, pulse, pulse.log)
             _send(replies, worked.done, worked.update, worked.state, *worked.models)

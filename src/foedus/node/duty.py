@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from foedus.data.align import ALIGNMENT_LIMIT
 from foedus.domain.errors import ConflictError, FoedusError, NotFoundError, StorageError
 from foedus.domain.spans import span
 from foedus.domain.training import check_arguments
@@ -184,11 +185,14 @@ async def _order(
     read_plan(tools.vault, ask.plan)
     os.utime(tools.vault.bundle_path(ask.plan))  # it is of use
     place, reading = await asyncio.to_thread(place_of, tools.vault.home, ask.run, dataset, tools.moved)
-    needed = set(ask.broadcast.values())
+    needed = {*ask.broadcast.values(), *([ask.alignment] if ask.alignment else [])}
     parts = {
         part: str(await tools.cache.fetch(tools.link, digest, tools.moved, needed))
         for part, digest in ask.broadcast.items()
     }
+    alignment = None
+    if ask.alignment is not None:
+        alignment = str(await tools.cache.fetch(tools.link, ask.alignment, tools.moved, needed, ALIGNMENT_LIMIT))
     return Order(
         assignment=ask,
         bundle=str(tools.vault.bundle_path(ask.plan)),
@@ -198,6 +202,7 @@ async def _order(
         kept=tools.saved.scores(ask),
         state=None if state is None else str(state),
         loading=None if loading is None else loading.content,
+        alignment=alignment,
     )
 
 

@@ -29,8 +29,9 @@ class Order(Message):
     """Do an assignment. The paths are as the work process sees them: plan, parts of the broadcast, the client's file.
 
     ``state`` is the current client state (none: the first contribution). ``loading``: what the dataset's loading plan
-    says, where it has one. ``files``: a folder with the plan's files, to read and to start, where one is a command.
-    ``kept``: the scores of what the run's checkpointers keep of this client, by their names.
+    says, where it has one. ``alignment``: by which the run has tables read. ``files``: a folder with the plan's files,
+    to read and to start, where one is a command. ``kept``: the scores of what the run's checkpointers keep of this
+    client, by their names.
     """
 
     kind: Literal["order"] = "order"
@@ -43,6 +44,7 @@ class Order(Message):
     reading: Reading = Reading()
     kept: dict[Name, Finite | None] = Field(default_factory=dict)
     files: Path | None = None
+    alignment: Path | None = None
 
 
 class Ready(Message):

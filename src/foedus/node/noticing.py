@@ -9,32 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
-from foedus.domain.errors import ClientWorkError, DataError
-from foedus.node.launch import environment
+from foedus.domain.errors import ClientWorkError
+from foedus.node.apart import read_apart
 from foedus.node.looks import digest_of, look
 from foedus.node.snapshots import copy, copy_of, forget_dataset, needs_copy, place_of
 from foedus.node.tables import begun, looks
 from foedus.node.vault import Dataset, Vault
-
-PULSE = 1.0
-"""Seconds between two words that the owner's data are still being read."""
-
-LONGEST = 3600.0
-"""Seconds that reading them may take."""
-
-REFUSED = 3
-"""How the process that takes statistics ends where it says why it cannot."""
 
 DAY = 86_400.0
 
@@ -130,7 +118,8 @@ def _as_begun(vault: Vault, run: str, dataset: Dataset, moved: Callable[[], None
     if kept is None or digest != kept.digest:
         if began is None:
             before = "" if kept is None else kept.digest
-            _restate(vault, Changed(dataset.client, str(place), reading.kind, Seen(seen, digest), before), moved)
+            changed = Changed(dataset.client, str(place), reading.kind, Seen(seen, digest), before)
+            read_apart("foedus.node.restating", vault.home, changed.to_json(), moved)
     elif seen != kept.look:
         with vault.transaction("node_begun") as db:
             keep(db, dataset.client, Seen(seen, digest))
@@ -147,35 +136,6 @@ def _begin(vault: Vault, run: str, dataset: Dataset, digest: str, at: float) -> 
     row = {"run": run, "client": dataset.client, "digest": digest, "at": now}
     with vault.transaction("node_begun") as db:
         db.execute(insert(begun).values(row).on_conflict_do_update(["run", "client"], set_={"at": now}))
-
-
-def _restate(vault: Vault, changed: Changed, moved: Callable[[], None]) -> None:
-    """Have a process of its own read the owner's data: the agent has no torch, and a loader of the owner's may die."""
-    words = [sys.executable, "-P", "-m", "foedus.node.restating", str(vault.home), changed.to_json()]
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment()) as process:
-        until = time.monotonic() + LONGEST
-        try:
-            while True:
-                try:
-                    said, _ = process.communicate(timeout=PULSE)
-                    break
-                except subprocess.TimeoutExpired:
-                    moved()
-                    if time.monotonic() > until:
-                        _failed([])
-        finally:
-            process.kill()
-    if process.returncode:
-        lines = said.decode(errors="replace").splitlines()
-        _failed(json.loads(lines[-1]) if process.returncode == REFUSED and lines else [])
-
-
-def _failed(told: list[str]) -> NoReturn:
-    """Fail as the process told; or because it told nothing."""
-    if told:
-        raise DataError(told[0], told[1], *told[2:])
-    why = "Reading it took too long, or ended the process that did."
-    raise DataError("dataset_unreadable", "The dataset cannot be read any more.", why)
 
 
 def _changed(client: str) -> ClientWorkError:

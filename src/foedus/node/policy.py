@@ -90,7 +90,8 @@ class Leave(Table):
     """What may leave the node. ``tensors`` and ``metrics`` are names or patterns (``head.*``); sizes are in bytes.
 
     ``update_bytes``: of one update; ``tensor_bytes``: of one tensor of it; ``metric_count``: of a contribution.
-    ``logs``: whether lines of a run's work may be sent, and ``log_bytes`` how much of them in a round.
+    ``logs``: whether lines of a run's work may be sent, and ``log_bytes`` how much of them in a round. ``schema``:
+    whether the names of a table's columns, and of the classes in them, may be told to a run that aligns tables.
     """
 
     tensors: list[Text] = Field(default_factory=lambda: ["*"], max_length=1000)
@@ -100,6 +101,7 @@ class Leave(Table):
     metric_count: PositiveInt = 1000
     logs: bool = False
     log_bytes: PositiveInt = 64 << 10
+    schemas: Annotated[bool, Field(alias="schema")] = False
 
 
 class Policy(Table):

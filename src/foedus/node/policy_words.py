@@ -68,6 +68,8 @@ def _sent(leave: Leave) -> Iterator[tuple[str, str]]:
     yield "leave.metric_count", f"{leave.metric_count} metrics of a contribution at most"
     logs = f"{size(leave.log_bytes)} of a round's log lines at most" if leave.logs else "no log line leaves"
     yield "leave.logs", logs
+    names = "names of a table's columns, and of the classes in them"
+    yield "leave.schema", names if leave.schemas else f"no {names}"
 
 
 def _bounds(bound: Bound) -> str:

@@ -25,6 +25,8 @@ OURS = ("arguments_refused", "output_refused", *REFUSALS)
 """Codes of the agent's own refusals, whose words name a rule and nothing of the data."""
 
 SENTENCES = {
+    "align_refused": "The dataset cannot be read like the tables of other sites.",
+    "audit_unwritable": "The node's security log cannot be written.",
     "client_state_missing": "The client's state is not on this node any more.",
     "column_missing": "The plan asks for a column that the dataset does not have.",
     "dataset_changed": "The dataset is not the one that this run began with.",

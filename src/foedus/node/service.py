@@ -136,6 +136,7 @@ async def _live(vault: Vault, ending: _Ending, settings: NodeSettings) -> bool:
             agent.renew(),
             agent.labour(),
             agent.monitor.send(),
+            agent.schemas.tell(),
             agent.housekeep(),
             teller.tell(agent),
         ]

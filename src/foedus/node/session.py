@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foedus.data.align import Alignment, parse_alignment, schema_of
 from foedus.data.dataset import ClientData, Columns, prepare_client
 from foedus.data.loading_plan import LoadingPlan
 from foedus.data.owned import check_minimum
-from foedus.data.reading import columns_of
+from foedus.data.reading import aligned, columns_of
 from foedus.domain.codec import TensorFile, encode
-from foedus.domain.errors import ClientWorkError, IntegrityError
+from foedus.domain.errors import ClientWorkError, ConfigError, IntegrityError
 from foedus.domain.header import TensorSpec
 from foedus.domain.plain import Json
-from foedus.domain.plan import PlanBundle
+from foedus.domain.plan import PlanBundle, parse_bundle
 from foedus.domain.rng import Randomness
 from foedus.domain.round import Ask, Broadcast
 from foedus.domain.run import CohortTable, DataTable, PartitionTable, RunSpec, StrategyTable, TestTable
@@ -90,24 +91,32 @@ class Session:
 
     It serves the assignments that name what it was made of, and no others: what the owner has approved since, or no
     longer, is looked up by the agent under the plan that an assignment names. ``files``: a copy of the plan's.
+    ``alignment``: by which tables are read.
 
     Raises:
         IntegrityError: ``plan_digest`` where the bundle is not the plan that the assignment names.
         PlanError, ConfigError: where plan or strategy cannot be used.
     """
 
-    def __init__(self, bundle: PlanBundle, assignment: Assignment, files: Path | None = None) -> None:
+    def __init__(
+        self,
+        bundle: PlanBundle,
+        assignment: Assignment,
+        files: Path | None = None,
+        alignment: Alignment | None = None,
+    ) -> None:
         if bundle.digest != assignment.plan:
             raise IntegrityError("plan_digest", "The bundle is not the plan that the assignment names.")
         torch.set_num_threads(1)
-        begun = begin(load_plan(bundle, files), assignment.seed, assignment.options)
+        schema = None if alignment is None else schema_of(alignment)
+        begun = begin(load_plan(bundle, files), assignment.seed, assignment.options, schema)
         spec = spec_of(assignment)
         self._strategy = build(RunContext(spec, begun.manifest))
         check_depth(begun.plan, assignment.strategy, gradients=self._strategy.gradients)
         self._objective = objective_of(begun.plan, assignment.seed, alive=lambda: self._stepped())
         self._watch = watch_of(spec, begun.plan, self._objective)
         self._model = {tensor.name: TensorSpec(tensor.shape, tensor.dtype) for tensor in begun.manifest.tensors}
-        self._plan = begun.plan
+        self._plan, self._alignment = begun.plan, alignment
         self._data: dict[tuple[str, str, str], ClientData] = {}
         self._made_of = _made_of(assignment)
         self._stepped: Callable[[], None] = quiet
@@ -155,7 +164,7 @@ class Session:
         ask, how = order.assignment, f"{order.reading.model_dump_json()} {order.loading}"
         key = (ask.client, order.dataset, how)  # the owner may have said something else since
         if key not in self._data:
-            columns = _columns(order)
+            columns = _columns(order, self._alignment)
             data = prepare_client(
                 ask.client, columns, self._plan.prepare, ask.test_ratio, ask.seed, ask.validation_ratio
             )
@@ -171,15 +180,36 @@ class Session:
         raise ClientWorkError("phase_unknown", f"The strategy {ask.strategy} has no phase {ask.phase!r:.80}.")
 
 
-def _columns(order: Order) -> Columns:
-    """The owner's file, as its loading plan has it read, or as it is."""
+def session_of(order: Order) -> Session:
+    """The session of a run whose first order this is.
+
+    Raises:
+        As :class:`Session`. OSError: where what the order names cannot be read.
+        ConfigError: ``align_refused`` where the file of the alignment is none.
+    """
+    bundle, files = parse_bundle(Path(order.bundle).read_bytes()), None if order.files is None else Path(order.files)
+    return Session(bundle, order.assignment, files, None if order.alignment is None else _aligning(order.alignment))
+
+
+def _aligning(path: str) -> Alignment:
+    try:
+        return parse_alignment(Path(path).read_bytes())
+    except ConfigError as error:
+        why = "It is of another version of foedus, perhaps."
+        raise ConfigError("align_refused", "The file that says how tables are aligned is none.", why) from error
+
+
+def _columns(order: Order, alignment: Alignment | None) -> Columns:
+    """The owner's file: as the run aligns tables, as its loading plan has it read, or as it is."""
     plan = None if order.loading is None else validate(LoadingPlan, order.loading, "The loading plan")
+    if alignment is not None:
+        return aligned(alignment, order.reading, plan, Path(order.dataset))
     return columns_of(order.reading, plan, Path(order.dataset))
 
 
 def _made_of(ask: Assignment) -> tuple[object, ...]:
     shares = (ask.test_ratio, ask.validation_ratio, ask.checks, ask.checkpointers)
-    return ask.plan, ask.run, ask.seed, ask.strategy, ask.options, shares
+    return ask.plan, ask.run, ask.seed, ask.strategy, ask.options, ask.alignment, shares
 
 
 def _same_split(state: State, data: ClientData, client: str) -> State:

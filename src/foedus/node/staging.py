@@ -56,6 +56,7 @@ class Stage:
                 "parts": parts,
                 "dataset": str(INSIDE / f"data{self.dataset.suffix}"),
                 "state": None if order.state is None else self._give(order.state, "state"),
+                "alignment": None if order.alignment is None else self._give(order.alignment, "alignment"),
                 "files": self._unpacked(),
             }
         )

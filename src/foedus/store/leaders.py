@@ -25,11 +25,14 @@ leaders = Table(
 
 
 def claimable(tx: Connection, replica: str, statuses: Collection[str], *, alone: bool) -> list[tuple[str, int]]:
-    """Runs in one of ``statuses`` that this replica leads or may come to lead, with their epochs; all, if ``alone``."""
+    """Runs in one of ``statuses`` that this replica leads or may come to lead, with their epochs; all, if ``alone``.
+
+    Runs without a model, whose tables are still to be aligned, have nothing to drive.
+    """
     query = (
         select(runs.c.id, runs.c.epoch)
         .outerjoin(leaders, leaders.c.run_id == runs.c.id)
-        .where(runs.c.status.in_(statuses))
+        .where(runs.c.status.in_(statuses), runs.c.initial_model != "")
     )
     if not alone:
         free = or_(leaders.c.run_id.is_(None), leaders.c.until < database_time(tx), leaders.c.replica == replica)

@@ -40,6 +40,7 @@ runs = Table(
     Column("started_at", Float),
     Column("told", Integer, nullable=False, server_default="0"),
     Column("plan_signature", JSON),
+    Column("alignment", String),
 )
 
 phases = Table(

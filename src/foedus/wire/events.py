@@ -30,6 +30,7 @@ from foedus.wire.messages import Count, Digest, Id, Line, Message, Name
 Kind = Literal[
     "run_drafted",
     "run_waiting",
+    "run_aligned",
     "run_started",
     "run_paused",
     "run_resumed",
@@ -55,8 +56,10 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class RunEvent(Message):
     """One step. ``id`` counts the run's events from 1; ``model`` is the blob of the model that the step begins with.
 
+    There is none yet where a run's tables are still to be aligned.
     ``status`` and ``reason`` tell of the run; ``round``, ``attempt``, ``phase`` and ``asked`` of a round's beginnings,
     ``metrics``, ``seconds`` and the traffic of its end, where ``model_digest`` is the digest of its model.
+    ``run_aligned``: it is fixed how the tables of the clients are read, of whose schemas (``asked``) it was made.
     ``state_mended`` is an alert: a file of the run's state was damaged, and was made again (``reason``: of what).
     """
 
@@ -64,7 +67,7 @@ class RunEvent(Message):
     kind: Kind
     run: Id
     at: Finite
-    model: Digest
+    model: Digest | None = None
     round: Count = 0
     status: str = ""
     reason: str = ""

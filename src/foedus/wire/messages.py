@@ -12,11 +12,13 @@ POST /nodes/{id}/revoke           admin   → NodeView
 POST /runs                        people  SubmitRun → RunView      needs an Idempotency-Key
 GET /runs, /runs/{id}             people  → RunList, RunView
 GET /runs/{id}/rounds             people  → RoundList
+POST /runs/{id}/parameters        people  Parameters → RunView     of a run whose tables are aligned
 POST /runs/{id}/start, /pause     people  → RunView                also /resume, /retry, /cancel
 GET /runs/{id}/models             people  → ModelList
 POST /node/join                   node    JoinNode → Joined        signed with the key that it brings
 POST /node/hello                  node    Hello → Welcome          datasets and approvals; frees old leases
 POST /node/poll                   node    Poll → Work              waits up to ``wait`` seconds
+POST /node/schemas                node    TellSchema → SchemaHeard
 POST /node/assignments/{id}/...   node    Renew, Contribute, Fail  each with the fencing token
 PUT /blobs/{sha256}               both    bytes                    whole, checked against its name
 GET, HEAD /blobs/{sha256}         both    bytes, with ranges       only blobs that the caller may see
@@ -55,6 +57,9 @@ INLINE_LIMIT = 1 << 20
 
 Content = Annotated[bytes, Field(max_length=INLINE_LIMIT)]
 """A small blob within a message; in base64 of the URL's alphabet."""
+
+Cell = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+"""The name of a column or of a class in it, as a table has it."""
 
 Loading = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}$")]
 
@@ -188,6 +193,42 @@ class PlanOffer(Message):
     signed: PlanSignature | None = None
 
 
+class SchemaColumn(Message):
+    """A column of a site's table: its classes, or numbers where there are none; whether these are all ``whole``."""
+
+    classes: Annotated[tuple[Cell, ...], Field(max_length=100)] = ()
+    whole: bool = False
+
+
+class SchemaAsk(Message):
+    """A run wants to know the columns of a dataset, so that the sites' tables can be read alike.
+
+    The node tells them only where its owner approved the ``plan`` for this and lets schemas leave.
+    """
+
+    run: Id
+    client: Name
+    plan: Digest
+    strategy: Name
+
+
+class TellSchema(Message):
+    """The columns of a client's table, and no cell but the names of classes; or why they stay on the node."""
+
+    run: Id
+    client: Name
+    columns: Annotated[dict[Cell, SchemaColumn], Field(max_length=10_000)] = {}
+    code: Name | Literal[""] = ""
+    reason: Line = ""
+
+
+class SchemaHeard(Message):
+    """The schema is noted, once; ``counted`` is whether it is one of those that the run's alignment is made of."""
+
+    run: Id
+    counted: bool
+
+
 class Sends(Message):
     """What may come of an ask, by name, fixed before any data is touched: parts of the update, weights, metrics."""
 
@@ -202,6 +243,7 @@ class Assignment(Message):
     ``broadcast`` names the blobs that go down, part by part (``model``: plain named tensors). ``state`` is the
     digest of the client state that is current (none: this client has not contributed to the run yet). ``cohort``: how
     many clients the phase asks (none: it asks as it goes). ``sends``: what may come of it (none: it is not said).
+    ``alignment``: the blob by which the run has tables read (none: as their owner says).
     ``checks``: what is measured around training, as ``[test]`` of run.toml has it. ``checkpointers``: its tables
     ``[[checkpointer]]``.
     """
@@ -229,19 +271,21 @@ class Assignment(Message):
     sends: Sends | None = None
     checkpointers: Annotated[tuple[dict[str, Any], ...], Field(max_length=16)] = ()
     inline: Annotated[int, Field(ge=0, le=INLINE_LIMIT, strict=True)] = 0
+    alignment: Digest | None = None
 
 
 class Work(Message):
     """What a poll brings, in the order in which it is to be done.
 
     ``stop`` what nobody waits for any more; runs that have ``ended`` are done, and their workers may go; decide on
-    ``plans``; do the ``assignments``, one after another; ``then`` poll again at once, come back in so many ``seconds``,
-    or disconnect and connect anew in so many seconds. ``audit`` is the head of the audit log (:mod:`.audit`).
-    ``blobs`` are small ones that the assignments name, so that nobody has to fetch them.
+    ``plans``; tell the ``schemas`` of datasets; do the ``assignments``, one after another; ``then`` poll again at once,
+    come back in so many ``seconds``, or disconnect and connect anew in so many seconds. ``audit`` is the head of the
+    audit log (:mod:`.audit`). ``blobs`` are small ones that the assignments name, so that nobody has to fetch them.
     """
 
     assignments: Annotated[tuple[Assignment, ...], Field(max_length=100)] = ()
     plans: Annotated[tuple[PlanOffer, ...], Field(max_length=100)] = ()
+    schemas: Annotated[tuple[SchemaAsk, ...], Field(max_length=100)] = ()
     ended: Annotated[tuple[Id, ...], Field(max_length=1000)] = ()
     stop: Annotated[tuple[Id, ...], Field(max_length=100)] = ()
     then: Literal["poll", "come_back", "disconnect"] = "poll"
@@ -316,16 +360,26 @@ class SubmitRun(Message):
     """Submit a run: the resolved run.toml, the plan's bundle and the initial model (both uploaded as blobs).
 
     ``parameters`` is a safetensors file of the plain named parameters and buffers, as the manifest lists them. A
-    ``draft`` rests until it is started; any other run waits for its clients, and begins.
+    ``draft`` rests until it is started; any other run waits for its clients, and begins. Where ``[data.align]`` has
+    nodes asked for their schemas, there are neither parameters nor a manifest yet (see :class:`Parameters`); where the
+    researcher gives the schema, ``alignment`` names its blob.
     """
 
     spec: dict[str, Any]
     plan: Digest
     plan_blob: Digest
-    parameters: Digest
-    manifest: Manifest
+    parameters: Digest | None = None
+    manifest: Manifest | None = None
     draft: bool = False
     signed: PlanSignature | None = None
+    alignment: Digest | None = None
+
+
+class Parameters(Message):
+    """The initial model of a run whose tables have been aligned, as :class:`SubmitRun` has it of others."""
+
+    parameters: Digest
+    manifest: Manifest
 
 
 class ClientStatus(Message):
@@ -345,7 +399,7 @@ class ClientStatus(Message):
 class RunView(Message):
     """A run as people see it. ``waiting_for`` says in words who is waiting for whom; ``stage``, where its round is.
 
-    ``alerts``: what was damaged of its state and made again.
+    ``alerts``: what was damaged of its state and made again. ``alignment``: the blob by which tables are read alike.
     """
 
     id: Id
@@ -365,6 +419,7 @@ class RunView(Message):
     waiting_for: str = ""
     spec: dict[str, Any] = {}
     alerts: tuple[str, ...] = ()
+    alignment: Digest | None = None
 
 
 class RunList(Message):

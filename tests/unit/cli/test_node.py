@@ -75,6 +75,28 @@ def test_a_dataset_is_shown_with_its_statistics_and_its_place_only_where_it_is_a
     assert (wrong.code, wrong.envelope["error"]["code"]) == (3, "config_refused")
 
 
+def test_h14_an_owner_reads_what_a_run_that_aligns_tables_would_be_told(run, home: Path, tmp_path: Path) -> None:
+    stays, show = tmp_path / "stays.csv", ("node", "data", "schema", "stays")
+    stays.write_text("age,ward\n61,north\n?,south\n")
+    assert run("node", "data", "add", stays, "--name", "stays", "--texts", "--loading", "ward").code == 2
+    added = run("node", "data", "add", stays, "--name", "stays", "--texts")
+    assert (added.code, [line.split() for line in added.out.splitlines()[3:5]]) == (
+        0,
+        [["age", "number"], ["ward", "text", "2"]],
+    )
+    numbers, words = {"classes": [], "whole": False}, {"classes": ["north", "south"], "whole": True}
+    told = {"client": "stays", "columns": {"age": numbers, "ward": words}}
+    assert run(*show, "--json").envelope["data"] == {**told, "leaves": False}
+    shown = run(*show).out
+    assert "north, south" in shown and "61" not in shown and "The policy keeps this here" in shown
+    (home / "policy.toml").write_text("[leave]\nschema = true\n")
+    assert run(*show, "--json").envelope["data"] == {**told, "leaves": True}
+    checked = run("node", "policy", "check", "--json").envelope["data"]
+    assert checked["policy"]["leave"]["schema"] is True
+    assert checked["rules"]["leave.schema"] == "names of a table's columns, and of the classes in them"
+    assert run("node", "data", "schema", "other", "--json").envelope["error"]["code"] == "dataset_unknown"
+
+
 def test_a_dataset_that_cannot_be_used_is_refused(run, home: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "part.npz", image=np.full((3, 2), np.nan, np.float32), label=np.zeros(3, np.int64))
     assert run("node", "data", "add", tmp_path / "part.npz", "--name", "c0000").code == 3

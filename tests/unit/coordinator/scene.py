@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from foedus.coordinator import assignments, polling, runs
+from foedus.coordinator import assignments, polling, runs, submitting
 from foedus.coordinator import nodes as node_cases
 from foedus.coordinator.bells import RUNS
 from foedus.coordinator.blob_rows import own_blob
@@ -146,9 +146,9 @@ class Scene:
         return SubmitRun(**{**fields, **changes})
 
     def submit(self) -> str:
-        submission = runs.prepare(self.live.artifacts, self.command())
+        submission = submitting.prepare(self.live.artifacts, self.command())
         with self.live.store.transaction("submit") as tx:
-            return runs.submit(tx, submission, ADA).id
+            return submitting.submit(tx, submission, ADA).id
 
     def show(self, run: str) -> RunView:
         with self.live.store.reading() as tx:
@@ -159,7 +159,7 @@ class Scene:
             return dict(find_run(tx, run).data)
 
     def poll(self, client: str, boot: str = BOOT, held: tuple[str, ...] | None = None) -> Work | None:
-        """What a node hears that holds these; by default what it was told, less what it is told to stop."""
+        """What a node hears that holds these; by default what it was told, less what it answered or is told to stop."""
         known = self.told.setdefault((client, boot), set())
         poll = Poll(boot=boot, held=tuple(sorted(known)) if held is None else held)
         work = polling.look(self.live, self.node_of[client], poll, time.time())
@@ -196,12 +196,22 @@ class Scene:
         if message.update is not None and self.live.artifacts.has(message.update):
             with self.live.store.transaction("blob") as tx:
                 own_blob(tx, self.live.artifacts, message.update, node.actor)
-        return assignments.contribute(self.live, node, assignment.id, message).outcome
+        outcome = assignments.contribute(self.live, node, assignment.id, message).outcome
+        self._answered(assignment)
+        return outcome
 
     def fail(self, assignment: Assignment) -> str:
         node = self.node_of[assignment.client]
         message = Fail(token=assignment.token, code="plan_failed", reason="no luck")
-        return assignments.fail(self.live, node, assignment.id, message).outcome
+        outcome = assignments.fail(self.live, node, assignment.id, message).outcome
+        self._answered(assignment)
+        return outcome
+
+    def _answered(self, assignment: Assignment) -> None:
+        """Hold it no more, as a node does."""
+        for (client, _), known in self.told.items():
+            if client == assignment.client:
+                known.discard(assignment.id)
 
     def play(self, run: str, clients: tuple[str, ...]) -> None:
         """Contribute for these clients, as often as they are asked, until the run has ended."""

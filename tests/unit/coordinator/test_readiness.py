@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from foedus.coordinator import nodes as node_cases
-from foedus.coordinator import runs, steering
+from foedus.coordinator import steering, submitting
 from foedus.coordinator.live import find_run
 from foedus.coordinator.readiness import ready
 from foedus.wire.messages import DatasetView, Hello, PlanApproval
@@ -32,9 +32,9 @@ def offer(scene: Scene, node: str, **tags: tuple[str, ...]) -> None:
 
 
 def submit(scene: Scene, *, draft: bool = False) -> str:
-    submission = runs.prepare(scene.live.artifacts, scene.command(draft=draft))
+    submission = submitting.prepare(scene.live.artifacts, scene.command(draft=draft))
     with scene.live.store.transaction("submit") as tx:
-        return runs.submit(tx, submission, ADA).id
+        return submitting.submit(tx, submission, ADA).id
 
 
 def found(scene: Scene, run: str) -> set[str]:

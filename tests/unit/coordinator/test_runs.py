@@ -12,7 +12,7 @@ import torch
 from sqlalchemy import Connection
 
 from foedus.coordinator import nodes as greeting
-from foedus.coordinator import runs, steering
+from foedus.coordinator import runs, steering, submitting
 from foedus.coordinator.bells import RUNS
 from foedus.coordinator.events import news
 from foedus.coordinator.supervisor import Supervisor
@@ -34,7 +34,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def prepared(scene: Scene, **changes: Any) -> object:
-    return runs.prepare(scene.live.artifacts, scene.command(**changes))
+    return submitting.prepare(scene.live.artifacts, scene.command(**changes))
 
 
 def blob(scene: Scene, content: bytes) -> str:
@@ -124,7 +124,7 @@ def test_an_author_s_signature_goes_on_to_the_nodes_and_a_wrong_one_is_refused(s
     wrong = sign_plan(bytes(range(32)), "0" * 64)
     assert refusal(lambda: prepared(scene, signed=wrong)).code == "proof_refused"
     with scene.live.store.transaction("submit") as tx:
-        runs.submit(tx, runs.prepare(scene.live.artifacts, scene.command(signed=signed)), ADA)
+        submitting.submit(tx, submitting.prepare(scene.live.artifacts, scene.command(signed=signed)), ADA)
     scene.submit()
     scene.enrol("clinic-a")
     scene.hello("clinic-a", state=None)
@@ -138,7 +138,7 @@ def test_a_signature_that_was_made_later_is_offered_to_those_that_lack_it_and_to
 
     def signed(by: PlanSignature, **asked: object) -> None:
         with scene.live.store.transaction("submit") as tx:
-            runs.submit(tx, runs.prepare(scene.live.artifacts, scene.command(signed=by, **asked)), ADA)
+            submitting.submit(tx, submitting.prepare(scene.live.artifacts, scene.command(signed=by, **asked)), ADA)
 
     def told(state: str, signers: tuple[str, ...] | None) -> list[PlanSignature | None]:
         command = Hello(

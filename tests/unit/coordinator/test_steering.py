@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from foedus.coordinator import polling, runs, steering
+from foedus.coordinator import polling, steering, submitting
 from foedus.coordinator.bells import RUNS, of_run
 from foedus.coordinator.events import news
 from foedus.coordinator.live import find_run
@@ -28,9 +28,9 @@ def steer(scene: Scene, run: str, move: Callable[[Connection, str], None]) -> No
 
 
 def submit(scene: Scene, **changes: Any) -> str:
-    submission = runs.prepare(scene.live.artifacts, scene.command(**changes))
+    submission = submitting.prepare(scene.live.artifacts, scene.command(**changes))
     with scene.live.store.transaction("submit") as tx:
-        run = runs.submit(tx, submission, ADA).id
+        run = submitting.submit(tx, submission, ADA).id
     scene.live.bells.ring(RUNS)
     return run
 

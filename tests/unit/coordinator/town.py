@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import insert, select
 
-from foedus.coordinator import runs
+from foedus.coordinator import submitting
 from foedus.coordinator.blob_rows import own_blob
 from foedus.coordinator.identities import NodeIdentity, Person, new_id
 from foedus.coordinator.tokens import Grant, authenticate, issue
@@ -81,12 +81,12 @@ def belongings(door: Door, person: Person) -> dict[str, str]:
     client = f"c-{node}"
     plan = PlanBundle({"plan.py": f"model = loss = None  # {person.id}\n".encode()}, "plan.py")
     command = submission(plan, live.artifacts.put_bytes(plan.to_bytes()), live.artifacts.put_bytes(model()))
-    prepared = runs.prepare(live.artifacts, command)
+    prepared = submitting.prepare(live.artifacts, command)
     blob, key = live.artifacts.put_bytes(person.id.encode()), {"owner_id": person.id, "org_id": person.org}
     upload = {"id": new_id("up"), "digest": "0" * 64, "size": 9, "actor": person.actor, "created_at": time.time()}
     with live.store.transaction("belongings") as tx:
         own_blob(tx, live.artifacts, blob, person.actor)
-        run = runs.submit(tx, prepared, person).id
+        run = submitting.submit(tx, prepared, person).id
         row = {"id": node, "name": client, "public_key": node, "status": "active", "joined_at": 0.0, **key}
         tx.execute(insert(nodes).values(**row))
         tx.execute(insert(datasets).values(client=client, node_id=node, tags=[], examples=1))

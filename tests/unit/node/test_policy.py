@@ -170,7 +170,7 @@ def test_every_rule_that_there_is_is_explained_under_its_own_name() -> None:
         "leave": {"update_bytes": 10, "tensor_bytes": 5, "logs": True},
     }
     said = [rule for rule, _ in explained(validate(Policy, full, "policy"))]
-    together = {"gpu_num": "resources.gpu", "log_bytes": "leave.logs"}
+    together = {"gpu_num": "resources.gpu", "log_bytes": "leave.logs", "schemas": "leave.schema"}
     for name in ("approval", "allow", "resources", "leave"):
         for rule in type(getattr(Policy(), name)).model_fields:
             assert any(each.startswith(together.get(rule, f"{name}.{rule}")) for each in said), rule

@@ -6,7 +6,7 @@ A source never unpickles, reads nothing that the run did not name, and bounds wh
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from foedus.data.align import Alignment
 from foedus.data.dataset import Columns
+from foedus.data.loading_plan import ColumnTable
 from foedus.data.population import Division, Federation, Numbered, OnDemand, take
 from foedus.domain.errors import DataError
 from foedus.domain.names import NAME
@@ -35,7 +37,8 @@ class NoOptions(Table):
 class Request:
     """What a run asks of a source: the keys of its ``[data]`` table, with paths resolved and options validated.
 
-    ``client`` and ``label`` name columns; ``test`` says whether the source's own test part is wanted.
+    ``client`` and ``label`` name columns; ``test`` says whether the source's own test part is wanted. By ``alignment``
+    tables that differ are read, where they do.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Request:
     test: bool = False
     seed: int = 0
     options: Any = None
+    alignment: Alignment | None = None
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,14 @@ class Pool:
 class Source:
     """The model of a source's options, and the function that reads.
 
-    ``rows``, of tables that may hold text: a file's rows as cells of text, the names of the columns first.
+    ``rows``, of tables that may hold text: a file's rows as cells of text, the names of the columns first. ``drafts``,
+    of clients whose tables may differ: what is told of one's columns, or of all clients' by name.
     """
 
     read: Callable[[Request], Pool | Federation]
     options: type[Table] = NoOptions
     rows: Callable[[Path], Iterator[list[str]]] | None = None
+    drafts: Callable[[Request, str | None], Mapping[str, Mapping[str, ColumnTable]]] | None = None
 
 
 def required_folder(request: Request, files: str) -> Path:

@@ -15,6 +15,7 @@ from alembic import op
 import foedus
 from foedus.store.migrations.forward import note_release
 from foedus.store.migrations.to_0002 import (
+    aligning,
     drawing,
     facts,
     lifecycle,
@@ -43,4 +44,5 @@ def upgrade() -> None:
     people.upgrade()
     progress.upgrade()
     plans.upgrade()
+    aligning.upgrade()
     note_release(op.get_bind(), int(revision), foedus.__version__)
