@@ -178,6 +178,7 @@ def _become(order: dict[str, Any], mine: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(order["environment"])
     sys.argv = ["foedus", *order["arguments"]]
+    sys.orig_argv = [sys.executable, "-m", *sys.argv]  # by which a service that is restarted begins anew
     importlib.import_module("foedus.cli.main").main()
 
 
