@@ -22,7 +22,7 @@ from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
 
-SERVICES = ("foedus.cli.coordinator_start", "foedus.cli.node_service", "foedus.cli.node")
+SERVICES = ("foedus.cli.coordinator_start", "foedus.cli.node_service", "foedus.cli.node_join")
 
 
 def start(log: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> Started:

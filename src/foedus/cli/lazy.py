@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 Table = Mapping[str, tuple[str, str]]
-"""Name → the module whose ``command`` it is, and one line of help."""
+"""Name → the module whose ``command`` it is, or ``module:name``, and one line of help."""
 
 
 class LazyGroup(click.Group):
@@ -28,7 +28,8 @@ class LazyGroup(click.Group):
         """The command, from its module where the table has it."""
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
-        command: click.Command = importlib.import_module(self.lazy[cmd_name][0]).command
+        module, _, name = self.lazy[cmd_name][0].partition(":")
+        command: click.Command = vars(importlib.import_module(module))[name or "command"]
         return command
 
     def resolve_command(

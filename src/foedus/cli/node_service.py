@@ -77,16 +77,15 @@ def _ending(what: wishes.Wish, seconds: float, done: str, help_text: str) -> cli
     return ending
 
 
-COMMANDS: tuple[click.Command, ...] = (
-    start,
-    _ending(
-        "drain", 3600.0, "The node has finished its work and ended.", "Finish the work in hand, take no more, end."
-    ),
-    _ending("stop", 60.0, "The node has ended.", "End at once; what is in hand is asked again when the node is back."),
-    _ending(
-        "restart",
-        3600.0,
-        "The node runs anew.",
-        "Finish the work in hand, and begin anew with the release that is installed now.",
-    ),
+drain = _ending(
+    "drain", 3600.0, "The node has finished its work and ended.", "Finish the work in hand, take no more, end."
+)
+stop = _ending(
+    "stop", 60.0, "The node has ended.", "End at once; what is in hand is asked again when the node is back."
+)
+restart = _ending(
+    "restart",
+    3600.0,
+    "The node runs anew.",
+    "Finish the work in hand, and begin anew with the release that is installed now.",
 )
