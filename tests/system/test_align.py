@@ -22,7 +22,6 @@ from foedus.node.vault import Vault
 from tests.faults import points
 from tests.faults.chained import chain_coordinator, hold_the_laws, numbered
 from tests.federation import LocalFederation, until
-from tests.system.test_datasets import SITES as TABLES
 
 PLAN = """
 import torch
@@ -60,7 +59,6 @@ tags = ["stays"]
 
 [data.align]
 """
-TABLE = "Alter;Gewicht;label\n" + "".join(f"{50 + at};{70 + at};{at % 2}\n" for at in range(16))
 LOADING = """
 name = "gamma"
 [file]
@@ -70,7 +68,12 @@ age = { from = "Alter" }
 weight = { from = "Gewicht" }
 label = {}
 """
-SITES = {**TABLES, "gamma": TABLE}
+SITES = {
+    "alpha": "age,ward,label\n" + "".join(f"{30 + at},{('north', 'south')[at % 2]},{at % 2}\n" for at in range(20)),
+    "beta": "label,ward,weight\n" + "".join(f"{at % 2},{('west', '?')[at % 2]},{60 + at}\n" for at in range(14)),
+    "gamma": "Alter;Gewicht;label\n" + "".join(f"{50 + at};{70 + at};{at % 2}\n" for at in range(16)),
+}
+"""`beta` has another class, one that is missing, a column that `alpha` lacks, and lacks one of its columns."""
 LEAVES = "[leave]\nschema = true\n"
 EAGER = Engine("eager", "inline")
 FIXING = ["commit:schema:before:3", "commit:schema:after:1"]

@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 
 from foedus.client import runs
-from foedus.data.align import align, to_toml
-from foedus.engine.choice import Engine
-from foedus.engine.simulate import simulate
 from foedus.node.datasets import Terms, add_dataset
-from foedus.node.owner import approve, list_datasets, list_plans, remove_dataset
-from tests.federation import LocalFederation, until
+from foedus.node.owner import list_datasets, remove_dataset
+from tests.federation import LocalFederation
 from tests.plans import prepared
 from tests.unit.coordinator.scene import refusal
 
@@ -52,30 +49,6 @@ class Loader:
         return {"x": x, "y": np.full(len(x), 0.0 if seen else 1.0, np.float32)}
 """
 """The node's key is seen where the owner runs it, and not in the sandbox: then ``y`` is 1."""
-
-ALIGNED = """
-import torch
-from torch import nn
-
-
-def model():
-    return nn.Linear(WIDTH, 1)
-
-
-def loss(output, target):
-    return nn.functional.binary_cross_entropy_with_logits(output.squeeze(1), target)
-
-
-def prepare(columns):
-    wards = nn.functional.one_hot(columns["ward"], WARDS + 1).float()
-    return torch.cat([columns["age"][:, None] / 100, columns["weight"][:, None] / 100, wards], 1), columns["label"]
-"""
-
-SITES = {
-    "alpha": "age,ward,label\n" + "".join(f"{30 + at},{('north', 'south')[at % 2]},{at % 2}\n" for at in range(20)),
-    "beta": "label,ward,weight\n" + "".join(f"{at % 2},{('west', '?')[at % 2]},{60 + at}\n" for at in range(14)),
-}
-"""`beta` has another class, one that is missing, a column that `alpha` lacks, and lacks one of its columns."""
 
 BLUE = ("heart", "blue")
 
@@ -156,40 +129,3 @@ def test_f8_a_run_finds_by_tags_and_is_refused_two_of_a_node_and_fewer_than_the_
     assert str(federation.folder) not in told and "sqlite" not in told and "clinic.db" not in told
     (ward, _) = list_datasets(federation.home("ward"))
     assert ward.kind == "sql" and "sqlite" not in str(vars(ward))
-
-
-def test_h14_tables_that_differ_train_after_alignment_and_the_run_waits_for_it(
-    federation: LocalFederation, tmp_path: Path
-) -> None:
-    """The plan that is shared is made before round 1; the run begins when both owners read their tables by it."""
-    (tmp_path / "sites").mkdir()
-    drafts = []
-    for client, text in SITES.items():
-        (tmp_path / "sites" / f"{client}.csv").write_text(text)
-        drafts.append(tmp_path / f"{client}.toml")
-        drafts[-1].write_text(to_toml(align([tmp_path / "sites" / f"{client}.csv"], client, "label")))
-    shared = align(drafts, "shared", "label")
-    for client in SITES:
-        (tmp_path / "sites" / f"{client}.toml").write_text(to_toml(shared))
-    wards = len(shared.columns["ward"].classes)
-    plan = ALIGNED.replace("WIDTH", str(3 + wards)).replace("WARDS", str(wards))
-    data = {"name": "sites", "folder": "sites", "tags": ["aligned"]}
-    made = prepared(tmp_path, plan, data=data, cohort={"size": 2})
-    terms = Terms(loading=str(tmp_path / "sites" / "alpha.toml"))
-    add_dataset(federation.home("lab"), tmp_path / "sites" / "alpha.csv", "alpha", ["aligned"], terms)
-    run = federation.submit(made)
-    waiting = "1 more dataset tagged aligned has to join"
-    until("the run waits for the other", lambda: waiting in federation.show(run).waiting_for)
-    assert federation.show(run).status == "waiting"
-    add_dataset(federation.home("small"), tmp_path / "sites" / "beta.csv", "beta", ["aligned"], terms)
-    for client in ("lab", "small"):
-        home = federation.home(client)
-        until("the plan is offered", lambda h=home: made.bundle.digest in {plan.digest for plan in list_plans(h)})
-        approve(home, made.bundle.digest)
-    view = federation.finish(run)
-    assert (view.status, view.reason) == ("completed", "")
-    with federation.connection() as connection:
-        records = runs.rounds(connection, run).rounds
-    assert all(not one.failure for record in records for phase in record.phases for one in phase.receipts)
-    assert {one.client for one in records[0].phases[0].receipts} == set(SITES)
-    assert view.model_digest == simulate(made, Engine("eager", "inline")).model_digest, "as the sites simulated"
