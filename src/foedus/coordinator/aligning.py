@@ -76,18 +76,14 @@ def forget_kept(tx: Connection, node: str) -> None:
     tx.execute(delete(schemas).where(schemas.c.node_id == node, schemas.c.code != ""))
 
 
-def forget_all(tx: Connection, run: str) -> None:
-    """The schemas of a run that could not be united: all are asked for again."""
-    tx.execute(delete(schemas).where(schemas.c.run_id == run))
-
-
 def _settle(tx: Connection, live: Live, run: RunRow) -> None:
-    """Fix the run's reading, if enough is known."""
+    """Fix the run's reading, if enough is known; what each site told is forgotten then, be it united or not."""
     spec, now = spec_of(run), time.time()
     told = (schemas.c.run_id == run.id, schemas.c.code == "", schemas.c.columns.is_not(null()))
     rows = tx.execute(select(schemas).where(*told).order_by(schemas.c.client)).all()
     if len(rows) < schemas_needed(spec):
         return
+    tx.execute(delete(schemas).where(schemas.c.run_id == run.id))
     try:
         alignment = alignment_of(map(_columns, rows), spec.data.label)
     except ConfigError as error:

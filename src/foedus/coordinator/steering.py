@@ -7,12 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select, update
 
-from foedus.coordinator.aligning import forget_all
 from foedus.coordinator.drawing import restart_clocks
 from foedus.coordinator.live import RunRow, find_run
 from foedus.coordinator.moves import move_run, reach, stage_of
 from foedus.coordinator.orders import ONGOING, PHASE_OF, PLACE
-from foedus.coordinator.readiness import candidates, check_unambiguous, is_unaligned
+from foedus.coordinator.readiness import candidates, check_unambiguous
 from foedus.domain.errors import ConflictError, UsageError
 from foedus.domain.lifecycle import ACTIVE, RoundStage, RunStatus
 from foedus.store.artifacts import Artifacts
@@ -91,8 +90,6 @@ def resume(tx: Connection, run: str) -> None:
 def retry(tx: Connection, artifacts: Artifacts, run: str) -> None:
     """Let a run that failed go on, with what was contributed so far; clients whose updates are lost are asked again.
 
-    One whose tables could not be aligned asks for all schemas anew.
-
     Raises:
         ConflictError: ``run_state`` where it has not failed.
     """
@@ -100,8 +97,6 @@ def retry(tx: Connection, artifacts: Artifacts, run: str) -> None:
     if row.status in ACTIVE:
         return
     _take_up(tx, row, RunStatus.FAILED)
-    if is_unaligned(row):
-        forget_all(tx, run)
     done = (assignments.c.run_id == run, assignments.c.status == "done", phases.c.status.in_(ONGOING))
     for found in tx.execute(select(assignments).join(phases, PHASE_OF).where(*done)).all():
         if found.update is not None and not artifacts.has(found.update):

@@ -13,6 +13,7 @@ from foedus.coordinator.live import find_run
 from foedus.coordinator.retention import collect
 from foedus.data.align import Alignment, parse_alignment
 from foedus.data.loading_plan import ColumnTable, LoadingPlan
+from foedus.store.aligning import schemas
 from foedus.store.tables import events
 from foedus.wire.messages import Parameters, SchemaAsk, SchemaColumn, SubmitRun, TellSchema
 from tests.unit.coordinator.scene import ADA, CLIENTS, PLAN, Scene, refusal, until
@@ -91,6 +92,8 @@ def test_h14_the_run_waits_for_the_schemas_unites_them_and_begins_with_the_param
     assert "beta" not in view.waiting_for
     assert tell(scene, run, "gamma") and tell(scene, run, "alpha")
     found = alignment_of(scene, run)
+    with scene.live.store.reading() as tx:
+        assert tx.execute(schemas.select()).all() == [], "what each site told is kept no longer"
     assert sorted(found.plan.columns) == ["age", "label", "smoker", "ward", "weight"]
     assert found.plan.columns["ward"].classes == {"north": 0.0, "south": 1.0, "west": 2.0}
     assert all(found.plan.columns[name].absent == "missing" for name in ("age", "smoker", "ward", "weight"))
