@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,7 +17,9 @@ from typing import Any
 import pytest
 
 from foedus.cli.main import execute
+from foedus.cli.simulation import begin, run
 from foedus.domain.errors import ConflictError
+from foedus.engine.choice import Engine
 from foedus.engine.folder import is_run
 
 DIGITS = Path("examples/digits/run.toml").resolve()
@@ -103,27 +106,42 @@ def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 def killed_at(point: int, whole: Path, tmp_path: Path) -> bool:
     """Kill a run at one point, go on, and compare; whether there was a run to go on with."""
-    engine = (whole / "engine").read_text().split()
+    kernel, executor = (whole / "engine").read_text().split()
     folder = tmp_path / f"killed{point}"
-    for _ in range(6):
-        assert apart(run_and_die, command(folder, *engine), folder, point, tmp_path / "log") == -signal.SIGKILL
-        begun = is_run(folder)
-        if not begun or recipe(folder) == recipe(whole):
-            break
-        shutil.rmtree(folder)  # kernel graph was timed, and another recipe was the fastest: its bits are others
-    else:
-        raise AssertionError("the recipe of the undisturbed run was never chosen again")
+    words = command(folder, kernel, executor)
+    assert apart(run_and_die, words, folder, point, tmp_path / "log") == -signal.SIGKILL
+    begun = is_run(folder)
     if begun:
-        code = apart(execute_and_exit, ["simulate", "--resume", str(folder)])
+        chosen = recipe(folder)
+        asked = ["--kernel", kernel] if chosen is None else []  # until the choice is made, nothing says what was asked
+        code = apart(execute_and_exit, ["simulate", "--resume", str(folder), *asked])
         assert code == (ConflictError.exit_code if complete(folder, code) else 0)
-        same_run(folder, whole)
+        assert chosen in (None, recipe(folder))
+        same_run(folder, undisturbed(whole, recipe(folder)))
     shutil.rmtree(folder, ignore_errors=True)
     return begun
 
 
 def recipe(folder: Path) -> Any:
-    """The recipe that kernel graph was given in a run; none of kernel eager."""
+    """The recipe of a run's kernel, empty for kernel eager; none before the choice was made."""
     return json.loads((folder / "environment.json").read_text()).get("recipe")
+
+
+def undisturbed(whole: Path, chosen: dict[str, Any]) -> Path:
+    """The run that nobody disturbed, of this recipe: a run that begins times its recipes, and their bits differ."""
+    if chosen == recipe(whole):
+        return whole
+    folder = whole.with_name(f"run-{hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]}")
+    if not folder.exists():
+        kernel, executor = (whole / "engine").read_text().split()
+        workers = 2 if executor == "workers" else None
+        assert apart(run_whole, folder, Engine(kernel, executor, workers, recipe=chosen)) == 0
+    assert recipe(folder) == chosen
+    return folder
+
+
+def run_whole(folder: Path, engine: Engine) -> None:
+    run(begin(DIGITS, dict(setting.split("=", 1) for setting in RUN), folder, False), engine)
 
 
 def complete(folder: Path, code: int) -> bool:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.coordinator.scene import Scene, begin, supervised
+from tests.unit.coordinator.scene import Scene, begin, close_all, supervised
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """No scene of a test stays open after it."""
+    yield
+    close_all()
 
 
 @pytest.fixture

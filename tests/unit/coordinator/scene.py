@@ -54,6 +54,9 @@ CLIENTS = ("alpha", "beta", "gamma")
 ADA = Person("us_ada", "ada", "org_ada", frozenset({"researcher"}))
 PLAN = PlanBundle({"plan.py": b"model = loss = None\n"}, "plan.py")
 
+_opened: list[Store] = []
+"""The databases of the scenes since :func:`close_all`."""
+
 
 def initial_model() -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
@@ -103,6 +106,7 @@ class Scene:
 
     def _open(self) -> Live:
         store = Store(usual_database(self.folder) or f"sqlite:///{self.folder / 'db'}", migrate=True)
+        _opened.append(store)
         return Live(store, Artifacts(self.folder), lease=self.lease)
 
     def reopen(self) -> None:
@@ -241,6 +245,12 @@ class Scene:
             state = next_round(state)
         model: Tensors = state.tensors["model"]
         return model_digest(model)
+
+
+def close_all() -> None:
+    """Give back what the databases of every scene hold; one may be closed already."""
+    while _opened:
+        _opened.pop().close()
 
 
 @contextmanager

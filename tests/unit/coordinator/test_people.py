@@ -23,6 +23,7 @@ from foedus.store.audit import audit, entries
 from foedus.store.people import api_tokens, users
 from foedus.store.tables import metadata
 from foedus.wire.audit import verify
+from tests.postgres import usual_database
 from tests.unit.coordinator.door import Door, code, opened
 from tests.unit.coordinator.town import Town, narrowed, roles_in_table, town
 
@@ -67,7 +68,11 @@ def test_a_start_that_dies_before_its_commit_leaves_a_file_that_the_next_replace
         assert door.ask("GET", "/runs").status_code == 200
 
 
-def test_who_has_the_folder_gets_a_token_when_every_other_is_lost(tmp_path: Path) -> None:
+def test_who_has_the_folder_gets_a_token_when_every_other_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database := usual_database(tmp_path):  # one that is not in the folder is named where the coordinator's is
+        monkeypatch.setenv("FOEDUS_COORDINATOR_DATABASE", database)
     with opened(tmp_path) as door:
         with door.parts.store.transaction("t") as tx:
             tx.execute(update(api_tokens).values(revoked_at=1.0))
