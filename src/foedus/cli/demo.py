@@ -35,6 +35,7 @@ from foedus.engine.results import recorded
 from foedus.engine.simulate import HeldOut
 from foedus.node import owner
 from foedus.node.vault import PlanEntry
+from foedus.sandbox.bubblewrap import unavailable
 from foedus.wire.messages import RunView
 
 NODES = ("north", "east", "south", "west")
@@ -94,6 +95,8 @@ class _Demo:
         say("starting a coordinator and four nodes, each a process of its own …")
         self.federation.start_coordinator()
         say(f"coordinator on {self.federation.url}, with SQLite and a folder")
+        if why := unavailable():
+            say(f"no sandbox here, so each owner's policy lets plans run without one: {why}")
         parts = [(path, count) for path, count in files if path.stem != HELD_OUT]
         for name, (part, count) in zip(NODES, parts, strict=True):
             self.federation.start_node(name, part, TAG)
