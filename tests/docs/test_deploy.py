@@ -37,6 +37,13 @@ def _parses(words: list[str]) -> None:
     command.make_context(words[0], words[1:])
 
 
+def _of_a_node(verb: str, words: list[str]) -> None:
+    """Whether a command line is one of `foedus node`."""
+    command = node.command.get_command(click.Context(node.command), verb)
+    assert command is not None
+    command.make_context(verb, [*words])
+
+
 def test_every_setting_in_the_example_is_one_and_is_valid(tmp_path: Path) -> None:
     text = (DEPLOY / "coordinator.toml").read_text()
     assert read_settings({"config": _written(tmp_path / "as-it-is.toml", text)}).folder.is_absolute()
@@ -105,7 +112,7 @@ def test_the_node_s_unit_drains_it_and_lets_plans_be_held() -> None:
     for key in ("ExecStart", "ExecReload"):
         program, noun, verb, *words = service[key].split()
         assert (Path(program).name, noun) == ("foedus", "node")
-        node.command.commands[verb].make_context(verb, [*words])
+        _of_a_node(verb, words)
         assert words[words.index("--home") + 1] == f"/var/lib/{service['StateDirectory']}", "it may write nowhere else"
     assert service["KillMode"] == "mixed", "work processes are not to hear SIGTERM"
     drain = dict(line.split("=") for line in [service["Environment"]])["FOEDUS_NODE_DRAIN_SECONDS"]
@@ -131,7 +138,7 @@ def test_the_node_s_image_copies_what_is_there_and_runs_a_command_that_is() -> N
     assert copied and all((ROOT / name).exists() for name in copied)
     assert json.loads(re.findall(r"^ENTRYPOINT (.*)$", lines, re.MULTILINE)[0]) == ["foedus", "node"]
     verb, *words = json.loads(re.findall(r"^CMD (.*)$", lines, re.MULTILINE)[0])
-    node.command.commands[verb].make_context(verb, [*words])
+    _of_a_node(verb, words)
     assert "bubblewrap" in lines and "USER foedus" in lines
 
 
