@@ -23,7 +23,7 @@ from tests.plans import prepared
 
 CLIENT = "c0000"
 DATA = {"name": "digits", "tags": ["digits"], "partition": {"name": "iid", "clients": 1}}
-QUICK = {"commit:node_init:before", "commit:node_join:before"}
+QUICK = {"commit:node_join:before"}
 PLACES = [place if place in QUICK else pytest.param(place, marks=pytest.mark.soak) for place in FIRST_CONTACT]
 
 

@@ -124,6 +124,7 @@ def test_clients_of_the_users_own_travel_and_a_plan_that_raises_for_one_fails_fo
     assert failures["c0003"].startswith("plan_failed")
 
 
+@pytest.mark.soak
 def test_work_that_ends_two_workers_is_a_failure_of_its_clients_alone(two: None, tmp_path: Path) -> None:
     body = f"(pathlib.Path({str(tmp_path)!r}) / f'try{{os.getpid()}}').touch(); os.kill(os.getpid(), 9)"
     ready = many(tmp_path, marked(body), rounds=1, test={"ratio": 0.0})
