@@ -3,9 +3,9 @@
 .PHONY: help setup demo test check format bench bench-peers soak constraints clean
 
 # A Python 3.11+ to build .venv with (found by itself where not given), test processes (which mostly wait for others, so
-# that there are two more than cores), repetitions in `make soak`.
+# that there is one more than cores), repetitions in `make soak`.
 PYTHON ?=
-JOBS ?= 4
+JOBS ?= 3
 SOAK ?= 3
 # What `make soak` repeats; the rest it does once.
 KILLS := tests/faults/test_crash_points.py tests/faults/test_first_contact.py tests/faults/test_resume.py
