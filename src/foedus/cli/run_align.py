@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from foedus.cli.connection import connected
+from foedus.cli.live import LOOK
 from foedus.cli.options import examples, run_argument
 from foedus.cli.output import emit, json_option, say
 from foedus.cli.run import describe
@@ -20,9 +21,6 @@ from foedus.domain.plan import read_bundle
 from foedus.domain.run import parse_spec, run_file
 from foedus.engine.prepare import Prepared, prepare_spec
 from foedus.wire.messages import RunView
-
-LOOK = 0.5
-"""Seconds between two looks at a run that waits."""
 
 
 @click.command("align", epilog=examples("foedus run align run_0123456789ab run.toml"))

@@ -44,12 +44,12 @@ def command(connection: Connection, run_toml: Path, follow: bool, overrides: tup
     prepared = None if spec.data.asks_sites else prepare_spec(spec, base)
     say(NOTE)
     view = runs.submit(connection, submitted(spec, base) if prepared is None else submission_of(prepared))
-    if prepared is None:
+    if follow or prepared is None:
         say(f"run {view.id}, plan {view.plan}")
+    if prepared is None:
         prepared = begin_aligned(connection, view.id, base)
         view = runs.show(connection, view.id)
     if follow:
-        say(f"run {view.id}, plan {view.plan}")
         watch_and_tell(connection, view.id, out, prepared)
     else:
         emit(view.model_dump(mode="json"), view.id)

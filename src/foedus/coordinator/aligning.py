@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, null, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from foedus.coordinator.bells import of_run
 from foedus.coordinator.blob_rows import name_blobs
@@ -32,13 +32,18 @@ ASKS_AT_ONCE = 20
 """Schemas that one poll asks for at most."""
 
 
+UNALIGNED = RUN.where(
+    runs.c.status == RunStatus.WAITING.value, runs.c.initial_model == "", runs.c.alignment.is_(None)
+).order_by(runs.c.created_at)
+"""The runs that wait for schemas; every poll looks for them."""
+
+
 def asks(tx: Connection, node: str) -> tuple[SchemaAsk, ...]:
     """The schemas that runs wait for of this node."""
-    waiting = (runs.c.status == RunStatus.WAITING.value, runs.c.initial_model == "", runs.c.alignment.is_(None))
     found = []
-    for run in tx.execute(RUN.where(*waiting).order_by(runs.c.created_at)).all():
-        for one in asked_for_schemas(tx, run):
-            if one.node == node and one.is_ready and one.schema is None:
+    for run in tx.execute(UNALIGNED).all():
+        for one in asked_for_schemas(tx, run, node):
+            if one.is_ready and one.schema is None:
                 strategy = spec_of(run).strategy.name
                 found.append(SchemaAsk(run=run.id, client=one.client, plan=run.plan, strategy=strategy))
     return tuple(found[:ASKS_AT_ONCE])
@@ -54,7 +59,7 @@ def hear(live: Live, node: NodeIdentity, command: TellSchema) -> SchemaHeard:
     """
     with live.store.transaction("schema", scope=command.run) as tx:
         run = find_run(tx, command.run)
-        mine = [one for one in asked_for_schemas(tx, run) if (one.client, one.node) == (command.client, node.id)]
+        mine = [one for one in asked_for_schemas(tx, run, node.id) if one.client == command.client]
         if not mine or (not mine[0].is_ready and not command.code):
             raise run_unknown(command.run)
         here = (schemas.c.run_id == run.id, schemas.c.client == command.client)
@@ -79,7 +84,7 @@ def forget_kept(tx: Connection, node: str) -> None:
 def _settle(tx: Connection, live: Live, run: RunRow) -> None:
     """Fix the run's reading, if enough is known; what each site told is forgotten then, be it united or not."""
     spec, now = spec_of(run), time.time()
-    told = (schemas.c.run_id == run.id, schemas.c.code == "", schemas.c.columns.is_not(null()))
+    told = (schemas.c.run_id == run.id, schemas.c.code == "")
     rows = tx.execute(select(schemas).where(*told).order_by(schemas.c.client)).all()
     if len(rows) < schemas_needed(spec):
         return

@@ -43,15 +43,15 @@ class Candidate:
         return self.state == "approved" and not self.also
 
 
-def candidates(connection: Connection, run: RunRow) -> list[Candidate]:
-    """The matching datasets of active nodes, by client name; of a node that has several, the first."""
+def candidates(connection: Connection, run: RunRow, node: str | None = None) -> list[Candidate]:
+    """The matching datasets of active nodes, or of one, by client name; of a node that has several, the first."""
     wanted = set(spec_of(run).data.tags)
     approval = (approvals.c.node_id == nodes.c.id) & (approvals.c.digest == run.plan)
     query = (
         select(datasets, nodes.c.name, nodes.c.last_seen, approvals.c.state, approvals.c.note)
         .join(nodes, nodes.c.id == datasets.c.node_id)
         .outerjoin(approvals, approval)
-        .where(nodes.c.status == "active")
+        .where(nodes.c.status == "active", *([] if node is None else [nodes.c.id == node]))
         .order_by(datasets.c.client)
     )
     found: dict[str, Candidate] = {}
@@ -74,13 +74,16 @@ def is_unaligned(run: RunRow) -> bool:
     return not run.initial_model and run.alignment is None
 
 
-def asked_for_schemas(connection: Connection, run: RunRow) -> list[Candidate]:
-    """The clients whose schemas a run wants, with what they said: all that match, or the one that it names."""
+def asked_for_schemas(connection: Connection, run: RunRow, node: str | None = None) -> list[Candidate]:
+    """The clients, or those of one node, whose schemas a run wants, with what they said.
+
+    They are all that match, or the one that the run names.
+    """
     align = spec_of(run).data.align
     named = None if align is None else align.client
     rows = connection.execute(select(schemas).where(schemas.c.run_id == run.id))
     said = {row.client: f"{row.code}: {row.reason}" if row.code else "" for row in rows}
-    found = [one for one in candidates(connection, run) if named in (None, one.client)]
+    found = [one for one in candidates(connection, run, node) if named in (None, one.client)]
     return [replace(one, schema=said.get(one.client)) for one in found]
 
 

@@ -33,12 +33,7 @@ from foedus.store.audit import Act, record
 from foedus.store.tables import rounds, runs
 from foedus.strategies.catalogue import build
 from foedus.strategies.strategy import RunContext
-from foedus.wire.messages import (
-    Manifest,
-    Parameters,
-    RunView,
-    SubmitRun,
-)
+from foedus.wire.messages import Manifest, Parameters, RunView, SubmitRun
 from foedus.wire.plan_signature import check_signature
 
 

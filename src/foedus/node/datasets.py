@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 
 from foedus.data.align import draft_rows
 from foedus.data.dataset import check_columns, count
+from foedus.data.loading import Rows
 from foedus.data.loading_plan import LoadingPlan
 from foedus.data.owned import Reading, check_minimum
 from foedus.data.reading import columns_of, kind_read, text_of
@@ -144,9 +145,9 @@ def _texts(reading: Reading, place: Path) -> _Found:
     with text_of(kind_read(reading, None, place), place) as rows:
         if rows is None:
             raise unaligned("A file of this kind has no texts.")
-        number = itertools.count()
-        columns = draft_rows(row for row in rows if row and next(number) >= 0)
-        examples = next(number) - 1
+        lines = Counter[str]()
+        columns = draft_rows(_counted(rows, lines))
+    examples = lines["rows"] - 1  # the first has the names
     if examples < 1 or not columns:
         raise DataError("dataset_empty", "The dataset has no rows.", "", "Add a dataset with at least one example.")
     check_minimum(examples, reading.minimum)
@@ -155,3 +156,11 @@ def _texts(reading: Reading, place: Path) -> _Found:
         for name, c in columns.items()
     }
     return _Found(examples, tuple(sorted(columns)), tuple({"name": name, **kinds[name]} for name in sorted(columns)))
+
+
+def _counted(rows: Rows, lines: Counter[str]) -> Rows:
+    """The rows that are not empty; how many passed stands in ``lines``."""
+    for row in rows:
+        if row:
+            lines["rows"] += 1
+            yield row
