@@ -113,8 +113,7 @@ def killed_at(point: int, whole: Path, tmp_path: Path) -> bool:
     begun = is_run(folder)
     if begun:
         chosen = recipe(folder)
-        asked = ["--kernel", kernel] if chosen is None else []  # until the choice is made, nothing says what was asked
-        code = apart(execute_and_exit, ["simulate", "--resume", str(folder), *asked])
+        code = apart(execute_and_exit, ["simulate", "--resume", str(folder)])
         assert code == (ConflictError.exit_code if complete(folder, code) else 0)
         assert chosen in (None, recipe(folder))
         same_run(folder, undisturbed(whole, recipe(folder)))
@@ -141,7 +140,7 @@ def undisturbed(whole: Path, chosen: dict[str, Any]) -> Path:
 
 
 def run_whole(folder: Path, engine: Engine) -> None:
-    run(begin(DIGITS, dict(setting.split("=", 1) for setting in RUN), folder, False), engine)
+    run(begin(DIGITS, dict(setting.split("=", 1) for setting in RUN), engine, folder))
 
 
 def complete(folder: Path, code: int) -> bool:
@@ -161,7 +160,8 @@ def test_a_run_killed_while_it_writes_a_checkpoint_or_a_round_goes_on(
     assert any(points[at - 1].startswith("os.rename") for at in second)
     summary = points.index("open .summary.json.part") + 1
     of_rounds = [at for at, point in enumerate(points, 1) if point == "open rounds.jsonl"]
-    some = {second[2], of_rounds[-2]}
+    begun = points.index("os.rename .environment.json.part") + 2  # nothing is chosen by then
+    some = {begun, second[2]}
     every = {second[0], second[2], second[-1], second[-1] + 1, of_rounds[-2], summary}
     for point in sorted(every if (whole / "engine").read_text() == "eager inline" else some):
         assert killed_at(point, whole, tmp_path), f"nothing to go on with after point {point}: {points[point - 1]}"

@@ -55,15 +55,15 @@ def simulate(
     with undisturbed(), ExitStack() as stack:
         inputs = read_inputs(run, overrides, plan, data)
         spec, name = inputs.prepared.spec, inputs.name
-        kept = Kept()
+        kept, engine = Kept(), engine_of(how)
         observers: list[Observer] = [kept, *([Printed(spec.rounds)] if how.get("progress", True) else [])]
-        folder = begin_folder(inputs.prepared, name, Path(out)) if out is not None else None
+        folder = begin_folder(inputs.prepared, name, Path(out), engine) if out is not None else None
         if folder is not None:
             stack.enter_context(recorded(folder, spec, name))
             observers.append(folder)
         trackers = stack.enter_context(tracking(spec, folder.path.name if folder else _stamped(name)))
         keeping = Keeping(folder, spec.checkpoint) if folder is not None else None
-        engine, prepared = engine_of(how), replace(inputs.prepared, saved=folder.saved if folder else None)
+        prepared = replace(inputs.prepared, saved=folder.saved if folder else None)
         done = simulate_on(prepared, inputs.federation, engine, [*observers, *trackers.observers], keeping)
         result = Result(
             name,

@@ -18,7 +18,7 @@ from foedus.engine.simulate import Tools
 
 def begin_and_run(run_toml: Path, changes: Mapping[str, str], place: tuple[Path | None, bool], how: How) -> None:
     """A run from its beginning. ``place``: its folder, and whether a run that is there may be replaced."""
-    _run(begin(run_toml, changes, *place), how)
+    _run(begin(run_toml, changes, _engine(how), *place), how)
 
 
 def go_on_in(folder: Path, changes: Mapping[str, str], how: How) -> None:
@@ -26,7 +26,7 @@ def go_on_in(folder: Path, changes: Mapping[str, str], how: How) -> None:
     if is_sweep(folder):
         _run_sweep(read_sweep(folder), folder, how)
     else:
-        _run(go_on(folder, changes), how)
+        _run(go_on(folder, changes, _engine(how)), how)
 
 
 def sweep(
@@ -44,7 +44,7 @@ def sweep(
 
 def _run(simulation: Simulation, how: How) -> None:
     profile = Profile() if how.profile else None
-    summary = run(simulation, _engine(how), Tools(say if how.debug else None, profile))
+    summary = run(simulation, Tools(say if how.debug else None, profile))
     if profile:
         say(_times(profile))
     emit(summary, last_words(summary, simulation.folder.path))

@@ -68,6 +68,10 @@ class Engine:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
+ASKED = ("kernel", "executor", "workers", "device")
+"""What a person asks for."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What was chosen, and why, in words. ``stack``: how many clients the kernel computes together.

@@ -129,12 +129,20 @@ class Position:
 class RunFolder:
     """Writes a run's files into ``path``: an empty folder, or, without ``spec``, that of a run that is taken up again.
 
+    ``facts`` are said of it from the beginning.
+
     Raises:
         ConflictError: ``run_in_progress`` where another process has the folder.
         PlanError: ``plan_malformed`` where a file of the plan has a name that cannot be kept.
     """
 
-    def __init__(self, path: Path, spec: RunSpec | None, bundle: PlanBundle | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: RunSpec | None,
+        bundle: PlanBundle | None = None,
+        facts: Mapping[str, Json] | None = None,
+    ) -> None:
         self.path = path
         self.history = History()
         self._release = weakref.finalize(self, os.close, _lock(path))
@@ -147,7 +155,7 @@ class RunFolder:
             self._keep(bundle)
             spec = spec.model_copy(update={"plan": _kept_as(bundle)})
         self._write(ROUNDS, b"")
-        self._ask(spec, {"plan": bundle.digest} if bundle else {})
+        self._ask(spec, {**(facts or {}), **({"plan": bundle.digest} if bundle else {})})
         self.log("started")
 
     def go_on(self, spec: RunSpec, facts: Mapping[str, Json], until: Position) -> None:
@@ -168,10 +176,14 @@ class RunFolder:
         self.log("resumed", after=len(self.history.rows))
 
     def _ask(self, spec: RunSpec, facts: Mapping[str, Json]) -> None:
-        """Say what is run, and how that is known to be the same later on."""
+        """Say what is run, and how that is known to be the same later on, also if it is killed on the way."""
         content = tomli_w.dumps(_without_none(spec.model_dump(mode="json"))).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        if (self.path / ENVIRONMENT).exists():
+            self.environment({**facts, "next": digest})
         self._write(RUN, content)
-        self.environment({**facts, "run": hashlib.sha256(content).hexdigest()})
+        self._facts.pop("next", None)
+        self.environment({**facts, "run": digest})
 
     def environment(self, facts: Mapping[str, Json]) -> None:
         """Say where the run runs, and how: kernel, executor, workers, the reason. What was said before stays."""

@@ -12,7 +12,7 @@ from foedus.domain.errors import FoedusError
 from foedus.domain.names import NAME
 from foedus.domain.plain import Json
 from foedus.domain.run import RunSpec, run_file
-from foedus.engine.choice import Choice
+from foedus.engine.choice import ASKED, Choice, Engine
 from foedus.engine.folder import REPORT, RunFolder, choose_folder
 from foedus.engine.history import History
 from foedus.engine.prepare import Prepared
@@ -52,15 +52,20 @@ def run_name(spec: RunSpec, run_toml: Path) -> str:
     return name if NAME.fullmatch(name) else "run"
 
 
-def begin_folder(prepared: Prepared, name: str, out: Path | None, *, force: bool = False) -> RunFolder:
+def begin_folder(prepared: Prepared, name: str, out: Path | None, asked: Engine, *, force: bool = False) -> RunFolder:
     """The folder of a simulation that begins, which has what :func:`foedus.engine.resume.take_up` needs.
 
     Raises:
         ConflictError, StorageError: as :func:`foedus.engine.folder.choose_folder`.
     """
-    folder = RunFolder(choose_folder(out, name, datetime.now(UTC), force=force), prepared.spec, prepared.bundle)
-    directions: dict[str, Json] = {**prepared.manifest.metrics}
-    folder.environment({"name": name, "base": str(prepared.base.resolve()), "directions": directions})
+    facts: dict[str, Json] = {
+        "name": name,
+        "base": str(prepared.base.resolve()),
+        "directions": {**prepared.manifest.metrics},
+        "asked": {part: getattr(asked, part) for part in ASKED},
+    }
+    path = choose_folder(out, name, datetime.now(UTC), force=force)
+    folder = RunFolder(path, prepared.spec, prepared.bundle, facts)
     if prepared.alignment is not None:
         folder.aligned(prepared.alignment.to_bytes())
     return folder

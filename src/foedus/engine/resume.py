@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from foedus.data.align import Alignment, parse_alignment
 from foedus.domain.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, PlanError
@@ -18,7 +20,7 @@ from foedus.domain.plan import read_bundle
 from foedus.domain.run import RunSpec
 from foedus.domain.table import flat
 from foedus.engine.checkpoints import Checkpoint, newest
-from foedus.engine.choice import Choice
+from foedus.engine.choice import ASKED, Choice, Engine
 from foedus.engine.folder import ALIGNMENT, ENVIRONMENT, ROUNDS, RUN, SUMMARY, Position, RunFolder, is_run, versions
 from foedus.engine.json_text import read_json
 from foedus.engine.keeping import Keeping
@@ -31,7 +33,7 @@ MAY_CHANGE = ("rounds", "data.folder", "data.file", "data.cache", "time.trace", 
 
 @dataclass(frozen=True)
 class TakenUp:
-    """A run that can go on. ``choice`` is none where none was made yet; ``notes`` are for people."""
+    """A run that can go on, on an ``engine``; ``notes`` are for people."""
 
     prepared: Prepared
     folder: RunFolder
@@ -39,17 +41,19 @@ class TakenUp:
     name: str
     rounds: int
     seconds: float
-    choice: Choice | None
+    engine: Engine
     notes: tuple[str, ...]
 
 
-def take_up(path: Path, overrides: Mapping[str, str]) -> TakenUp:
+def take_up(path: Path, overrides: Mapping[str, str], asked: Engine) -> TakenUp:
     """The run in the folder ``path``, cut back to its newest checkpoint, or to its beginning where there is none.
+
+    What is not ``asked`` for stays as it was.
 
     Raises:
         NotFoundError: ``run_folder_missing``.
         ConflictError: ``run_in_progress``, ``run_complete``, ``run_changed``, ``run_not_simulated``.
-        ConfigError: ``resume_refused``; and as for any run, where an override is wrong.
+        ConfigError: ``resume_refused``, ``kernel_recorded``; and as for any run, where an override is wrong.
         PlanError: ``plan_changed``.
         IntegrityError: ``checkpoints_unusable``.
     """
@@ -59,7 +63,7 @@ def take_up(path: Path, overrides: Mapping[str, str]) -> TakenUp:
         )
     folder = RunFolder(path, None)
     facts = read_json(path / ENVIRONMENT)
-    if facts.get("run") != hashlib.sha256((path / RUN).read_bytes()).hexdigest():
+    if hashlib.sha256((path / RUN).read_bytes()).hexdigest() not in (facts.get("run"), facts.get("next")):
         raise _changed(path / RUN)
     if "plan" not in facts:
         raise ConflictError(
@@ -77,15 +81,16 @@ def take_up(path: Path, overrides: Mapping[str, str]) -> TakenUp:
         )
     checkpoint, notes = newest(path, path / ROUNDS)
     _refuse_complete(path, kept, spec, checkpoint)
+    made = checkpoint.choice if checkpoint else facts
+    engine = _as_before(asked, _choice(made)) if "kernel" in made else _as_asked(asked, facts)
     base = Path(str(facts.get("base", "")))
     prepared = prepare_bundle(spec, base if base.is_dir() else path, bundle, _alignment(path, facts))
-    stays = {name: value for name, value in facts.items() if name not in versions()}
+    stays = {name: value for name, value in facts.items() if name not in (*versions(), "next")}
     folder.go_on(spec, stays, checkpoint.position if checkpoint else Position())
     keeping = Keeping(folder, spec.checkpoint, checkpoint)
     rounds, seconds = (checkpoint.rounds, checkpoint.seconds) if checkpoint else (0, 0.0)
-    made = checkpoint.choice if checkpoint else facts
-    choice = _choice(made) if "kernel" in made else None
-    return TakenUp(prepared, folder, keeping, str(facts.get("name", "run")), rounds, seconds, choice, tuple(notes))
+    name = str(facts.get("name", "run"))
+    return TakenUp(prepared, folder, keeping, name, rounds, seconds, engine, tuple(notes))
 
 
 def _refuse_changes(kept: RunSpec, spec: RunSpec) -> None:
@@ -137,12 +142,40 @@ def _alignment(path: Path, facts: Mapping[str, Any]) -> Alignment | None:
     return parse_alignment(content)
 
 
+def _as_before(asked: Engine, choice: Choice) -> Engine:
+    """What was asked for, with the kernel that the run was begun with; where it runs decides no bit, and may change."""
+    if asked.kernel not in ("auto", choice.kernel):
+        raise ConfigError(
+            "kernel_recorded",
+            f"The run was begun with kernel {choice.kernel}, and goes on with it.",
+            "Another kernel gives other bits.",
+            "Leave --kernel out, or begin another run.",
+        )
+    as_it_was = asked.executor == "auto" and asked.workers is None
+    executor = replace(asked, executor=choice.executor, workers=choice.workers) if as_it_was else asked
+    return replace(executor, kernel=choice.kernel, device=choice.device, recipe=choice.recipe)
+
+
+def _as_asked(asked: Engine, facts: Mapping[str, Any]) -> Engine:
+    """What was asked for, and where nothing was, what was asked for when the run was begun."""
+    try:
+        before = TypeAdapter(Engine).validate_python(facts.get("asked", {}))
+    except ValidationError as error:
+        raise _malformed() from error
+    said = {part: getattr(asked, part) for part in ASKED if getattr(asked, part) != getattr(Engine(), part)}
+    return replace(before, **said)
+
+
 def _choice(table: Mapping[str, Any]) -> Choice:
     match table:
         case {"kernel": str(), "executor": str(), "workers": int(), "reason": str(), "stack": int()}:
             names = [field.name for field in fields(Choice)]
             return Choice(**{name: table[name] for name in names if name in table})
-    raise IntegrityError(
+    raise _malformed()
+
+
+def _malformed() -> IntegrityError:
+    return IntegrityError(
         "choice_malformed", "The checkpoint does not say how the run was computed.", "", "Begin the run anew."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -73,8 +74,24 @@ def test_a_plan_or_a_run_toml_that_was_changed_is_refused(run, done: Path) -> No
     assert refused(run, "--resume", done, "--set", "rounds=4") == (7, "run_changed")
 
 
-def test_another_kernel_is_refused(run, done: Path) -> None:
+def test_another_kernel_is_refused_with_nothing_lost(run, done: Path) -> None:
     assert refused(run, "--resume", done, "--set", "rounds=4", "--kernel", "graph") == (3, "kernel_recorded")
+    assert json.loads((done / "summary.json").read_text())["rounds"] == 2
+
+
+def test_killed_while_run_toml_was_changed_it_goes_on_with_either(run, done: Path) -> None:
+    def said(name: str) -> bytes:
+        return (done / name).read_bytes()
+
+    before = said("run.toml")
+    assert run("simulate", "--resume", done, "--set", "rounds=3").code == 0
+    after, facts = said("run.toml"), json.loads(said("environment.json"))
+    between = {**facts, "run": hashlib.sha256(before).hexdigest(), "next": facts["run"]}
+    for kept, rounds in ((before, "4"), (after, "5")):
+        (done / "run.toml").write_bytes(kept)
+        (done / "environment.json").write_text(json.dumps(between))
+        assert run("simulate", "--resume", done, "--set", f"rounds={rounds}", "--json").envelope["data"]["rounds"] > 3
+        assert "next" not in json.loads(said("environment.json"))
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(run, here: Path, digits: Path, done: Path) -> None:
