@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
 import click
+
+from foedus.domain.modules import load
 
 Table = Mapping[str, tuple[str, str]]
 """Name → the module whose ``command`` it is, or ``module:name``, and one line of help."""
@@ -29,7 +30,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
         module, _, name = self.lazy[cmd_name][0].partition(":")
-        command: click.Command = vars(importlib.import_module(module))[name or "command"]
+        command: click.Command = vars(load(module))[name or "command"]
         return command
 
     def resolve_command(

@@ -5,7 +5,6 @@ What is wrong in the call or in run.toml is refused before torch is loaded: the 
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import click
@@ -15,6 +14,7 @@ from foedus.cli.output import json_option
 from foedus.data.names import check_source
 from foedus.domain.computing import DEVICES, EXECUTORS, KERNELS
 from foedus.domain.errors import UsageError
+from foedus.domain.modules import load
 from foedus.domain.run import read_run
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -74,7 +74,7 @@ def command(
         check_source(read_run(run_toml, changes).data.name)
     settings = parse_sweep(sweeps)
     how = How(kernel, executor, workers, device, debug, profile)
-    work = importlib.import_module("foedus.cli.simulate_run")
+    work = load("foedus.cli.simulate_run")
     if run_toml and (sweeps or seeds):
         work.sweep(run_toml, changes, (settings, seeds or 1), out, how)
     elif run_toml:

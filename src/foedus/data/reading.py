@@ -14,7 +14,6 @@ from foedus.data.dataset import Columns
 from foedus.data.loading import Rows, csv_rows, load_rows
 from foedus.data.loading_plan import ColumnTable, LoadingPlan
 from foedus.data.owned import ENDINGS, Reading, kind_of
-from foedus.data.query import snapshot
 from foedus.domain.errors import DataError
 
 
@@ -74,6 +73,8 @@ def text_of(kind: str, path: Path, delimiter: str = ",") -> Iterator[Rows | None
         with csv_rows(path, delimiter) as rows:
             yield rows
     elif kind == "sql":
+        from foedus.data.query import snapshot  # which loads SQLAlchemy
+
         with tempfile.TemporaryDirectory(prefix="foedus-") as folder:
             snapshot(path, Path(folder) / "query.csv")
             with csv_rows(Path(folder) / "query.csv", delimiter) as rows:

@@ -16,16 +16,19 @@ import sys
 import time
 from queue import SimpleQueue
 from threading import Thread
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from foedus.domain.errors import FoedusError
-from foedus.local.checks import Logged
+from foedus.domain.modules import load
 from foedus.node.frames import Order, Ready, Stepped, pack, read
 from foedus.node.reasons import failure_of
-from foedus.node.session import Session, session_of
 from foedus.sandbox import limits
 from foedus.wire.messages import Message
 from foedus.wire.progress import POINTS, Point
+
+if TYPE_CHECKING:
+    from foedus.local.checks import Logged
+    from foedus.node.session import Session
 
 PULSE = 0.5
 """Seconds between two words that the work goes on."""
@@ -34,6 +37,7 @@ PULSE = 0.5
 def main() -> None:
     """Serve orders until the agent closes the pipe."""
     commands, replies = _own(0, os.O_RDONLY), _own(1, os.O_WRONLY)
+    work = load("foedus.node.session")  # with torch
     if len(sys.argv) > 1:
         limits.apply(limits.Limits(**json.loads(sys.argv[1])))
     orders: SimpleQueue[Order] = SimpleQueue()
@@ -44,7 +48,7 @@ def main() -> None:
         order = orders.get()
         try:
             if session is None:
-                session = session_of(order)
+                session = work.session_of(order)
             pulse = _Pulse(replies)
             worked = session.work(order, pulse, pulse.log)
             _send(replies, worked.done, worked.update, worked.state, *worked.models)
