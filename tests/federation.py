@@ -106,12 +106,14 @@ class LocalFederation:
     def spawn_coordinator(self, log: Path, port: int, **environment: str) -> Started:
         """A process of the coordinator; with a database, it may be one of several replicas, each on its port."""
         arguments = ["coordinator", "start", "--folder", str(self.folder / "coordinator"), "--port", str(port)]
-        if self.database:
-            names = {"FOEDUS_COORDINATOR_DATABASE": self.database, "FOEDUS_COORDINATOR_MIGRATE": "1"}
-            environment = names | environment
-        if self.blobs:
-            environment = {"FOEDUS_COORDINATOR_BLOBS": self.blobs} | environment
-        return start(log, arguments, _environment(environment))
+        return start(log, arguments, _environment({**self.storage, **environment}))
+
+    @property
+    def storage(self) -> dict[str, str]:
+        """The settings that name the database and the blobs of a coordinator."""
+        database = {"FOEDUS_COORDINATOR_DATABASE": self.database, "FOEDUS_COORDINATOR_MIGRATE": "1"}
+        blobs = {"FOEDUS_COORDINATOR_BLOBS": self.blobs}
+        return {**(database if self.database else {}), **(blobs if self.blobs else {})}
 
     def is_ready(self, port: int | None = None) -> bool:
         """Whether the coordinator answers, or its replica on another port."""

@@ -16,7 +16,7 @@ from types import FrameType
 
 from foedus.cli.main import execute
 
-HEAVY = ("coordinator_start", "coordinator_gc", "coordinator_restore")
+HEAVY = ("coordinator_start", "coordinator_gc", "coordinator_restore", "node_service")
 
 child, ending = 0, False
 

@@ -10,31 +10,42 @@ def _both(*places: str) -> tuple[str, ...]:
 COORDINATOR = _both(
     "commit:first_admin",
     "commit:hello",
-    "commit:blob",
+    "reply:POST /api/v1/node/hello",
+    "reply:HEAD /api/v1/blobs/{digest}",
     "commit:submit",
+    "reply:POST /api/v1/runs",
     "commit:claim",
     "commit:start_run",
     "commit:open_phase",
     "commit:lease",
+    "reply:POST /api/v1/node/poll",
+    "rename:blob",
+    "commit:blob",
+    "reply:PUT /api/v1/blobs/{digest}",
     "commit:contribute",
+    "reply:POST /api/v1/node/assignments/{assignment}/contribute",
     "commit:closing",
     "commit:close_phase",
+    "reply:GET /api/v1/blobs/{digest}",
     "commit:commit_round",
     "commit:complete_run",
     "commit:told",
-    "rename:blob",
-    "reply:HEAD /api/v1/blobs/{digest}",
-    "reply:GET /api/v1/blobs/{digest}",
-    "reply:PUT /api/v1/blobs/{digest}",
-    "reply:POST /api/v1/runs",
-    "reply:POST /api/v1/node/hello",
-    "reply:POST /api/v1/node/poll",
-    "reply:POST /api/v1/node/assignments/{assignment}/contribute",
 )
+"""What a run passes, in this order."""
+
+GREETED = COORDINATOR[:6]
+"""What is passed before there is a run."""
+
+AGAIN = (
+    ("reply:POST /api/v1/runs:before", "reply:POST /api/v1/runs:after", "commit:told:after"),
+    ("commit:complete_run:after",),
+)
+"""Those of them that a run does not pass in which the others were passed with a kill at each: two more runs."""
+
 ALONE = _both("commit:blob", "reply:GET /api/v1/blobs/{digest}", "reply:PUT /api/v1/blobs/{digest}")
 """Those of them that only models pass which are too large for a message."""
 
-NODE = _both("commit:node_audit", "commit:node_begun", "rename:node_state", "rename:node_blob")
+NODE = _both("commit:node_begun", "rename:node_blob", "rename:node_state", "commit:node_audit")
 FIRST_CONTACT = _both(
     "rename:node_key",
     "commit:node_format",

@@ -21,7 +21,8 @@ from foedus.engine.simulate import simulate
 from foedus.store.artifacts import open_artifacts
 from foedus.store.unit_of_work import Store
 from tests.cluster.laws import Laws
-from tests.faults.points import ALONE, COORDINATOR, NODE, SOMETIMES
+from tests.faults.chained import Chained, chain_coordinator, numbered
+from tests.faults.points import AGAIN, ALONE, COORDINATOR, GREETED, NODE, SOMETIMES
 from tests.federation import LocalFederation, start_federation, stop, until
 from tests.plans import prepared
 from tests.postgres import Postgres
@@ -33,18 +34,10 @@ DATA = {
     "held_out": 0.2,
     "partition": {"name": "dirichlet", "alpha": 0.3, "clients": 2},
 }
+EAGER = Engine("eager", "inline")
 VICTIM = "c0001"
-LATER = pytest.param(3, marks=pytest.mark.soak)
-"""A later occurrence of each place; `make soak` kills there, too."""
-
-
-QUICK = {
-    "commit:contribute:before",
-    "commit:close_phase:before",
-    "commit:commit_round:after",
-}
-SAMPLED = [place if place in QUICK else pytest.param(place, marks=pytest.mark.soak) for place in COORDINATOR]
-"""Where the coordinator is killed on PostgreSQL and S3; without a mark, in `make test` too."""
+SAMPLED = ("commit:contribute:before", "commit:close_phase:before", "commit:commit_round:after")
+"""Where the coordinator is killed on PostgreSQL and S3 in `make test`; in `make soak` it is at every place."""
 
 numbers = itertools.count()
 
@@ -61,12 +54,12 @@ class Case:
 def case(tmp_path: Path) -> Case:
     """Two rounds over two clients, and what the simulation makes of them."""
     ready = _ready(tmp_path)
-    return Case(ready, simulate(ready, Engine("eager", "inline")).model_digest)
+    return Case(ready, simulate(ready, EAGER).model_digest)
 
 
-def _ready(folder: Path) -> Prepared:
-    local = {"lr": 0.1 + next(numbers) / 1000}
-    return prepared(folder, data=DATA, cohort={"size": 2}, strategy={"name": "fedavg", "local": local})
+def _ready(folder: Path, rounds: int = 2) -> Prepared:
+    strategy = {"name": "fedavg", "local": {"lr": 0.1 + next(numbers) / 1000}}
+    return prepared(folder, data=DATA, cohort={"size": 2}, strategy=strategy, rounds=rounds)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +117,7 @@ def test_the_list_of_crash_points_is_complete(federation: LocalFederation, tmp_p
         ready = _ready((tmp_path / name).with_suffix(".run"))
         _restart_coordinator(federation, FOEDUS_CRASH_LOG=str(logs[name]), **settings)
         view = federation.finish(federation.submit(ready))
-        assert view.model_digest == simulate(ready, Engine("eager", "inline")).model_digest
+        assert view.model_digest == simulate(ready, EAGER).model_digest
     _restart_node(federation)
     _restart_coordinator(federation)
     assert _places(logs["coordinator"]) - set(SOMETIMES) == set(COORDINATOR) - set(ALONE)
@@ -132,21 +125,65 @@ def test_the_list_of_crash_points_is_complete(federation: LocalFederation, tmp_p
     assert _places(logs["node"]) - set(SOMETIMES) == set(NODE)
 
 
+def test_case_9_the_coordinator_killed_everywhere_ends_with_the_same_digest(
+    federation: LocalFederation, tmp_path: Path
+) -> None:
+    """Case 9: at every place in turn, nearly all of them in one run."""
+    again = list(itertools.chain(*AGAIN))
+    turns = [[place for place in COORDINATOR if place not in again], *AGAIN]
+    chained = chain_coordinator(federation, numbered(itertools.chain(*turns)), **_apart(ALONE[0]))
+    until(f"the nodes greet, see {chained.log}", lambda: len(chained.died()) == len(GREETED))
+    killed: list[str] = []
+    for turn in turns:
+        ready = _ready(tmp_path, rounds=5 if not killed else 1)
+        view = federation.finish(federation.submit(ready))
+        killed += numbered(turn)
+        until(f"it died everywhere, see {chained.log}", lambda so_far=list(killed): chained.died() == so_far)
+        assert (view.status, view.model_digest) == ("completed", simulate(ready, EAGER).model_digest), view.reason
+    _hold_the_laws(federation)
+
+
+def test_a_node_killed_everywhere_ends_with_the_same_digest(federation: LocalFederation, tmp_path: Path) -> None:
+    """In one run, at every place in turn."""
+    ready, places = _ready(tmp_path, rounds=5), numbered(NODE)
+    stop(federation.nodes[VICTIM])
+    chained = Chained(tmp_path, places, "node", "start", "--home", str(federation.home(VICTIM)))
+    federation.nodes[VICTIM] = chained.process
+    view = federation.finish(federation.submit(ready))
+    assert chained.died() == places, f"see {chained.log}"
+    assert (view.status, view.model_digest) == ("completed", simulate(ready, EAGER).model_digest), view.reason
+    _restart_node(federation)
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("place", COORDINATOR)
-@pytest.mark.parametrize("occurrence", [1, LATER])
+@pytest.mark.parametrize("occurrence", [1, 3])
 def test_case_9_the_coordinator_killed_anywhere_ends_with_the_same_digest(
     place: str, occurrence: int, federation: LocalFederation, case: Case
 ) -> None:
-    """Case 9: on SQLite and files, at every place."""
+    """Case 9: on SQLite and files, a run for each place and occurrence."""
     _killed_at(place, occurrence, federation, case)
 
 
-@pytest.mark.parametrize("place", SAMPLED)
-@pytest.mark.parametrize("occurrence", [1, LATER])
-def test_case_9_on_a_database_server_and_an_object_store(
+def test_case_9_killed_on_a_database_server_and_an_object_store(
+    shared_federation: LocalFederation, tmp_path: Path
+) -> None:
+    """Case 9: on PostgreSQL and S3, at a few places in one run."""
+    ready, places = _ready(tmp_path), numbered(SAMPLED)
+    chained = chain_coordinator(shared_federation, places)
+    view = shared_federation.finish(shared_federation.submit(ready))
+    assert chained.died() == places, f"see {chained.log}"
+    assert (view.status, view.model_digest) == ("completed", simulate(ready, EAGER).model_digest), view.reason
+    _hold_the_laws(shared_federation)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("place", COORDINATOR)
+@pytest.mark.parametrize("occurrence", [1, 3])
+def test_case_9_killed_anywhere_on_a_database_server_and_an_object_store(
     place: str, occurrence: int, shared_federation: LocalFederation, case: Case
 ) -> None:
-    """Case 9: on PostgreSQL and S3; a few places here, all in the soak."""
+    """Case 9: on PostgreSQL and S3, a run for each place and occurrence."""
     _killed_at(place, occurrence, shared_federation, case)
 
 
@@ -191,8 +228,9 @@ def _hold_the_laws(federation: LocalFederation) -> None:
         store.close()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("place", NODE)
-@pytest.mark.parametrize("occurrence", [1, LATER])
+@pytest.mark.parametrize("occurrence", [1, 3])
 def test_a_node_killed_anywhere_ends_with_the_same_digest(
     place: str, occurrence: int, federation: LocalFederation, case: Case
 ) -> None:

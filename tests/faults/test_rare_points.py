@@ -90,7 +90,7 @@ def test_case_9_killed_while_it_draws_gives_up_and_abandons(
     occurrence: int, federation: LocalFederation, tmp_path: Path
 ) -> None:
     """Both clients are silent until the attempt is abandoned; what was heard, replayed, gives the digest."""
-    schedule = {"name": "buffered", "buffer": 2, "deadline": 10.0}
+    schedule = {"name": "buffered", "buffer": 2, "deadline": 20.0}
     cohort: dict[str, Any] = {"size": 2, "population": 2}
     changes = {"rounds": 2 * occurrence, "test": {"ratio": 0.0}}
     ready = prepared(tmp_path, data=DATA, cohort=cohort, schedule=schedule, **changes)
