@@ -19,7 +19,7 @@ from sqlalchemy import insert, select
 from foedus.client import blobs, runs
 from foedus.client.recording import recording
 from foedus.coordinator.backup import backup
-from foedus.coordinator.live import find_run
+from foedus.coordinator.run_rows import find_run
 from foedus.domain.errors import ConflictError
 from foedus.engine.choice import Engine
 from foedus.engine.prepare import Prepared

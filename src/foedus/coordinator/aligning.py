@@ -15,9 +15,10 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from foedus.coordinator.bells import of_run
 from foedus.coordinator.blob_rows import name_blobs
 from foedus.coordinator.identities import NodeIdentity
-from foedus.coordinator.live import RUN, Live, RunRow, find_run, run_unknown, spec_of
+from foedus.coordinator.live import Live
 from foedus.coordinator.moves import move_run
 from foedus.coordinator.readiness import asked_for_schemas, is_unaligned, schemas_needed
+from foedus.coordinator.run_rows import RUN, RunRow, find_run, run_unknown, spec_of
 from foedus.coordinator.telling import tell
 from foedus.data.align import alignment_of
 from foedus.data.loading_plan import ColumnTable

@@ -11,9 +11,10 @@ from sqlalchemy import Connection, select, update
 from foedus.coordinator import drawing
 from foedus.coordinator.blob_rows import name_blobs
 from foedus.coordinator.folding import Closing, Given, fold_and_close
-from foedus.coordinator.live import Live, RunRow
+from foedus.coordinator.live import Live
 from foedus.coordinator.mending import remember
 from foedus.coordinator.orders import Answers, answers, close_assignments, make_current, matches
+from foedus.coordinator.run_rows import RunRow
 from foedus.domain.errors import FoedusError, RunFailedError, UnreachableError
 from foedus.domain.plain import Json
 from foedus.domain.round import PhaseOrder, PhaseRecord

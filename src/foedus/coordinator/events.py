@@ -12,8 +12,9 @@ from anyio import to_thread
 from sqlalchemy import select
 
 from foedus.coordinator.bells import of_run, wait_for
-from foedus.coordinator.live import Live, find_run, run_unknown
+from foedus.coordinator.live import Live
 from foedus.coordinator.readiness import candidates
+from foedus.coordinator.run_rows import find_run, run_unknown
 from foedus.domain.lifecycle import ENDED
 from foedus.store.tables import assignments, events
 from foedus.wire.events import HISTORY, EventList, Follow, RunEvent

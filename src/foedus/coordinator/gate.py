@@ -17,9 +17,9 @@ from starlette.types import Scope
 from foedus.coordinator.context import context
 from foedus.coordinator.http import person, signed_head
 from foedus.coordinator.identities import Person
-from foedus.coordinator.live import run_unknown
 from foedus.coordinator.nodes import node_unknown
 from foedus.coordinator.policy import ACTION, MACHINES, POLICY, covers, require
+from foedus.coordinator.run_rows import run_unknown
 from foedus.domain.errors import ForbiddenError, NotFoundError
 from foedus.store.tables import nodes, runs
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from foedus.coordinator.live import find_run, spec_of
+from foedus.coordinator.run_rows import find_run, spec_of
 from foedus.coordinator.runs import model_of
 from foedus.domain.run import RunSpec
 from foedus.store.artifacts import Artifacts

@@ -6,14 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import select
 
 from foedus.coordinator.bells import CLIENTS, Bells
 from foedus.coordinator.blob_rows import Quota
-from foedus.domain.errors import ConfigError, NotFoundError
+from foedus.coordinator.run_rows import RunRow, find_run, spec_of
+from foedus.domain.errors import ConfigError
 from foedus.domain.names import check_tensor_name
 from foedus.domain.plan import ModelManifest, ModelTensor
-from foedus.domain.run import RunSpec, parse_spec
 from foedus.domain.tree import State, dtypes
 from foedus.store.artifacts import Artifacts
 from foedus.store.notices import MISSED
@@ -29,11 +29,6 @@ OWN_COMMITS = frozenset(
     }
 )
 """Commits after which no other client can be ready than before."""
-
-RunRow = Row[Any]
-
-RUN = select(*(column for column in runs.c if column is not runs.c.manifest))
-"""Runs without their manifests, which are long and are read once, to build the strategy."""
 
 
 @dataclass(frozen=True)
@@ -81,28 +76,6 @@ class Live:
             self.bells.ring_all()
         else:
             self.bells.ring(*notices)
-
-
-def find_run(connection: Connection, run: str) -> RunRow:
-    """The run's row, but for its manifest.
-
-    Raises:
-        NotFoundError: ``run_unknown``.
-    """
-    row = connection.execute(RUN.where(runs.c.id == run)).one_or_none()
-    if row is None:
-        raise run_unknown(run)
-    return row
-
-
-def run_unknown(run: str) -> NotFoundError:
-    """The refusal of a run that is not there, or not the caller's."""
-    return NotFoundError("run_unknown", f"There is no run {run}.", "", "`foedus run list` shows every run.")
-
-
-def spec_of(run: RunRow) -> RunSpec:
-    """The run.toml that the run was submitted with."""
-    return parse_spec(run.spec)
 
 
 def parse_manifest(table: dict[str, Any]) -> ModelManifest:

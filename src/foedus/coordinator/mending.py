@@ -21,9 +21,10 @@ import torch
 from sqlalchemy import Connection, Row, delete, insert, select
 
 from foedus.coordinator.folding import MODEL, Closing, Given, begin, fold_and_close
-from foedus.coordinator.live import Live, RunRow, find_run
+from foedus.coordinator.live import Live
 from foedus.coordinator.measures import STATES
 from foedus.coordinator.orders import key_of, of_phase
+from foedus.coordinator.run_rows import RunRow, find_run
 from foedus.coordinator.telling import tell
 from foedus.domain.errors import FoedusError, RunFailedError, UnreachableError
 from foedus.domain.lifecycle import OVER

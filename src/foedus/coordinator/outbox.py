@@ -22,7 +22,8 @@ import foedus
 from foedus.coordinator.bells import Bells
 from foedus.coordinator.outbound import Resolve, resolve, send
 from foedus.coordinator.telling import OUTBOX
-from foedus.coordinator.webhooks import WebhookSettings, signature
+from foedus.coordinator.webhook_settings import WebhookSettings
+from foedus.coordinator.webhooks import signature
 from foedus.domain.errors import FoedusError
 from foedus.store.lifecycle import deliveries, webhooks
 from foedus.store.unit_of_work import Store

@@ -13,11 +13,12 @@ from foedus.coordinator import aligning
 from foedus.coordinator.greeting import note_clash
 from foedus.coordinator.identities import NodeIdentity
 from foedus.coordinator.inline import small_blobs
-from foedus.coordinator.live import RUN, Live, find_run, spec_of
+from foedus.coordinator.live import Live
 from foedus.coordinator.measures import ASSIGNMENT_SECONDS
 from foedus.coordinator.nodes import identify, seen
 from foedus.coordinator.orders import PHASE_OF, TAKES
 from foedus.coordinator.pace import LONGEST, come_back, leave
+from foedus.coordinator.run_rows import RUN, find_run, spec_of
 from foedus.domain.errors import ConflictError
 from foedus.domain.lifecycle import AT_REST, RunStatus
 from foedus.domain.run import CHECKS

@@ -7,7 +7,8 @@ import time
 from sqlalchemy import Connection, delete, func, insert, select
 
 from foedus.coordinator.identities import NodeIdentity
-from foedus.coordinator.live import Live, find_run
+from foedus.coordinator.live import Live
+from foedus.coordinator.run_rows import find_run
 from foedus.domain.errors import BusyError
 from foedus.store.progress import progress
 from foedus.store.tables import assignments

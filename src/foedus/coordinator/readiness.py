@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, select
 
-from foedus.coordinator.live import RunRow, spec_of
 from foedus.coordinator.orders import TAKES
+from foedus.coordinator.run_rows import RunRow, spec_of
 from foedus.domain.errors import ConflictError
 from foedus.domain.facts import Facts
 from foedus.domain.run import RunSpec

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, select
 from foedus.coordinator.context import context
 from foedus.coordinator.http import person
 from foedus.coordinator.identities import Person
-from foedus.coordinator.live import find_run
 from foedus.coordinator.policy import acts
+from foedus.coordinator.run_rows import find_run
 from foedus.store.tables import phase_events, phases
 from foedus.wire.recording import HeardEvent, PhaseHeard, RoundHeard
 

@@ -20,7 +20,7 @@ from foedus.coordinator.bells import CLIENTS, of_node, of_run
 from foedus.coordinator.closing import Ending, came, settle, store
 from foedus.coordinator.folding import MODEL, digest_of_model
 from foedus.coordinator.hearing import Hearing
-from foedus.coordinator.live import Live, RunRow, find_run, spec_of
+from foedus.coordinator.live import Live
 from foedus.coordinator.mending import check_state
 from foedus.coordinator.moves import fail_run, move_run, open_round, reach, stage_of
 from foedus.coordinator.orders import (
@@ -35,6 +35,7 @@ from foedus.coordinator.orders import (
     unanswered,
 )
 from foedus.coordinator.readiness import facts_of, needed, ready
+from foedus.coordinator.run_rows import RunRow, find_run, spec_of
 from foedus.domain.facts import Facts
 from foedus.domain.lifecycle import ACTIVE, RoundStage, RunStatus
 from foedus.domain.round import PhaseOrder
@@ -186,14 +187,13 @@ class LivePort:
         with self._live.store.reading() as tx:
             phase = self._live.phase(self._active(tx))
             assert phase is not None, "only an open phase is abandoned"
-            receipts = came(tx, self._run, order, phase, frozenset()).receipts
-            said = [receipt for receipt in receipts if receipt.failure and receipt.failure != LATE]
+            heard = came(tx, self._run, order, phase, frozenset()).receipts
         with self._writing("abandon_phase") as (tx, run):
             tx.execute(update(phases).where(*matches(phases, run.id, order)).values(status="abandoned", reason=reason))
             nodes = close_assignments(tx, run.id, order)
             reach(tx, run, order.round, RoundStage.ABANDONED, time.time(), reason=reason, phase=order.phase)
         self._live.bells.ring(*map(of_node, nodes))
-        return tuple(f"{receipt.client}: {receipt.failure}" for receipt in said)
+        return tuple(f"{one.client}: {one.failure}" for one in heard if one.failure not in ("", LATE))
 
     def end_round(self, state: State) -> State:
         """Store the round's record; the model's blob stays."""

@@ -15,9 +15,9 @@ from foedus.coordinator.blob_access import check_readable
 from foedus.coordinator.context import context
 from foedus.coordinator.http import idempotency_key, once, parse, person, read, read_body
 from foedus.coordinator.identities import Person
-from foedus.coordinator.live import find_run
 from foedus.coordinator.policy import acts
 from foedus.coordinator.readiness import candidates, is_unaligned
+from foedus.coordinator.run_rows import find_run
 from foedus.store.audit import Act, record
 from foedus.store.unit_of_work import notice
 from foedus.wire.http import IDEMPOTENCY_KEY

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from foedus.coordinator.identities import Person
-from foedus.coordinator.live import RUN, RunRow, find_run, spec_of
 from foedus.coordinator.moves import attempt_of
 from foedus.coordinator.orders import ONGOING
 from foedus.coordinator.policy import within
 from foedus.coordinator.readiness import statuses, waiting_for
+from foedus.coordinator.run_rows import RUN, RunRow, find_run, spec_of
 from foedus.domain.errors import NotFoundError
 from foedus.domain.lifecycle import ENDED
 from foedus.store.tables import assignments, blobs, events, phases, rounds, runs

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from foedus.coordinator.login_settings import Login
 from foedus.coordinator.tls import Files
-from foedus.coordinator.webhooks import WebhookSettings
+from foedus.coordinator.webhook_settings import WebhookSettings
 from foedus.domain.errors import AccessError, ConfigError
 from foedus.store.artifacts import CACHE_ROOM
 from foedus.store.engines import CONNECTIONS

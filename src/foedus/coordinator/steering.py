@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, select, update
 
 from foedus.coordinator.drawing import restart_clocks
-from foedus.coordinator.live import RunRow, find_run
 from foedus.coordinator.moves import move_run, reach, stage_of
 from foedus.coordinator.orders import ONGOING, PHASE_OF, PLACE
 from foedus.coordinator.readiness import candidates, check_unambiguous
+from foedus.coordinator.run_rows import RunRow, find_run
 from foedus.domain.errors import ConflictError, UsageError
 from foedus.domain.lifecycle import ACTIVE, RoundStage, RunStatus
 from foedus.store.artifacts import Artifacts

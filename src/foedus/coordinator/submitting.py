@@ -17,9 +17,10 @@ from foedus.coordinator.blob_rows import name_blobs
 from foedus.coordinator.checks import check_model
 from foedus.coordinator.folding import MODEL, begin, digest_of_model
 from foedus.coordinator.identities import Person
-from foedus.coordinator.live import Live, RunRow, find_run, parse_manifest, spec_of
+from foedus.coordinator.live import Live, parse_manifest
 from foedus.coordinator.moves import RUN_TOLD
 from foedus.coordinator.readiness import check_unambiguous
+from foedus.coordinator.run_rows import RunRow, find_run, spec_of
 from foedus.coordinator.runs import view
 from foedus.coordinator.telling import tell
 from foedus.data.align import ALIGNMENT_LIMIT, parse_alignment

@@ -13,8 +13,9 @@ import threading
 import torch
 
 from foedus.coordinator.bells import RUNS, of_node
-from foedus.coordinator.live import Live, find_run, spec_of
+from foedus.coordinator.live import Live
 from foedus.coordinator.rounds import LivePort, Stopped
+from foedus.coordinator.run_rows import find_run, spec_of
 from foedus.coordinator.runs import followers
 from foedus.domain.errors import FoedusError, StorageError, UnreachableError
 from foedus.domain.lifecycle import ACTIVE

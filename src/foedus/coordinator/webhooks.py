@@ -7,16 +7,15 @@ import hashlib
 import hmac
 import secrets
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from foedus.coordinator.live import find_run
-from foedus.coordinator.outbound import Resolve, Rules, judge, resolve
+from foedus.coordinator.outbound import Resolve, judge, resolve
+from foedus.coordinator.run_rows import find_run
 from foedus.coordinator.telling import OUTBOX
+from foedus.coordinator.webhook_settings import WebhookSettings
 from foedus.domain.errors import ConfigError, ConflictError, NotFoundError
 from foedus.store.lifecycle import deliveries, webhooks
 from foedus.store.unit_of_work import notice
@@ -24,24 +23,6 @@ from foedus.wire.events import DeadLetter, NewWebhook, Webhook, WebhookList, Web
 
 PER_RUN, SHOWN = 20, 100
 """Webhooks that a run may have; dead letters that are shown of each."""
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class WebhookSettings:
-    """``hosts``: names that webhooks may lead to although their addresses are private, or plain http on this machine.
-
-    An event is tried ``attempts`` times; after each failure the next try waits twice as long, from ``backoff`` seconds
-    to an hour.
-    """
-
-    hosts: Annotated[tuple[str, ...], Field(max_length=100)] = ()
-    attempts: Annotated[int, Field(ge=1, le=100)] = 12
-    backoff: Annotated[float, Field(gt=0, le=3600)] = 1.0
-
-    @property
-    def rules(self) -> Rules:
-        """Where requests may go."""
-        return Rules(trusted=frozenset(host.lower() for host in self.hosts), limit=64 << 10)
 
 
 def check_target(url: str, settings: WebhookSettings, resolving: Resolve = resolve) -> None:

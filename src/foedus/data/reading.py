@@ -15,6 +15,7 @@ from foedus.data.loading import Rows, csv_rows, load_rows
 from foedus.data.loading_plan import ColumnTable, LoadingPlan
 from foedus.data.owned import ENDINGS, Reading, kind_of
 from foedus.domain.errors import DataError
+from foedus.domain.modules import load
 
 
 def columns_of(reading: Reading, plan: LoadingPlan | None, path: Path) -> Columns:
@@ -73,10 +74,8 @@ def text_of(kind: str, path: Path, delimiter: str = ",") -> Iterator[Rows | None
         with csv_rows(path, delimiter) as rows:
             yield rows
     elif kind == "sql":
-        from foedus.data.query import snapshot  # which loads SQLAlchemy
-
         with tempfile.TemporaryDirectory(prefix="foedus-") as folder:
-            snapshot(path, Path(folder) / "query.csv")
+            load("foedus.data.query").snapshot(path, Path(folder) / "query.csv")  # with SQLAlchemy
             with csv_rows(Path(folder) / "query.csv", delimiter) as rows:
                 yield rows
     else:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from foedus.domain.header import TensorSpec
 from foedus.domain.plain import Json
-from foedus.domain.tree import Parts
+
+if TYPE_CHECKING:  # which loads torch
+    from foedus.domain.tree import Parts
 
 FOLD_BLOCK = 10
 """Contributions that are summed together first. Cut from the sorted asked cohort; who is absent leaves a hole."""

@@ -58,7 +58,7 @@ def test_a_run_that_did_not_complete_is_an_error_with_a_folder(digits: Path, tmp
     assert (ended.value.code, ended.value.why) == (f"run_{status}", "too few")
     assert f'"status": "{status}"' in (tmp_path / "summary.json").read_text()
     with pytest.raises(ConflictError) as refused:
-        take_up(tmp_path, {})
+        take_up(tmp_path, {}, Engine())
     assert refused.value.code == "run_not_simulated"
     assert f"{status}: too few" in describe(view)
     assert describe(view.model_copy(update={"reason": status})).count(status) == 1

@@ -17,7 +17,8 @@ from foedus.coordinator import nodes as node_cases
 from foedus.coordinator.bells import RUNS
 from foedus.coordinator.blob_rows import own_blob
 from foedus.coordinator.identities import NodeIdentity, Person
-from foedus.coordinator.live import Live, find_run
+from foedus.coordinator.live import Live
+from foedus.coordinator.run_rows import find_run
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode, encode_tensors
 from foedus.domain.errors import FoedusError

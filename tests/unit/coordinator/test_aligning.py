@@ -9,8 +9,8 @@ import pytest
 from foedus.coordinator import aligning, runs, steering, submitting
 from foedus.coordinator.bells import RUNS
 from foedus.coordinator.blob_access import check_readable
-from foedus.coordinator.live import find_run
 from foedus.coordinator.retention import collect
+from foedus.coordinator.run_rows import find_run
 from foedus.data.align import Alignment, parse_alignment
 from foedus.data.loading_plan import ColumnTable, LoadingPlan
 from foedus.store.aligning import schemas

@@ -19,9 +19,9 @@ from foedus.coordinator import measures, steering
 from foedus.coordinator.bells import RUNS
 from foedus.coordinator.events import news
 from foedus.coordinator.integrity import check
-from foedus.coordinator.live import RunRow, find_run
 from foedus.coordinator.mending import check_state, whole
 from foedus.coordinator.retention import collect
+from foedus.coordinator.run_rows import RunRow, find_run
 from foedus.coordinator.supervisor import Supervisor
 from foedus.store import audit
 from foedus.store.artifacts import hash_file

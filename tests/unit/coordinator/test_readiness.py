@@ -9,8 +9,8 @@ import pytest
 
 from foedus.coordinator import nodes as node_cases
 from foedus.coordinator import steering, submitting
-from foedus.coordinator.live import find_run
 from foedus.coordinator.readiness import ready
+from foedus.coordinator.run_rows import find_run
 from foedus.wire.messages import DatasetView, Hello, PlanApproval
 from tests.unit.coordinator.scene import ADA, BOOT, PLAN, Scene, refusal
 

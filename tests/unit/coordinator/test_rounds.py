@@ -14,8 +14,8 @@ from sqlalchemy import Connection, update
 from foedus.coordinator import runs, steering
 from foedus.coordinator.bells import RUNS, of_run
 from foedus.coordinator.events import news
-from foedus.coordinator.live import find_run
 from foedus.coordinator.rounds import LivePort, Stopped
+from foedus.coordinator.run_rows import find_run
 from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.round import PhaseOrder
 from foedus.domain.tree import State

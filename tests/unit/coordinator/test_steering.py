@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from foedus.coordinator import polling, steering, submitting
 from foedus.coordinator.bells import RUNS, of_run
 from foedus.coordinator.events import news
-from foedus.coordinator.live import find_run
+from foedus.coordinator.run_rows import find_run
 from foedus.wire.messages import Poll
 from tests.unit.coordinator.scene import ADA, BOOT, CLIENTS, Scene, refusal, until
 

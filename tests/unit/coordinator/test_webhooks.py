@@ -12,7 +12,8 @@ import pytest
 
 from foedus.coordinator import steering, webhooks
 from foedus.coordinator.outbox import Outbox
-from foedus.coordinator.webhooks import WebhookSettings, signature
+from foedus.coordinator.webhook_settings import WebhookSettings
+from foedus.coordinator.webhooks import signature
 from foedus.wire.events import NewWebhook, Webhook, WebhookView
 from tests.receiver import Receiver, receiving
 from tests.unit.coordinator.scene import Scene, refusal, until

@@ -224,19 +224,19 @@ def test_a_plan_that_wants_no_schema_is_called_as_ever(sites: Path) -> None:
 
 def test_a_run_that_goes_on_has_tables_read_as_it_began_whatever_is_in_them_by_now(sites: Path, tmp_path: Path) -> None:
     run, out = ready(sites, {}, checkpoint={"every": 1}), tmp_path / "out"
-    folder = begin_folder(run, "stays", out)
+    folder = begin_folder(run, "stays", out, Engine())
     result = simulate(run, Engine("eager", "inline"), [folder], Keeping(folder, run.spec.checkpoint))
     close_folder(folder, run.spec, Outcome("stays", "completed", result.model_digest, 1.0))
     (sites / "clinic.csv").write_text(CLINIC.replace("north", "abbey"))
     assert ready(sites, {}).alignment != run.alignment
-    taken = take_up(out, {"rounds": "3"})
+    taken = take_up(out, {"rounds": "3"}, Engine())
     assert taken.prepared.alignment == run.alignment
     assert inputs(taken.prepared)["clinic"][:, 4:8].sum(0).tolist() == [0, 3, 0, 3], "what it had not is as missing"
     close_folder(taken.folder, run.spec, Outcome("stays", "interrupted", "", 1.0))
     for change in (lambda file: file.write_bytes(file.read_bytes().replace(b"north", b"abbey")), Path.unlink):
         change(out / "alignment.json")
         with pytest.raises(FoedusError) as refused:
-            take_up(out, {"rounds": "3"})
+            take_up(out, {"rounds": "3"}, Engine())
         assert refused.value.code == "run_changed"
 
 

@@ -167,10 +167,10 @@ def test_h6_without_a_checkpoint_a_run_begins_anew_or_says_that_nothing_was_kept
     found, complaints = newest(tmp_path / "kept", tmp_path / "kept" / "rounds.jsonl")
     assert found is not None and found.rounds == 1 and complaints == []
     with pytest.raises(ConflictError) as caught:
-        take_up(tmp_path / "not", {"rounds": "2"})
+        take_up(tmp_path / "not", {"rounds": "2"}, Engine())
     assert caught.value.code == "run_complete" and "kept no checkpoint" in caught.value.what
     with pytest.raises(NotFoundError) as missing:
-        take_up(tmp_path / "nowhere", {})
+        take_up(tmp_path / "nowhere", {}, Engine())
     assert missing.value.code == "run_folder_missing"
 
 
