@@ -28,8 +28,11 @@ from tests.federation import LocalFederation, start_federation, stop, until
 from tests.plans import BATCHNORM, DIGITS, DRAWING, DROPOUT, FROZEN, SERVERS, prepared, spec
 
 EAGER = Engine("eager", "inline")
+ONE = {"cohort": {"size": 1, "population": 4}}
+"""For what the coordinator alone does: one client a round."""
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{f"fedavg-{name}": (DIGITS, {"strategy": {"name": "fedavg", "local": {"lr": 0.1}, "server": server}})
+    **{f"fedavg-{name}": (DIGITS, {"strategy": {"name": "fedavg", "local": {"lr": 0.1}, "server": server}, **ONE})
        for name, server in SERVERS.items()},
     "batchnorm": (BATCHNORM, {}),
     "dropout": (DROPOUT, {}),
