@@ -49,7 +49,7 @@ bench-peers: $(READY) ## install the peers under .bench/, and measure what they 
 	$(BIN)/python -m benchmarks.peers || echo "Going on with those that are installed."
 	$(ONE_THREAD) $(BIN)/python -m benchmarks j1 j2 j3 flute averaging --write
 
-soak: $(READY) ## every crash point at a later occurrence too, over and over (SOAK=3), and the laws with many examples
+soak: $(READY) ## a run for each crash point, at a later occurrence too, over and over (SOAK=3), and the laws with many examples
 	@scripts/debian-packages
 	for i in $$(seq $(SOAK)); do $(ONE_THREAD) $(BIN)/python -m pytest -x -q -m "" --timeout=1800 $(KILLS) || exit 1; done
 	$(ONE_THREAD) HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -x -q -s -m "" --timeout=7200 tests/cluster tests/faults $(KILLS:%=--ignore=%)
