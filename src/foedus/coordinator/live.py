@@ -25,7 +25,7 @@ from foedus.strategies.strategy import Phase, RunContext, Strategy, phases_of
 OWN_COMMITS = frozenset(
     {
         *("lease", "renew", "contribute", "fail", "open_phase", "close_phase", "commit_round", "tick", "seen"),
-        *("closing", "blob", "progress"),
+        *("closing", "blob", "progress", "nonce", "token_used", "refused", "lead"),
     }
 )
 """Commits after which no other client can be ready than before."""

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import closing
+from pathlib import Path
 
-from foedus.coordinator.bells import Bells, wait_for
+import pytest
+
+from foedus.coordinator.bells import CLIENTS, Bells, wait_for
+from foedus.coordinator.live import Live
+from foedus.store.artifacts import Artifacts
+from foedus.store.unit_of_work import Store
 
 FOREVER = 60.0
 
@@ -81,3 +88,16 @@ def test_nothing_is_looked_for_on_behalf_of_who_is_gone() -> None:
 
     assert asyncio.run(wait_for(Bells(), "a", lambda: looks.append(1), FOREVER, gone)) is None
     assert looks == []
+
+
+@pytest.mark.parametrize("name", ["nonce", "seen", "lead"])
+def test_what_every_request_commits_wakes_no_run(name: str, tmp_path: Path) -> None:
+    store, rung = Store(f"sqlite:///{tmp_path / 'a.db'}"), list[str]()
+    live = Live(store, Artifacts(tmp_path))
+    with closing(store), live.bells.listening(CLIENTS, lambda: rung.append(name)):
+        with store.transaction(name):
+            pass
+        assert rung == []
+        with store.transaction("hello"):
+            pass
+        assert rung == [name]
