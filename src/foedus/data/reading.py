@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from foedus.data.loading import Rows, csv_rows, load_rows
 from foedus.data.loading_plan import ColumnTable, LoadingPlan
 from foedus.data.owned import ENDINGS, Reading, kind_of
 from foedus.domain.errors import DataError
-from foedus.domain.modules import load
 
 
 def columns_of(reading: Reading, plan: LoadingPlan | None, path: Path) -> Columns:
@@ -75,7 +75,8 @@ def text_of(kind: str, path: Path, delimiter: str = ",") -> Iterator[Rows | None
             yield rows
     elif kind == "sql":
         with tempfile.TemporaryDirectory(prefix="foedus-") as folder:
-            load("foedus.data.query").snapshot(path, Path(folder) / "query.csv")  # with SQLAlchemy
+            query = importlib.import_module("foedus.data.query")  # SQLAlchemy is loaded by who asks a database
+            query.snapshot(path, Path(folder) / "query.csv")
             with csv_rows(Path(folder) / "query.csv", delimiter) as rows:
                 yield rows
     else:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import gc
 import importlib
+import sys
 from types import ModuleType
 
 
 def load(name: str) -> ModuleType:
     """Import a module, and meanwhile look for no garbage: what is imported stays, and looking takes a tenth of it.
 
+    For where a process begins. What there is by then is never looked at again, so a module that is known already is
+    only given back: later on, some of what there is would be garbage.
+
     >>> load("foedus.domain.errors").__name__
     'foedus.domain.errors'
     """
+    if name in sys.modules:
+        return sys.modules[name]
     gc.disable()
     try:
         return importlib.import_module(name)
