@@ -46,7 +46,7 @@ PATIENT = Retry(attempts=1000, cap=5.0)
 BREATH = 0.02
 """Seconds for which others may go on between a commit and what comes after it, at most."""
 
-UNIMPORTANT = frozenset({"seen", "renew"})
+UNIMPORTANT = frozenset({"renew"})
 """Commits that change nothing that a law speaks of."""
 
 Look = Callable[[str], None]

@@ -20,9 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.guards import WELCOME
 from foedus.coordinator.identities import NodeIdentity, Person
-from foedus.coordinator.keys import keys_of
+from foedus.coordinator.keys import identify, known
 from foedus.coordinator.measures import refused
-from foedus.coordinator.nodes import identify
 from foedus.coordinator.refusals import note
 from foedus.coordinator.sessions import bearer
 from foedus.coordinator.tls import CERTIFICATE, judge_certificate
@@ -87,9 +86,9 @@ async def person(request: Request) -> Person:
     Raises:
         AccessError: ``token_missing``, ``token_refused``, ``token_expired``. ForbiddenError: ``cross_site``.
     """
-    known = getattr(request.state, "caller", None)
-    if isinstance(known, Person):
-        return known
+    caller = getattr(request.state, "caller", None)
+    if isinstance(caller, Person):
+        return caller
     secret = bearer(request)
     if not 16 <= len(secret) <= 200:
         raise AccessError("token_refused", "That is no API token.", "They begin with fdp_.", "Set FOEDUS_TOKEN to one.")
@@ -110,18 +109,20 @@ async def person(request: Request) -> Person:
 
 async def signed_head(request: Request) -> tuple[NodeIdentity, Verified]:
     """The node that signed a request whose body is still to be read (and checked by ``check_body``)."""
-    known = getattr(request.state, "caller", None)
-    if isinstance(known, NodeIdentity):
-        return known, request.state.verified
+    caller = getattr(request.state, "caller", None)
+    if isinstance(caller, NodeIdentity):
+        return caller, request.state.verified
     parts = context(request)
 
     nodes: list[NodeIdentity] = []
 
     def keys(node: str) -> tuple[str, ...]:
-        with parts.store.reading() as tx:
-            accepted = keys_of(tx, node, time.time())
-            nodes.extend([identify(tx, node)] if accepted else ())
-        return accepted
+        with parts.store.statements() as each:
+            found = known(each, node, time.time())
+        if found is None:
+            return ()
+        nodes.append(found[0])
+        return found[1]
 
     def look() -> tuple[NodeIdentity, Verified]:
         verified = verify_head(verifier(parts, keys), head(request), time.time())
@@ -133,8 +134,8 @@ async def signed_head(request: Request) -> tuple[NodeIdentity, Verified]:
         return node
 
     def look_again() -> None:
-        with parts.store.reading() as tx:
-            node = identify(tx, found.id)
+        with parts.store.statements() as each:
+            node = identify(each, found.id)
         welcome(node)
 
     found, verified = await to_thread.run_sync(look)

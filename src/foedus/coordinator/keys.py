@@ -2,24 +2,58 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, select, update
+import time
 
+from sqlalchemy import Connection, and_, bindparam, insert, select, update
+
+from foedus.coordinator.identities import NodeIdentity
 from foedus.domain.errors import AccessError, ConflictError
 from foedus.store.audit import Act, record
+from foedus.store.people import organisations
 from foedus.store.tables import nodes
 from foedus.store.trust import retired_keys
 from foedus.wire.proofs import check_proof
 from foedus.wire.signing import Verified
 from foedus.wire.trust import Rotated, RotateKey, rotation
 
+KNOWN = (
+    select(
+        *(nodes.c.id, nodes.c.name, nodes.c.org_id, organisations.c.name.label("organisation")),
+        *(nodes.c.public_key, retired_keys.c.public_key.label("retired")),
+    )
+    .select_from(
+        nodes.outerjoin(organisations, organisations.c.id == nodes.c.org_id).outerjoin(
+            retired_keys, and_(retired_keys.c.node_id == nodes.c.id, retired_keys.c.until > bindparam("now"))
+        )
+    )
+    .where(nodes.c.id == bindparam("node"), nodes.c.status == "active")
+)
+"""An active node with its keys that are accepted, a row for each retired one, or one without; every request asks."""
 
-def keys_of(tx: Connection, node: str, now: float) -> tuple[str, ...]:
-    """The keys of an active node that are accepted at ``now``, the current one first; none where it is unknown."""
-    current = tx.execute(select(nodes.c.public_key).where(nodes.c.id == node, nodes.c.status == "active")).scalar()
-    if current is None:
-        return ()
-    mine = (retired_keys.c.node_id == node, retired_keys.c.until > now)
-    return current, *tx.execute(select(retired_keys.c.public_key).where(*mine)).scalars()
+
+def known(tx: Connection, node: str, now: float) -> tuple[NodeIdentity, tuple[str, ...]] | None:
+    """An active node, and its keys that are accepted at ``now``, the current one first."""
+    rows = tx.execute(KNOWN, {"node": node, "now": now}).all()
+    if not rows:
+        return None
+    first, retired = rows[0], (row.retired for row in rows if row.retired is not None)
+    return NodeIdentity(first.id, first.name, first.organisation or "", first.org_id), (first.public_key, *retired)
+
+
+def identify(tx: Connection, node: str) -> NodeIdentity:
+    """The active node of this id.
+
+    Raises:
+        AccessError: ``key_unknown``.
+    """
+    if (found := known(tx, node, time.time())) is None:
+        raise node_gone()
+    return found[0]
+
+
+def node_gone() -> AccessError:
+    """That a node is not known, or not any more."""
+    return AccessError("key_unknown", "The node is not known here, or was revoked.")
 
 
 def rotate(tx: Connection, signed: Verified, command: RotateKey, now: float) -> Rotated:

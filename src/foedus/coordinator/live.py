@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from foedus.coordinator.bells import CLIENTS, Bells
 from foedus.coordinator.blob_rows import Quota
+from foedus.coordinator.pace import Population
 from foedus.coordinator.run_rows import RunRow, find_run, spec_of
 from foedus.domain.errors import ConfigError
 from foedus.domain.names import check_tensor_name
@@ -24,8 +25,8 @@ from foedus.strategies.strategy import Phase, RunContext, Strategy, phases_of
 
 OWN_COMMITS = frozenset(
     {
-        *("lease", "renew", "contribute", "fail", "open_phase", "close_phase", "commit_round", "tick", "seen"),
-        *("closing", "blob", "progress", "nonce", "token_used", "refused", "lead"),
+        *("lease", "renew", "contribute", "fail", "open_phase", "close_phase", "commit_round", "tick"),
+        *("closing", "blob", "progress", "token_used", "refused", "lead"),
     }
 )
 """Commits after which no other client can be ready than before."""
@@ -36,7 +37,7 @@ class Live:
     """The live path's ports. ``lease`` is how long an assignment is leased without a sign of progress, in seconds.
 
     ``inline``: bytes of a model or update that travels within a message. ``quota``: what one actor may take.
-    ``known`` is a convenience of this process, not a fact: strategies that were built.
+    ``known`` (strategies that were built) and ``population`` are conveniences of this process, not facts.
     """
 
     store: Store
@@ -46,6 +47,7 @@ class Live:
     inline: int = 1 << 16
     quota: Quota = field(default_factory=Quota)
     known: dict[str, Strategy] = field(default_factory=dict)
+    population: Population = field(default_factory=Population)
 
     def __post_init__(self) -> None:
         self.store.on_commit(self._heard, lambda name: () if name in OWN_COMMITS else (CLIENTS,))

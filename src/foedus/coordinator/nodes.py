@@ -13,9 +13,8 @@ from foedus.coordinator.bells import of_node
 from foedus.coordinator.greeting import claim, greet, release_all
 from foedus.coordinator.identities import NodeIdentity, Person
 from foedus.coordinator.policy import within
-from foedus.domain.errors import AccessError, ConflictError, NotFoundError
+from foedus.domain.errors import ConflictError, NotFoundError
 from foedus.store.audit import Act, record
-from foedus.store.people import organisations
 from foedus.store.tables import approvals, assignments, datasets, nodes
 from foedus.store.unit_of_work import notice
 from foedus.wire.messages import DatasetRefused, DatasetView, Hello, NodeList, NodeView, Welcome
@@ -23,21 +22,6 @@ from foedus.wire.messages import DatasetRefused, DatasetView, Hello, NodeList, N
 LONGEST_POLL = 30.0
 TOLD_ANSWERS = 20
 """Answers of an owner that one entry of the audit log names at most."""
-
-
-def identify(tx: Connection, node: str) -> NodeIdentity:
-    """The active node of this id.
-
-    Raises:
-        AccessError: ``key_unknown``.
-    """
-    columns = (nodes.c.id, nodes.c.name, nodes.c.org_id, organisations.c.name.label("organisation"))
-    belongs = nodes.outerjoin(organisations, organisations.c.id == nodes.c.org_id)
-    active = (nodes.c.id == node, nodes.c.status == "active")
-    row = tx.execute(select(*columns).select_from(belongs).where(*active)).one_or_none()
-    if row is None:
-        raise AccessError("key_unknown", "The node is not known here, or was revoked.")
-    return NodeIdentity(row.id, row.name, row.organisation or "", row.org_id)
 
 
 def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
@@ -67,11 +51,6 @@ def hello(tx: Connection, node: NodeIdentity, command: Hello) -> Welcome:
         told = dict(sorted(changed.items())[:TOLD_ANSWERS])
         record(tx, Act(node.actor, "plans.answer", node.id, node.org, detail={**told, "count": len(changed)}))
     return Welcome(node=node.id, wait=LONGEST_POLL, refused=tuple(refused))
-
-
-def seen(tx: Connection, node: NodeIdentity) -> None:
-    """Remember that a node is there."""
-    tx.execute(update(nodes).where(nodes.c.id == node.id).values(last_seen=time.time()))
 
 
 def revoke_node(tx: Connection, who: Person, node: str) -> NodeView:

@@ -8,12 +8,38 @@ connected at any time as the coordinator can hold, and their returns are spread.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, func, select
+
+from foedus.store.tables import nodes
 
 CONNECTED = 5000
 """Nodes without work that are connected at one time, about."""
 
 LONGEST = 3600.0
 """Seconds that a node is sent away for at most."""
+
+
+COUNTED = 10.0
+"""Seconds after which the nodes are counted again."""
+
+_THERE = (nodes.c.status == "active", nodes.c.last_seen > bindparam("since"))
+_POPULATION = select(func.count()).select_from(nodes).where(*_THERE)
+
+
+@dataclass
+class Population:
+    """The nodes that were there lately, as they were counted last; a convenience of this process, not a fact."""
+
+    size: int = 0
+    at: float = float("-inf")
+
+    def count(self, tx: Connection, now: float) -> int:
+        """How many there are, about; ``now`` in seconds since the epoch."""
+        if not self.at <= now < self.at + COUNTED:
+            self.at, self.size = now, tx.execute(_POPULATION, {"since": now - LONGEST}).scalar_one()
+        return self.size
 
 
 def come_back(nodes: int, wait: float, chance: random.Random, connected: int = CONNECTED) -> float:

@@ -18,7 +18,9 @@ import time
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from foedus.domain.errors import ConfigError
 
@@ -30,6 +32,9 @@ PATIENCE = 30.0
 
 CONNECTIONS = 20
 """Connections that a process opens to PostgreSQL at most, beside the one that hears of commits."""
+
+IDLE = 1.0
+"""Seconds after which a connection that nobody used is tried before it is: who uses them all the time finds out."""
 
 ALL = "all"
 """The lock that a transaction without a scope has for itself, and all others share."""
@@ -65,7 +70,7 @@ def make_engine(url: str, connections: int = CONNECTIONS) -> Engine:
     options = f"{_SETTINGS} {found.query.get('options', '')}".strip()  # the URL's come last, and win
     settings = {"connect_timeout": 5, "application_name": "foedus", **_KEEPALIVE, "options": options}
     try:
-        return create_engine(
+        engine = create_engine(
             found.set(query={key: value for key, value in found.query.items() if key != "options"}),
             connect_args={
                 name: value for name, value in settings.items() if name not in found.query or name == "options"
@@ -73,12 +78,14 @@ def make_engine(url: str, connections: int = CONNECTIONS) -> Engine:
             pool_size=connections,
             max_overflow=0,
             pool_timeout=PATIENCE,
-            pool_pre_ping=True,
+            pool_use_lifo=True,
         )
     except ModuleNotFoundError as error:
         raise ConfigError(
             "extra_missing", "PostgreSQL needs an extra.", str(error), "pip install 'foedus[postgres]'"
         ) from error
+    _try_the_idle(engine)
+    return engine
 
 
 def is_postgres(engine: Engine | Connection) -> bool:
@@ -112,6 +119,29 @@ def database_time(connection: Connection) -> float:
     return time.time()
 
 
+def single(engine: Engine) -> Engine:
+    """The engine for statements of which each is a transaction by itself: one round trip."""
+    return engine.execution_options(**({"isolation_level": "AUTOCOMMIT"} if is_postgres(engine) else {"begin": ""}))
+
+
+def _try_the_idle(engine: Engine) -> None:
+    """Replace connections that broke while nobody used them."""
+
+    @event.listens_for(engine, "checkin")
+    def _given_back(_: object, record: ConnectionPoolEntry) -> None:
+        record.info[IDLE] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _taken(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+        since = record.info.get(IDLE)
+        if since is None or time.monotonic() - since < IDLE:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error
+
+
 def _sqlite(url: str) -> Engine:
     # Threads bound the connections; a pool that ran out would let them wait on each other.
     patient = {"timeout": PATIENCE, "check_same_thread": False}
@@ -127,7 +157,8 @@ def _sqlite(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+        if begin := connection.get_execution_options().get("begin", "BEGIN"):
+            connection.exec_driver_sql(begin)
 
     return engine
 

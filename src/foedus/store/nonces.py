@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from threading import Lock
 
-from sqlalchemy import Column, Float, String, Table, delete, insert
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Column, Float, String, Table, bindparam, delete
+from sqlalchemy.dialects.postgresql import insert
 
 from foedus.store.tables import metadata
 from foedus.store.unit_of_work import Store
@@ -24,6 +24,9 @@ used_nonces = Table(
     Column("expires_at", Float, nullable=False, index=True),
 )
 
+USED = insert(used_nonces).on_conflict_do_nothing().returning(used_nonces.c.nonce)
+EXPIRED = delete(used_nonces).where(used_nonces.c.expires_at < bindparam("now"))
+
 
 class SharedNonces:
     """Nonces as rows: of two replicas that see one nonce, the database lets one insert it. Safe in threads."""
@@ -35,16 +38,10 @@ class SharedNonces:
 
     def use(self, key_id: str, nonce: str, created: int, now: float) -> bool:
         """Remember the nonce; False where it was used before, whichever replica it was used at."""
-        due = self._due()
-        row = {"key_id": key_id, "nonce": nonce, "expires_at": now + KEEP}
-        try:
-            with self._store.transaction("nonce", scope=f"nonce {key_id}") as tx:
-                if due:
-                    tx.execute(delete(used_nonces).where(used_nonces.c.expires_at < now))
-                tx.execute(insert(used_nonces).values(**row))
-        except IntegrityError:
-            return False
-        return True
+        with self._store.statements() as each:
+            if self._due():
+                each.execute(EXPIRED, {"now": now})
+            return each.execute(USED, {"key_id": key_id, "nonce": nonce, "expires_at": now + KEEP}).first() is not None
 
     def _due(self) -> bool:
         with self._lock:

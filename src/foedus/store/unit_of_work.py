@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from foedus.domain.errors import ConflictError, FoedusError, StorageError, UnreachableError, UsageError
 from foedus.domain.spans import span
 from foedus.store import crashpoints
-from foedus.store.engines import CONNECTIONS, begin_writing, is_postgres, make_engine
+from foedus.store.engines import CONNECTIONS, begin_writing, is_postgres, make_engine, single
 from foedus.store.migrations import forward
 from foedus.store.notices import Notices
 from foedus.store.tables import metadata
@@ -46,6 +46,7 @@ class Store:
         self._writing = self._engine.execution_options(begin="BEGIN IMMEDIATE")
         reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self.shared else {}
         self._reading = self._engine.execution_options(**reading)
+        self._single = single(self._engine)
         self._listeners: list[Listener] = []
         self._always: Callable[[str], Collection[str]] = lambda name: ()
         self._notices = Notices(make_engine(url, 1)) if self.shared else None
@@ -111,6 +112,19 @@ class Store:
             StorageError, UnreachableError: as :meth:`transaction`.
         """
         with span("store", transaction="read"), _errors(), self._reading.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def statements(self) -> Iterator[Connection]:
+        """A connection on which every statement is a transaction of its own, that nobody hears of.
+
+        On PostgreSQL it takes one round trip where a transaction takes four: for what every request asks, and for rows
+        that no transaction writes by what it read of them.
+
+        Raises:
+            StorageError, UnreachableError: as :meth:`transaction`.
+        """
+        with span("store", transaction="statements"), _errors(), self._single.connect() as connection:
             yield connection
 
     def close(self) -> None:

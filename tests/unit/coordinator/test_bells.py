@@ -90,7 +90,7 @@ def test_nothing_is_looked_for_on_behalf_of_who_is_gone() -> None:
     assert looks == []
 
 
-@pytest.mark.parametrize("name", ["nonce", "seen", "lead"])
+@pytest.mark.parametrize("name", ["renew", "token_used", "lead"])
 def test_what_every_request_commits_wakes_no_run(name: str, tmp_path: Path) -> None:
     store, rung = Store(f"sqlite:///{tmp_path / 'a.db'}"), list[str]()
     live = Live(store, Artifacts(tmp_path))

@@ -10,10 +10,9 @@ from sqlalchemy import insert, select, update
 
 from foedus.coordinator.identities import Person
 from foedus.coordinator.joining import create_join_token, join_node
-from foedus.coordinator.keys import keys_of
+from foedus.coordinator.keys import identify, known
 from foedus.coordinator.nodes import (
     hello,
-    identify,
     list_nodes,
     revoke_node,
 )
@@ -145,7 +144,7 @@ def test_a_revoked_node_is_unknown_at_once_and_the_names_of_its_datasets_are_fre
     _hello(store, node, "c0000")
     with store.transaction("revoke") as tx:
         assert revoke_node(tx, ADMIN, node).status == "revoked"
-        assert keys_of(tx, node, 0.0) == ()
+        assert known(tx, node, 0.0) is None
         with pytest.raises(AccessError) as refusal:
             identify(tx, node)
         with pytest.raises(NotFoundError):
