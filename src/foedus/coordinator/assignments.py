@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from foedus.coordinator.bells import of_run
 from foedus.coordinator.blob_rows import size_of_own, use_own
@@ -37,6 +37,13 @@ SAID_AGAIN = {"token", "seconds", "timings", "content"}
 """Fields in which a contribution told twice may differ: it was leased again, or computed again, or uploaded."""
 
 AssignmentRow = Row[Any]
+_HELD = (
+    select(assignments, phases.c.opened_at, phases.c.status.label("phase_status"))
+    .add_columns(runs.c.status.label("run_status"), runs.c.data, runs.c.spec)
+    .join(phases, PHASE_OF)
+    .join(runs, runs.c.id == assignments.c.run_id)
+    .where(assignments.c.id == bindparam("ask"), assignments.c.node_id == bindparam("node"))
+)
 STATE_MISSING = "client_state_missing"
 """A node's failure that says: it has lost the client's state, or is ahead of it since a backup was restored."""
 
@@ -125,16 +132,14 @@ def withdraw(tx: Connection, node: str, reason: str) -> None:
     for row in tx.execute(select(assignments, phases.c.opened_at).join(phases, PHASE_OF).where(*undone)).all():
         receipt = Receipt(row.client, {}, {}, failure=reason)
         values = {"status": "failed", "lease_until": None, "receipt": asdict(receipt)}
-        tx.execute(update(assignments).where(assignments.c.id == row.id).values(**values))
-        _tell_phase(tx, row, failed=True)
+        _answer(tx, row, values)
 
 
 def _begin(live: Live, node: NodeIdentity, assignment: str, command: Contribute | Fail) -> Held | Accepted:
     """What a node holds and answers, or the reply of before. What comes late is counted, once."""
-    with live.store.reading() as tx:
-        held = _find(tx, node, assignment)
-        reply = _said_before(held.row, command)
-    if reply is not None:
+    with live.store.statements() as each:
+        held = _find(each, node, assignment)
+    if (reply := _said_before(held.row, command)) is not None:
         return reply
     if held.late and held.row.token == command.token and held.row.status != "late":
         with live.store.transaction("late") as tx:
@@ -150,8 +155,8 @@ def _size(live: Live, node: NodeIdentity, command: Contribute) -> int:
         return 0
     if command.content is not None:
         return store_content(live, command)
-    with live.store.reading() as tx:
-        return size_of_own(tx, command.update, node.actor)
+    with live.store.statements() as each:
+        return size_of_own(each, command.update, node.actor)
 
 
 def _phase_of(live: Live, held: Held) -> Phase:
@@ -162,10 +167,11 @@ def _phase_of(live: Live, held: Held) -> Phase:
     return found
 
 
-def _tell_phase(tx: Connection, row: AssignmentRow, *, failed: bool) -> None:
-    """Have the phase hear an answer that is being recorded; where none listens, the next one will when it opens."""
+def _answer(tx: Connection, row: AssignmentRow, values: dict[str, Any]) -> None:
+    """Record an answer, and have the phase hear it; where none listens, the next one will when it opens."""
     if (order := listening(tx, row)) is not None:
-        hear(tx, row, order, max(0.0, time.time() - row.opened_at), failed=failed)
+        values = {**values, "heard": hear(tx, row, order, max(0.0, time.time() - row.opened_at), values["status"])}
+    tx.execute(update(assignments).where(assignments.c.id == row.id).values(**values))
 
 
 def _record(live: Live, node: NodeIdentity, before: Held, receipt: Receipt, command: Contribute | Fail) -> Accepted:
@@ -189,8 +195,7 @@ def _record(live: Live, node: NodeIdentity, before: Held, receipt: Receipt, comm
             own_content(tx, live, node, command)
         elif receipt.digest:
             use_own(tx, receipt.digest, node.actor)
-        tx.execute(update(assignments).where(assignments.c.id == assignment).values(**values))
-        _tell_phase(tx, held.row, failed=bool(receipt.failure))
+        _answer(tx, held.row, values)
         notice(tx, of_run(held.row.run_id))
     if not receipt.failure or isinstance(command, Fail):
         CONTRIBUTIONS.labels("failed" if receipt.failure else "counted").inc()
@@ -198,10 +203,7 @@ def _record(live: Live, node: NodeIdentity, before: Held, receipt: Receipt, comm
 
 
 def _find(tx: Connection, node: NodeIdentity, assignment: str) -> Held:
-    of_phase = (phases.c.opened_at, phases.c.status.label("phase_status"))
-    of_run = (runs.c.status.label("run_status"), runs.c.data, runs.c.spec)
-    query = select(assignments, *of_phase, *of_run).join(phases, PHASE_OF).join(runs, runs.c.id == assignments.c.run_id)
-    row = tx.execute(query.where(assignments.c.id == assignment, assignments.c.node_id == node.id)).one_or_none()
+    row = tx.execute(_HELD, {"ask": assignment, "node": node.id}).one_or_none()
     if row is None:
         raise NotFoundError("assignment_unknown", "There is no such assignment of this node.", "", "Poll for work.")
     late = row.phase_status != "open" and not row.carries

@@ -115,11 +115,11 @@ async def transact(parts: Context, name: str, who: Caller, effect: Callable[[Con
 
 
 async def read(parts: Context, look: Callable[[Connection], Value]) -> Value:
-    """A look into the database, in a thread."""
+    """Looks into the database, in a thread, each of them one statement that stands for itself."""
 
     def work() -> Value:
-        with parts.store.reading() as tx:
-            return look(tx)
+        with parts.store.statements() as each:
+            return look(each)
 
     return await to_thread.run_sync(work)
 

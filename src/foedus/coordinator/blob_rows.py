@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, func, insert, select, update
+from sqlalchemy import BindParameter, Connection, Table, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from foedus.coordinator.identities import NodeIdentity, Person, new_id
@@ -23,6 +23,17 @@ from foedus.store.tables import blobs, uploads
 from foedus.wire.messages import NewUpload
 
 Caller = Person | NodeIdentity
+
+_BLOB: BindParameter[str] = bindparam("blob")
+_ACTOR: BindParameter[str] = bindparam("by")
+_OWNER = (blob_owners.c.digest == _BLOB, blob_owners.c.actor == _ACTOR)
+_OWN = select(blobs.c.size).where(blobs.c.digest == _BLOB, blobs.c.removing == 0, exists().where(*_OWNER))
+_NAMED = update(blobs).where(blobs.c.digest == _BLOB, blobs.c.removing == 0).values(used_at=bindparam("now"))
+_USED = _NAMED.where(exists().where(*_OWNER))
+_KEPT = select(func.coalesce(func.sum(blobs.c.size), 0)).join(blob_owners, blob_owners.c.digest == blobs.c.digest)
+_COMING = select(func.coalesce(func.sum(uploads.c.size), 0)).where(uploads.c.actor == _ACTOR, uploads.c.completed == 0)
+_TAKEN = _KEPT.where(blob_owners.c.actor == _ACTOR).scalar_subquery() + _COMING.scalar_subquery()
+_ROOM = select(_OWN.exists().label("own"), _TAKEN.label("taken"))
 
 
 @dataclass(frozen=True)
@@ -51,17 +62,13 @@ def name_blobs(tx: Connection, artifacts: Artifacts, digests: Iterable[str]) -> 
     """
     now = time.time()
     for digest in sorted(set(digests)):  # in one order, so that no two transactions wait for each other
-        here = blobs.c.digest == digest
-        named = update(blobs).where(here, blobs.c.removing == 0).values(used_at=now)
-        if tx.execute(named).rowcount:
+        if tx.execute(_NAMED, {"blob": digest, "now": now}).rowcount:
             continue
-        if tx.execute(select(blobs.c.digest).where(here)).first() is not None:
-            raise _removing(digest)
         try:
             row = {"digest": digest, "size": artifacts.size(digest), "created_at": now, "used_at": now}
         except NotFoundError:
             raise _removing(digest) from None
-        if not _insert(tx, blobs, row) and not tx.execute(named).rowcount:
+        if not _insert(tx, blobs, row) and not tx.execute(_NAMED, {"blob": digest, "now": now}).rowcount:
             raise _removing(digest)
 
 
@@ -77,9 +84,7 @@ def own_blob(tx: Connection, artifacts: Artifacts, digest: str, actor: str) -> N
 
 def owns(tx: Connection, digest: str, actor: str) -> bool:
     """Whether this actor has sent the blob's bytes, and they are kept."""
-    mine = (blob_owners.c.digest == digest, blob_owners.c.actor == actor)
-    kept = select(blobs.c.digest).join(blob_owners, blob_owners.c.digest == blobs.c.digest)
-    return tx.execute(kept.where(*mine, blobs.c.removing == 0)).first() is not None
+    return tx.execute(_OWN, {"blob": digest, "by": actor}).first() is not None
 
 
 def size_of_own(tx: Connection, digest: str, actor: str) -> int:
@@ -88,9 +93,10 @@ def size_of_own(tx: Connection, digest: str, actor: str) -> int:
     Raises:
         ConflictError: ``blob_missing``: it is not here, or somebody else's, which are told alike.
     """
-    if not owns(tx, digest, actor):
+    size = tx.execute(_OWN, {"blob": digest, "by": actor}).scalar()
+    if size is None:
         raise _missing()
-    return int(tx.execute(select(blobs.c.size).where(blobs.c.digest == digest)).scalar_one())
+    return int(size)
 
 
 def use_own(tx: Connection, digest: str, actor: str) -> None:
@@ -99,8 +105,7 @@ def use_own(tx: Connection, digest: str, actor: str) -> None:
     Raises:
         ConflictError: ``blob_missing``.
     """
-    here = (blobs.c.digest == digest, blobs.c.removing == 0)
-    if not owns(tx, digest, actor) or not tx.execute(update(blobs).where(*here).values(used_at=time.time())).rowcount:
+    if not tx.execute(_USED, {"blob": digest, "by": actor, "now": time.time()}).rowcount:
         raise _missing()
 
 
@@ -127,7 +132,7 @@ def begin_upload(tx: Connection, caller: Caller, command: NewUpload, quota: Quot
             f"At most {quota.uploads} may be on their way.",
             "Finish one of them; those that nobody goes on with are removed in time.",
         )
-    check_quota(tx, caller.actor, command.size, quota)
+    check_room(tx, command.digest, command.size, caller.actor, quota)
     upload = new_id("up")
     row = {"id": upload, "actor": caller.actor, "created_at": time.time(), "completed": 0, **command.model_dump()}
     tx.execute(insert(uploads).values(**row))
@@ -140,24 +145,11 @@ def check_room(tx: Connection, digest: str, size: int, actor: str, quota: Quota)
     Raises:
         StorageError: ``quota_bytes``.
     """
-    if not owns(tx, digest, actor):
-        check_quota(tx, actor, size, quota)
-
-
-def check_quota(tx: Connection, actor: str, more: int, quota: Quota) -> None:
-    """Refuse ``more`` bytes of an actor that would then have more than its share.
-
-    Raises:
-        StorageError: ``quota_bytes``.
-    """
-    stored = select(func.sum(blobs.c.size)).join(blob_owners, blob_owners.c.digest == blobs.c.digest)
-    coming = select(func.sum(uploads.c.size)).where(uploads.c.actor == actor, uploads.c.completed == 0)
-    sums = (stored.where(blob_owners.c.actor == actor), coming)
-    taken = sum(int(tx.execute(each).scalar() or 0) for each in sums)
-    if taken + more > quota.stored:
+    found = tx.execute(_ROOM, {"blob": digest, "by": actor}).one()
+    if not found.own and int(found.taken) + size > quota.stored:
         raise StorageError(
             "quota_bytes",
-            f"You have {taken} bytes here, and {more} more are too many.",
+            f"You have {found.taken} bytes here, and {size} more are too many.",
             f"At most {quota.stored} bytes are kept for one node or person.",
             "Wait until older blobs are removed, or have the coordinator's operator raise the quota.",
         )

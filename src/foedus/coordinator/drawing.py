@@ -64,17 +64,20 @@ def hear_waiting(tx: Connection, run: str, order: PhaseOrder) -> None:
     """Tell a phase that is being opened what was answered while none was open, in the order of names."""
     waiting = select(assignments).where(is_out(run), assignments.c.status.in_(ANSWERED)).order_by(assignments.c.client)
     for row in tx.execute(waiting).all():
-        hear(tx, row, order, 0.0)
+        heard = hear(tx, row, order, 0.0, row.status)
+        tx.execute(update(assignments).where(assignments.c.id == row.id).values(heard=heard))
 
 
-def hear(tx: Connection, row: Row[Any], order: PhaseOrder, at: float, *, failed: bool | None = None) -> None:
-    """Tell the phase of ``order`` what an assignment came to, with how stale it is."""
-    lost = row.status == "failed" if failed is None else failed
-    event = {"kind": "failed" if lost else "reported", "client": row.client, "at": at}
+def hear(tx: Connection, row: Row[Any], order: PhaseOrder, at: float, status: str) -> int:
+    """Tell the phase of ``order`` what an assignment came to, with how stale it is; returns the event's number.
+
+    The caller notes the number as ``heard``, with the answer.
+    """
+    event = {"kind": "failed" if status == "failed" else "reported", "client": row.client, "at": at}
     told = insert(phase_events).values(**key_of(row.run_id, order), **event, staleness=order.round - row.round)
     key = tx.execute(told).inserted_primary_key
     assert key is not None, "one row was inserted"
-    tx.execute(update(assignments).where(assignments.c.id == row.id).values(heard=key[0]))
+    return int(key[0])
 
 
 def listening(tx: Connection, row: Row[Any]) -> PhaseOrder | None:
@@ -91,9 +94,9 @@ def give_up(tx: Connection, run: str, order: PhaseOrder, late: Collection[str], 
     here = (assignments.c.id.in_(late), assignments.c.status.in_(UNDONE), is_out(run))
     for row in tx.execute(select(assignments).where(*here).order_by(assignments.c.client)).all():
         receipt = asdict(Receipt(row.client, {}, {}, failure=why))
-        values = {"status": "failed", "lease_until": None, "receipt": receipt}
+        heard = hear(tx, row, order, 0.0, "failed")
+        values = {"status": "failed", "lease_until": None, "receipt": receipt, "heard": heard}
         tx.execute(update(assignments).where(assignments.c.id == row.id).values(**values))
-        hear(tx, row, order, 0.0, failed=True)
 
 
 def end(tx: Connection, run: str) -> None:

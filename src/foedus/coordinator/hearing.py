@@ -11,39 +11,56 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, bindparam, select
 
-from foedus.coordinator.orders import matches
+from foedus.coordinator.orders import PLACE, key_of
 from foedus.domain.round import PhaseOrder
 from foedus.schedules.schedule import Asked, Event, Failed, Reported, Tick
 from foedus.store.tables import phase_events
+
+_NEXT = (
+    select(phase_events)
+    .where(*(phase_events.c[name] == bindparam(name) for name in PLACE), phase_events.c.seq > bindparam("after"))
+    .order_by(phase_events.c.seq)
+)
 
 
 @dataclass
 class Hearing:
     """A place in a phase's events. ``began`` is when the phase was opened, on the monotonic clock.
 
-    ``alarm``: when a tick is due, in seconds since then. ``read_to`` and ``told`` count events: what was read, and
-    what the schedule was told.
+    ``patience``: seconds for which an ask may be out, where the schedule has such a limit. ``alarm``: when a tick is
+    due, in seconds since then. ``read_to`` and ``told`` count events: what was read, and what the schedule was told.
     """
 
     order: PhaseOrder
     began: float
+    patience: float | None = None
     alarm: float | None = None
     told: int = 0
     _read_to: int = 0
     _events: deque[tuple[int, Event]] = field(default_factory=deque)
     _asks: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, order: PhaseOrder, opened_at: float, patience: float | None) -> Self:
+        """A phase from its first event on; ``opened_at`` is by the wall clock."""
+        return cls(order, time.monotonic() - max(0.0, time.time() - opened_at), patience)
+
     def read(self, tx: Connection, run: str) -> bool:
         """Take up what was recorded since; whether there is anything to tell."""
-        here = (*matches(phase_events, run, self.order), phase_events.c.seq > self._read_to)
-        for row in tx.execute(select(phase_events).where(*here).order_by(phase_events.c.seq)):
+        for row in tx.execute(_NEXT, {**key_of(run, self.order), "after": self._read_to}):
             self._read_to = row.seq
             if row.kind in ("tick", "asked"):
                 self.began = min(self.began, time.monotonic() - row.at)
             self._events.append((row.seq, _event(row, self.now())))
+        return self.heard
+
+    @property
+    def heard(self) -> bool:
+        """Whether there is an event that was not told yet."""
         return bool(self._events)
 
     def tell(self) -> Event:
@@ -61,9 +78,9 @@ class Hearing:
         """Seconds until the alarm's tick is due; infinite where none is set."""
         return math.inf if self.alarm is None else self.alarm - self.now()
 
-    def overdue(self, asked_at: Mapping[str, float], patience: float) -> tuple[list[str], float]:
-        """Which of these asks have been out for longer than ``patience`` seconds, and when the next one will be."""
-        now, wall = time.monotonic(), time.time()
+    def overdue(self, asked_at: Mapping[str, float]) -> tuple[list[str], float]:
+        """Which of these asks have been out for longer than there is patience, and when the next one will be."""
+        now, wall, patience = time.monotonic(), time.time(), math.inf if self.patience is None else self.patience
         known = {ask: self._asks.get(ask, now - max(0.0, wall - at)) for ask, at in asked_at.items()}
         self._asks = known
         late = [ask for ask, began in known.items() if now - began >= patience]

@@ -46,6 +46,11 @@ class Answers:
         """The receipts of contributions."""
         return tuple(receipt for receipt in self.receipts if not receipt.failure)
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why those failed who said so."""
+        return tuple(f"{one.client}: {one.failure}" for one in self.receipts if one.failure not in ("", LATE))
+
 
 def key_of(run: str, order: PhaseOrder) -> dict[str, Any]:
     """The values of :data:`PLACE`."""

@@ -18,10 +18,9 @@ from foedus.coordinator.measures import ASSIGNMENT_SECONDS
 from foedus.coordinator.offers import UNDECIDED, offers
 from foedus.coordinator.orders import PHASE_OF, TAKES
 from foedus.coordinator.pace import come_back, leave
-from foedus.coordinator.run_rows import find_run, spec_of
 from foedus.domain.errors import ConflictError
 from foedus.domain.lifecycle import AT_REST, RunStatus
-from foedus.domain.run import CHECKS
+from foedus.domain.run import CHECKS, parse_spec
 from foedus.store.audit import head
 from foedus.store.tables import assignments, client_states, nodes, phases, runs
 from foedus.wire.audit import show_head
@@ -49,17 +48,20 @@ _UNHEARD = and_(
     *(assignments.c.status == "leased", bindparam("tells") == 1),
     *(assignments.c.boot == _BOOT, assignments.c.id.not_in(bindparam("held", expanding=True))),
 )
+_STATE = and_(client_states.c.run_id == assignments.c.run_id, client_states.c.client == assignments.c.client)
 _TAKEABLE = (
-    select(assignments, phases.c.broadcast, phases.c.clients)
-    .join(phases, PHASE_OF)
-    .join(runs, runs.c.id == assignments.c.run_id)
-    .where(assignments.c.node_id == _NODE, TAKES, runs.c.status == RunStatus.RUNNING.value)
+    select(assignments, phases.c.broadcast, phases.c.clients, client_states.c.digest.label("state"))
+    .add_columns(runs.c.spec, runs.c.plan, runs.c.plan_blob, runs.c.alignment)
+    .select_from(assignments.join(phases, PHASE_OF).join(runs, runs.c.id == assignments.c.run_id))
+    .outerjoin(client_states, _STATE)
+    .where(nodes.c.id == _NODE, nodes.c.status == "active", nodes.c.boot == _BOOT, assignments.c.node_id == nodes.c.id)
     .where(
+        *(TAKES, runs.c.status == RunStatus.RUNNING.value),
         or_(
             assignments.c.status == "open",
             and_(assignments.c.status == "leased", assignments.c.lease_until < _NOW),
             _UNHEARD,
-        )
+        ),
     )
     .order_by(assignments.c.run_id, assignments.c.client)
     .limit(AT_ONCE)
@@ -70,26 +72,30 @@ A node of before does not say what it holds (``tells``); it is told a lost lease
 """
 
 _ENDED = (
-    select(runs.c.id, runs.c.updated_at)
+    select(runs.c.id)
     .where(runs.c.status.in_(sorted(AT_REST)), runs.c.updated_at >= bindparam("since"))
     .where(exists().where(assignments.c.node_id == _NODE, assignments.c.run_id == runs.c.id))
     .order_by(runs.c.updated_at.desc())
     .limit(ENDED_AT_ONCE)
 )
-"""Runs that have ended ``since`` then and in which the node was asked, with when they did."""
+"""Runs that have ended ``since`` then and in which the node was asked, the last first."""
 
 _PRESENT = select(nodes.c.boot, nodes.c.boot_before, nodes.c.last_seen).where(
     nodes.c.id == _NODE, nodes.c.status == "active"
 )
-_ANYTHING = (
+_GLANCE = (
     select(nodes.c.boot)
     .where(nodes.c.id == _NODE, nodes.c.status == "active")
-    .add_columns(
-        or_(_TAKEABLE.exists(), UNDECIDED.exists(), aligning.UNALIGNED.exists(), _ENDED.exists()).label("there")
-    )
+    .add_columns(_TAKEABLE.exists().label("work"), UNDECIDED.exists().label("plans"))
+    .add_columns(aligning.UNALIGNED.exists().label("schemas"), _ENDED.exists().label("ended"))
 )
-"""Whether there may be something for a node: all that most looks of most nodes ask, in one statement."""
+"""What there may be for a node: all that most looks of most nodes ask, in one statement."""
 
+_LEASE = (
+    update(assignments)
+    .where(assignments.c.id == bindparam("ask"), assignments.c.status == bindparam("was"))
+    .where(assignments.c.token == bindparam("known"))
+)
 _SEEN = update(nodes).where(nodes.c.id == _NODE).values(last_seen=_NOW)
 
 
@@ -120,20 +126,18 @@ def look(live: Live, node: NodeIdentity, poll: Poll, since: float) -> Work | Non
     """
     now = time.time()
     with live.store.statements() as each:
-        row = each.execute(_ANYTHING, {**_asked(node, poll, now), "since": since}).one_or_none()
-    if not _check_boot(row, poll.boot).there and not poll.held:
+        row = each.execute(_GLANCE, {**_asked(node, poll, now), "since": since}).one_or_none()
+        may = _check_boot(row, poll.boot)
+        stop = _unawaited(each, node.id, poll.held) if poll.held else ()
+        plans = offers(each, node.id) if may.plans else ()
+        schemas = aligning.asks(each, node.id) if may.schemas else ()
+    leased = _lease(live, node, poll, now) if may.work else ()
+    if not (leased or plans or schemas or stop or may.ended):
         return None
-    with live.store.reading() as tx:
-        stop = _unawaited(tx, node.id, poll.held)
-        waiting = tx.execute(_TAKEABLE, _asked(node, poll, now)).all()
-        plans, ended, audit = offers(tx, node.id), _ended(tx, node.id, now), show_head(head(tx))
-        schemas = aligning.asks(tx, node.id)
-    if not waiting and not plans and not schemas and not stop and not any(updated >= since for _, updated in ended):
-        return None
-    leased = _lease(live, node, poll, now) if waiting else ()
-    told = tuple(run for run, _ in ended)
-    brought = Work(assignments=leased, plans=plans, schemas=schemas, ended=told, stop=stop)
-    return brought.model_copy(update={"blobs": small_blobs(live, leased), "audit": audit})
+    with live.store.statements() as each:
+        told, audit = _ended(each, node.id, now), show_head(head(each))
+    blobs = small_blobs(live, leased)
+    return Work(assignments=leased, plans=plans, schemas=schemas, ended=told, stop=stop, blobs=blobs, audit=audit)
 
 
 def _asked(node: NodeIdentity, poll: Poll, now: float) -> dict[str, object]:
@@ -144,8 +148,6 @@ def _asked(node: NodeIdentity, poll: Poll, now: float) -> dict[str, object]:
 
 def _unawaited(tx: Connection, node: str, held: tuple[str, ...]) -> tuple[str, ...]:
     """Which of the assignments that a node holds nobody waits for; what was answered is not among them."""
-    if not held:
-        return ()
     awaited = and_(assignments.c.status.in_(("open", "leased")), TAKES, runs.c.status == RunStatus.RUNNING.value)
     here = (assignments.c.node_id == node, assignments.c.id.in_(held))
     known = set(tx.execute(_AWAITED.where(*here, or_(awaited, assignments.c.status.in_(("done", "failed"))))).scalars())
@@ -172,7 +174,7 @@ def nothing(live: Live, node: NodeIdentity, poll: Poll) -> Work:
     """
     now, chance = time.time(), random.Random()
     with live.store.statements() as each:
-        ended = tuple(run for run, _ in _ended(each, node.id, now))
+        ended = _ended(each, node.id, now)
         audit = show_head(head(each))
         count = live.population.count(each, now)
     if live.bells.closed:
@@ -185,15 +187,13 @@ def _lease(live: Live, node: NodeIdentity, poll: Poll, now: float) -> tuple[Assi
     """Lease what there is, each row only as it was seen: another scope may be closing its phase at this moment."""
     told, waited = [], list[float]()
     with live.store.transaction("lease", scope=node.id) as tx:
-        _check_boot(tx.execute(_PRESENT, {"node": node.id}).one_or_none(), poll.boot)
         for row in tx.execute(_TAKEABLE, _asked(node, poll, now)).all():
             again = row.status == "leased" and row.lease_until >= now
             token = row.token if again else row.token + 1
             values = {"status": "leased", "token": token, "boot": poll.boot, "lease_until": now + live.lease}
-            seen_so = (assignments.c.id == row.id, assignments.c.status == row.status, assignments.c.token == row.token)
-            if not tx.execute(update(assignments).where(*seen_so).values(**values)).rowcount:
+            if not tx.execute(_LEASE, {"ask": row.id, "was": row.status, "known": row.token, **values}).rowcount:
                 continue
-            told.append(_assignment(tx, live, row, token))
+            told.append(_assignment(live, row, token))
             waited += [now - row.asked_at] if token == 1 and row.asked_at is not None else []
     for seconds in waited:
         ASSIGNMENT_SECONDS.observe(seconds)
@@ -207,15 +207,13 @@ def _sends(live: Live, ask: Assignment) -> Sends | None:
     return Sends(parts=tuple(phase.schema.parts), weights=phase.schema.weights, metrics=phase.schema.metrics)
 
 
-def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assignment:
-    run = find_run(tx, row.run_id)
-    spec = spec_of(run)
-    here = (client_states.c.run_id == run.id, client_states.c.client == row.client)
+def _assignment(live: Live, row: Row[Any], token: int) -> Assignment:
+    spec = parse_spec(row.spec)
     return Assignment(
         id=row.id,
         token=token,
         lease=live.lease,
-        run=run.id,
+        run=row.run_id,
         round=row.round,
         phase=row.phase,
         attempt=row.attempt,
@@ -228,16 +226,16 @@ def _assignment(tx: Connection, live: Live, row: Row[Any], token: int) -> Assign
         validation_ratio=spec.test.validation,
         checkpointers=tuple(each.model_dump(mode="json", exclude_none=True) for each in spec.checkpointer),
         checks={name: True for name in CHECKS if getattr(spec.test, name)},
-        plan=run.plan,
-        plan_blob=run.plan_blob,
+        plan=row.plan,
+        plan_blob=row.plan_blob,
         broadcast=row.broadcast,
         cohort=len(row.clients) or None,
         inline=live.inline,
-        alignment=run.alignment,
-        state=tx.execute(select(client_states.c.digest).where(*here)).scalar(),
+        alignment=row.alignment,
+        state=row.state,
     )
 
 
-def _ended(tx: Connection, node: str, now: float) -> list[tuple[str, float]]:
-    """Runs that have ended not long ago and in which this node was asked, with when they did."""
-    return [(row.id, row.updated_at) for row in tx.execute(_ENDED, {"node": node, "since": now - TOLD})]
+def _ended(tx: Connection, node: str, now: float) -> tuple[str, ...]:
+    """Runs that have ended not long ago and in which this node was asked."""
+    return tuple(tx.execute(_ENDED, {"node": node, "since": now - TOLD}).scalars())

@@ -24,7 +24,6 @@ from foedus.coordinator.live import Live
 from foedus.coordinator.mending import check_state
 from foedus.coordinator.moves import fail_run, move_run, open_round, reach, stage_of
 from foedus.coordinator.orders import (
-    LATE,
     abandoned,
     add_assignments,
     assigned,
@@ -35,7 +34,7 @@ from foedus.coordinator.orders import (
     unanswered,
 )
 from foedus.coordinator.readiness import facts_of, needed, ready
-from foedus.coordinator.run_rows import RunRow, find_run, spec_of
+from foedus.coordinator.run_rows import RunRow, find_run, spec_of, standing
 from foedus.domain.facts import Facts
 from foedus.domain.lifecycle import ACTIVE, RoundStage, RunStatus
 from foedus.domain.round import PhaseOrder
@@ -138,8 +137,7 @@ class LivePort:
             known = {row.client for row in assigned(tx, self._run, order)}
         if missing := [client for client in clients if client not in known]:
             with self._writing("ask") as (tx, run):
-                nodes = add_assignments(tx, run.id, order, missing)
-                notice(tx, *map(of_node, nodes))
+                notice(tx, *map(of_node, add_assignments(tx, run.id, order, missing)))
 
     def draw(self, order: PhaseOrder, draw: Draw) -> None:
         """Choose among the idle and assign them, unless this draw was made before; an event tells whom."""
@@ -159,18 +157,18 @@ class LivePort:
     def next_event(self, order: PhaseOrder) -> Event:
         """What was committed next, or the alarm's tick, which is committed before it is told."""
         hearing = self._listen(order)
-        while True:
+        while not hearing.heard:
             self._rung.clear()
-            with self._live.store.reading() as tx:
-                run = self._active(tx)
-                if hearing.read(tx, run.id):
-                    return hearing.tell()
-                asks = drawing.undone_asks(tx, run.id)
-            left = min(self._overdue(hearing, run, asks), hearing.left(), RECHECK)
+            with self._live.store.statements() as each:
+                self._check(standing(each, self._run))
+                if hearing.read(each, self._run):
+                    break
+            left = min(self._overdue(hearing), hearing.left(), RECHECK)
             if hearing.left() <= 0:
                 self._tick(order, hearing.alarm or 0.0)
             elif left > 0:
                 self._rung.wait(left)
+        return hearing.tell()
 
     def close(self, order: PhaseOrder, phase: Phase, state: State, verdict: Close) -> State:
         """Fold the updates that count from their blobs, and store state, record and client states as one."""
@@ -187,13 +185,13 @@ class LivePort:
         with self._live.store.reading() as tx:
             phase = self._live.phase(self._active(tx))
             assert phase is not None, "only an open phase is abandoned"
-            heard = came(tx, self._run, order, phase, frozenset()).receipts
+            heard = came(tx, self._run, order, phase, frozenset())
         with self._writing("abandon_phase") as (tx, run):
             tx.execute(update(phases).where(*matches(phases, run.id, order)).values(status="abandoned", reason=reason))
             nodes = close_assignments(tx, run.id, order)
             reach(tx, run, order.round, RoundStage.ABANDONED, time.time(), reason=reason, phase=order.phase)
         self._live.bells.ring(*map(of_node, nodes))
-        return tuple(f"{one.client}: {one.failure}" for one in heard if one.failure not in ("", LATE))
+        return heard.reasons
 
     def end_round(self, state: State) -> State:
         """Store the round's record; the model's blob stays."""
@@ -262,21 +260,21 @@ class LivePort:
     def _listen(self, order: PhaseOrder) -> Hearing:
         if self._hearing is None or self._hearing.order != order:
             with self._live.store.reading() as tx:
-                phase = tx.execute(select(phases).where(*matches(phases, self._run, order))).one()
-            gone = max(0.0, time.time() - phase.opened_at)
-            self._hearing = Hearing(order, time.monotonic() - gone)
+                phase = self._live.phase(self._active(tx))
+                opened = tx.execute(select(phases.c.opened_at).where(*matches(phases, self._run, order))).scalar_one()
+            self._hearing = Hearing.of(order, opened, phase.schedule.patience if phase is not None else None)
         return self._hearing
 
-    def _overdue(self, hearing: Hearing, run: RunRow, asks: Mapping[str, float]) -> float:
+    def _overdue(self, hearing: Hearing) -> float:
         """Give up asks that are out for too long; seconds until the next one is, none where some were."""
-        phase = self._live.phase(run)
-        if not asks or phase is None or phase.schedule.patience is None:
+        if hearing.patience is None:
             return math.inf
-        late, due = hearing.overdue(asks, phase.schedule.patience)
+        with self._live.store.reading() as tx:
+            late, due = hearing.overdue(drawing.undone_asks(tx, self._run))
         if not late:
             return due
         with self._writing("give_up") as (tx, run):
-            drawing.give_up(tx, run.id, hearing.order, late, no_answer(phase.schedule.patience))
+            drawing.give_up(tx, run.id, hearing.order, late, no_answer(hearing.patience))
         return 0.0
 
     def _start(self) -> None:
@@ -294,7 +292,9 @@ class LivePort:
             notice(tx, of_run(self._run))
 
     def _active(self, tx: Connection) -> RunRow:
-        run = find_run(tx, self._run)
+        return self._check(find_run(tx, self._run))
+
+    def _check(self, run: RunRow) -> RunRow:
         if self._live.bells.closed or run.status not in ACTIVE or run.epoch != self._epoch:
             raise Stopped
         return run

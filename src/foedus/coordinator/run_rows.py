@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from foedus.domain.errors import NotFoundError
 from foedus.domain.run import RunSpec, parse_spec
@@ -14,6 +14,14 @@ RunRow = Row[Any]
 
 RUN = select(*(column for column in runs.c if column is not runs.c.manifest))
 """Runs without their manifests, which are long and are read once, to build the strategy."""
+
+
+_STANDING: Select[Any] = select(runs.c.status, runs.c.epoch).where(runs.c.id == bindparam("run"))
+
+
+def standing(connection: Connection, run: str) -> RunRow:
+    """The status and the epoch of a run that is there; its driver looks at them all the time."""
+    return connection.execute(_STANDING, {"run": run}).one()
 
 
 def find_run(connection: Connection, run: str) -> RunRow:
