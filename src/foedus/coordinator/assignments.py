@@ -47,6 +47,8 @@ _HELD = (
 STATE_MISSING = "client_state_missing"
 """A node's failure that says: it has lost the client's state, or is ahead of it since a backup was restored."""
 
+_ANSWER = update(assignments).where(assignments.c.id == bindparam("ask"))
+
 
 @dataclass(frozen=True)
 class Held:
@@ -171,7 +173,7 @@ def _answer(tx: Connection, row: AssignmentRow, values: dict[str, Any]) -> None:
     """Record an answer, and have the phase hear it; where none listens, the next one will when it opens."""
     if (order := listening(tx, row)) is not None:
         values = {**values, "heard": hear(tx, row, order, max(0.0, time.time() - row.opened_at), values["status"])}
-    tx.execute(update(assignments).where(assignments.c.id == row.id).values(**values))
+    tx.execute(_ANSWER, {"ask": row.id, **values})
 
 
 def _record(live: Live, node: NodeIdentity, before: Held, receipt: Receipt, command: Contribute | Fail) -> Accepted:

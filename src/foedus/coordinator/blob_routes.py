@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from foedus.coordinator.http import limited, person, signed_head
 from foedus.coordinator.mending import whole
 from foedus.coordinator.policy import acts
 from foedus.domain.errors import UsageError
-from foedus.store.artifacts import DIGEST
+from foedus.store.artifacts import DIGEST, BlobWriter
 from foedus.wire.signing import Verified, check_body
 
 router = APIRouter(prefix="/api/v1", tags=["blobs"])
@@ -50,17 +51,9 @@ async def put_blob(request: Request, digest: str) -> Response:
     _check_digest(digest)
     if verified is not None:
         check_body(verified, bytes.fromhex(digest))
-    quota = parts.live.quota
-    await read(parts, lambda tx: check_room(tx, digest, _promised(request), who.actor, quota))
-    async with contextmanager_in_threadpool(parts.artifacts.writing(digest)) as writer:
-        async for piece in _gathered(limited(request, quota.blob)):
+    async with contextmanager_in_threadpool(_receiving(parts, who, digest, _promised(request))) as writer:
+        async for piece in _gathered(limited(request, parts.live.quota.blob)):
             await to_thread.run_sync(writer.write, piece)
-
-    def keep(tx: Connection) -> None:
-        check_room(tx, digest, writer.size, who.actor, quota)
-        own_blob(tx, parts.artifacts, digest, who.actor)
-
-    await transact(parts, "blob", who, keep)
     return Response(status_code=201)
 
 
@@ -108,7 +101,7 @@ async def transact(parts: Context, name: str, who: Caller, effect: Callable[[Con
     """A transaction on what one actor brings, in a thread."""
 
     def work() -> Value:
-        with parts.store.transaction(name, scope=f"blobs of {who.actor}") as tx:
+        with parts.store.transaction(name, scope=_scope(who)) as tx:
             return effect(tx)
 
     return await to_thread.run_sync(work)
@@ -122,6 +115,24 @@ async def read(parts: Context, look: Callable[[Connection], Value]) -> Value:
             return look(each)
 
     return await to_thread.run_sync(work)
+
+
+@contextmanager
+def _receiving(parts: Context, who: Caller, digest: str, promised: int) -> Iterator[BlobWriter]:
+    """A blob that somebody sends, of ``promised`` bytes; it is theirs when the block ends."""
+    quota = parts.live.quota
+    with parts.store.statements() as each:
+        check_room(each, digest, promised, who.actor, quota)
+    with parts.artifacts.writing(digest) as writer:
+        yield writer
+    with parts.store.transaction("blob", scope=_scope(who)) as tx:
+        check_room(tx, digest, writer.size, who.actor, quota)
+        own_blob(tx, parts.artifacts, digest, who.actor)
+
+
+def _scope(who: Caller) -> str:
+    """What one actor brings is brought one after another, so that its quota holds."""
+    return f"blobs of {who.actor}"
 
 
 def _promised(request: Request) -> int:

@@ -23,6 +23,8 @@ from foedus.strategies.strategy import Phase
 UNDONE = ("open", "leased")
 ANSWERED = ("done", "failed")
 
+_EVENT = insert(phase_events)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -74,8 +76,8 @@ def hear(tx: Connection, row: Row[Any], order: PhaseOrder, at: float, status: st
     The caller notes the number as ``heard``, with the answer.
     """
     event = {"kind": "failed" if status == "failed" else "reported", "client": row.client, "at": at}
-    told = insert(phase_events).values(**key_of(row.run_id, order), **event, staleness=order.round - row.round)
-    key = tx.execute(told).inserted_primary_key
+    values = {**key_of(row.run_id, order), **event, "staleness": order.round - row.round}
+    key = tx.execute(_EVENT, values).inserted_primary_key
     assert key is not None, "one row was inserted"
     return int(key[0])
 
