@@ -34,6 +34,14 @@ AT_ONCE = 20
 JSON, BYTES = "application/json", "application/octet-stream"
 
 
+class Refused(SystemExit):
+    """A reply that is no 503: it ends the benchmark, unless it says that others were faster (409)."""
+
+    def __init__(self, asked: str, status: int, body: bytes) -> None:
+        super().__init__(f"{asked}: {status} {body[:300]!r}")
+        self.status = status
+
+
 @dataclass
 class Line:
     """One connection, opened when it is needed. ``away`` counts how often the coordinator was too busy or gone."""
@@ -54,7 +62,7 @@ class Line:
                     continue
                 if b"signature_expired" not in body:
                     if status >= 400:
-                        raise SystemExit(f"{method} {path}: {status} {body[:300]!r}")
+                        raise Refused(f"{method} {path}", status, body)
                     return body
             self.close()
             self.away += 1
@@ -109,17 +117,24 @@ class Node:
             work = await self.poll(50)
             for ask in work.assignments:
                 at = time.time()
-                await self._contribute(ask)
-                self.told.append((ask.run, ask.round, at, time.time()))
+                if await self._contribute(ask):
+                    self.told.append((ask.run, ask.round, at, time.time()))
             if work.then != "poll":
                 await asyncio.sleep(work.seconds)
 
-    async def _contribute(self, ask: Assignment) -> None:
+    async def _contribute(self, ask: Assignment) -> bool:
+        """Whether it was taken; a lease that ran out on the way is not, and the next poll tells the work again."""
         digest = hashlib.sha256(self.update).hexdigest()
         await self.line.ask(self.signer, "PUT", f"/blobs/{digest}", self.update, BYTES)
         weights, metrics = {"examples": 10.0}, {"loss": 1.0}
         said = Contribute(token=ask.token, update=digest, weights=weights, metrics=metrics, state=None, seconds=0.1)
-        await self.post(f"/node/assignments/{ask.id}/contribute", said, Accepted)
+        try:
+            await self.post(f"/node/assignments/{ask.id}/contribute", said, Accepted)
+        except Refused as refused:
+            if refused.status != 409:
+                raise
+            return False
+        return True
 
 
 @asynccontextmanager

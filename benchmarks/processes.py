@@ -15,7 +15,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[1]
-POLL = 0.25
+LOOK = 0.25
 """Seconds between two looks at a runner's memory, which take some of its time."""
 LIMIT = 900.0
 """Seconds after which a runner is given up."""
@@ -36,8 +36,11 @@ class Measured:
     failure: str = ""
 
 
-def measure(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Measured:
-    """Run a command at the root of the repository, one thread per process unless ``environment`` says otherwise."""
+def measure(command: Sequence[str], environment: Mapping[str, str] | None = None, look: float = LOOK) -> Measured:
+    """Run a command at the root of the repository, one thread per process unless ``environment`` says otherwise.
+
+    ``look``: seconds between two looks at its memory.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began, start, peak = time.time(), time.perf_counter(), 0.0
         with subprocess.Popen(
@@ -50,7 +53,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str] | None = None
             start_new_session=True,
         ) as process:
             watched = psutil.Process(process.pid)
-            while not _ended(process):
+            while not _ended(process, look):
                 peak = max(peak, memory(watched))
                 if time.perf_counter() - start > LIMIT:
                     _end(watched)
@@ -72,9 +75,9 @@ def memory(process: psutil.Process) -> float:
     return total / 2**20
 
 
-def _ended(process: subprocess.Popen[bytes]) -> bool:
+def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
     try:
-        process.wait(POLL)
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
         return False
     return True
