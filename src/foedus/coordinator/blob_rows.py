@@ -220,7 +220,7 @@ def forget_upload(tx: Connection, upload: str) -> None:
 def _insert(tx: Connection, table: Table, row: dict[str, Any]) -> bool:
     """Insert a row unless it is there; whether it was not."""
     made = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
-    return bool(tx.execute(made(table).on_conflict_do_nothing(), row).rowcount)
+    return tx.execute(made(table).on_conflict_do_nothing().returning(table.c.digest), row).first() is not None
 
 
 def _missing() -> ConflictError:
