@@ -21,7 +21,6 @@ from foedus.domain.rng import Randomness
 from foedus.domain.round import Receipt
 from foedus.domain.tree import State
 from foedus.engine.client import Worked, settle
-from foedus.engine.factored import Product
 from foedus.engine.form import split
 from foedus.engine.kernels import BlockResult, ClientSource, EagerKernel, Outcome, PhaseWork, fold_outcomes
 from foedus.engine.precision import products
@@ -115,9 +114,8 @@ class GraphKernel:
         tensors = [tensors for _, tensors in carries]
         shared = frozenset(at for at in self.recipe.kept if all(each[at] is tensors[0][at] for each in tensors))
         clients = self.recipe.stack if self.recipe.still else len(members)
-        return gather(
-            members, form, tensors, Cut(clients, self.recipe.padded, shared, tuple(self.recipe.factored), self._room)
-        )
+        factored, inputs = tuple(self.recipe.factored), self.recipe.inputs
+        return gather(members, form, tensors, Cut(clients, self.recipe.padded, shared, factored, inputs, self._room))
 
     def member(self, work: PhaseWork, client: str, source: ClientSource) -> Member | None:
         """A client with examples, ready to be stacked; of any other kernel eager says what is wrong."""
@@ -178,11 +176,11 @@ class GraphKernel:
         if not all(is_finite(tensor) for tensors in sums.tensors.values() for tensor in tensors.values()):
             self._memory.clear()
             return fold_outcomes(work.phase, self.run(work, part, source))
-        receipts, states = list[Receipt](), dict[str, State]()
+        receipts, states, size = list[Receipt](), dict[str, State](), done.size if done else 0
         for client in part:
             if done and client in rows:
                 account = done.accounts[rows[client]]
-                receipts.append(Receipt(client, account.weights, account.metrics, seconds=seconds, size=done.size))
+                receipts.append(Receipt(client, account.weights, account.metrics, seconds=seconds, size=size))
                 states[client] = account.state
             else:
                 alone = self._eager.fold(work, (client,), source)
@@ -238,9 +236,13 @@ class GraphKernel:
         shared = stack.shared if stacked else frozenset[int]()
         key = (builder, stack.form, shared, *((tensor.shape, tensor.dtype) for tensor in example))
         if key not in self._steps:
-            shape = Shape(stack.batch_form, self.recipe.padded, stacked, shared, tuple(stack.factored))
+            shape = self._shape(stack, stacked, shared)
             self._steps[key] = trace_step(local, stack.form, shape, example)
         return self._steps[key]
+
+    def _shape(self, stack: Stack, stacked: bool, shared: frozenset[int]) -> Shape:
+        recipe = self.recipe
+        return Shape(stack.batch_form, recipe.padded, stacked, shared, tuple(recipe.factored), recipe.inputs)
 
     def _step_alone(self, local: LocalWork, stack: Stack, step: int, member: int) -> None:
         """One client's short batch, which no graph was traced for."""
@@ -265,12 +267,12 @@ class GraphKernel:
     def _finish(self, work: PhaseWork, local: LocalWork, stack: Stack) -> Done:
         key = (work.phase.work, stack.form, stack.shared, stack.clients)
         if key not in self._finishes:
-            shape = Shape(stack.batch_form, self.recipe.padded, True, stack.shared, tuple(stack.factored))
+            shape = self._shape(stack, True, stack.shared)
             self._finishes[key] = trace_finish(local, stack.form, shape, work.broadcast, stack.leaves)
         finish = self._finishes[key]
         update, sums, states = finish.run(*pytree.tree_leaves(work.broadcast.tensors), *stack.leaves)
         for (part, name), at in finish.differences.items():
-            update[part][name] = Product(*stack.factored[at], -self.recipe.factored[at])
+            update[part][name] = stack.factored[at].product(-self.recipe.factored[at])
         totals = {name: total.tolist() for name, total in sums.items()}
         accounts = []
         for at, member in enumerate(stack.members):

@@ -89,9 +89,9 @@ def _tried(case: Case, recipe: Recipe) -> tuple[GraphKernel, str]:
     kernel = GraphKernel(case.plan, case.work.seed, recipe, case.device)
     step, example, carried = kernel.examine(case.work, longest)
     if recipe.padded:
-        recipe = replace(
-            recipe, factored=_factored(step, example, len(longest.order)), still=_still(step, example, carried)
-        )
+        factored = _factored(step, example, len(longest.order))
+        inputs = {at: column for at, column in step.inputs.items() if at in factored}
+        recipe = replace(recipe, factored=factored, inputs=inputs, still=_still(step, example, carried))
     recipe = replace(recipe, kept=step.kept)
     fast = _fastest(case, recipe, _stacks(case, step, example[:carried], recipe))
     widths = sorted({fast.recipe.stack, min(fast.recipe.widths)})

@@ -22,8 +22,9 @@ class Recipe:
 
     ``kept`` are the places in a carry that no step writes to; where they are the same for all, they are not stacked.
     ``factored`` are the weights in it that are kept as factors (:mod:`foedus.engine.factored`), with the numbers that
-    their steps are multiplied with. ``still``: a step on rows of no weight leaves a carry as it is, bit for bit.
-    ``precision`` of matrix products, see :mod:`foedus.engine.precision`. ``block``: clients that are folded together.
+    their steps are multiplied with; ``inputs`` are those of them that multiply a column of the batch, with its place.
+    ``still``: a step on rows of no weight leaves a carry as it is, bit for bit. ``precision`` of matrix products, see
+    :mod:`foedus.engine.precision`. ``block``: clients that are folded together.
     """
 
     stack: int
@@ -31,6 +32,7 @@ class Recipe:
     rows: int
     kept: frozenset[int] = frozenset()
     factored: Mapping[int, float] = field(default_factory=dict)
+    inputs: Mapping[int, int] = field(default_factory=dict)
     still: bool = False
     precision: str = DEFAULT
     block: int = FOLD_BLOCK
@@ -61,6 +63,7 @@ class Recipe:
             "rows": self.rows,
             "kept": [*sorted(self.kept)],
             "factored": {str(at): scale for at, scale in sorted(self.factored.items())},
+            "inputs": {str(at): column for at, column in sorted(self.inputs.items())},
             "still": self.still,
             "precision": self.precision,
             "block": self.block,

@@ -6,10 +6,10 @@ clients are gathered before the first step.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ from foedus.data.dataset import Examples
 from foedus.domain.rng import Randomness
 from foedus.domain.tree import State
 from foedus.engine.draws import Draw
+from foedus.engine.factored import Both, Factors
 from foedus.engine.form import Form, split
+from foedus.engine.gram import Ahead, known
 from foedus.engine.tracing import Step
 from foedus.local.work import Rows
 
@@ -50,11 +52,12 @@ class Member:
 class Stack:
     """``leaves``: the carry's tensors, ``[clients, …]`` each but the ``shared`` and the ``factored`` ones.
 
-    ``factored`` has for a weight's place its factors so far, ``[clients, steps · rows, …]`` each.
+    ``factored`` has for a weight's place its factors (:mod:`foedus.engine.factored`).
 
     ``columns`` are the tensors of all batches, of which each is made as ``batch_form`` says: inputs, targets and, if
     padded, the mask, ``[steps, clients, rows, …]``. A short batch is filled up with a real row, a client that has ended
-    repeats its first; the mask is 1 for real rows. ``sizes[client][step]`` are the real rows.
+    repeats its first; the mask is 1 for real rows. ``sizes[client][step]`` are the real rows. A column of which no step
+    reads more than is known ahead (:mod:`foedus.engine.gram`) stands for its shape alone.
     """
 
     members: Sequence[Member]
@@ -62,7 +65,7 @@ class Stack:
     form: Form
     leaves: list[Tensor]
     shared: frozenset[int]
-    factored: Mapping[int, tuple[Tensor, Tensor]]
+    factored: Mapping[int, Factors]
     rows: int
     columns: list[Tensor]
     batch_form: Form
@@ -84,7 +87,7 @@ class Stack:
     def runs(self, step: int) -> Iterator[tuple[int, int, int]]:
         """``(first, last + 1, rows)`` of neighbours whose batches at ``step`` have as many rows."""
         at = 0
-        for rows, same in groupby(sizes[step] for sizes in self.sizes[: self.active(step)]):
+        for rows, same in itertools.groupby(sizes[step] for sizes in self.sizes[: self.active(step)]):
             count = len(list(same))
             yield at, at + count, rows
             at += count
@@ -99,11 +102,9 @@ class Stack:
 
     def factors(self, step: int, first: int, last: int) -> tuple[list[Tensor], list[Tensor]]:
         """The factors of some clients' weights: those before ``step``, and where those of ``step`` go."""
-        begin, end = step * self.rows, (step + 1) * self.rows
-        factors = [factor for pair in self.factored.values() for factor in pair]
-        if last - first == 1:
-            return [each[first, :begin] for each in factors], [each[first, begin:end] for each in factors]
-        return [each[first:last, :begin] for each in factors], [each[first:last, begin:end] for each in factors]
+        where = first if last - first == 1 else slice(first, last)
+        before = [tensor for each in self.factored.values() for tensor in each.before(step, where)]
+        return before, [tensor for each in self.factored.values() for tensor in each.now(step, where)]
 
     def batch(self, step: int, first: int, last: int, rows: int) -> list[Tensor]:
         """The tensors of some clients' batches at ``step``; fewer ``rows`` only for one client."""
@@ -129,12 +130,14 @@ class Stack:
 @dataclass(frozen=True)
 class Cut:
     """How carries are laid out: room for so many ``clients``, at least the members; what is ``shared``; which weights
-    are ``factored``; whether batches are ``padded``; and the memory for the rest."""  # noqa: D205, D209
+    are ``factored``, and which column of the batch those of ``inputs`` multiply; whether batches are ``padded``; and
+    the memory for the rest."""  # noqa: D205, D209
 
     clients: int
     padded: bool
     shared: frozenset[int]
     factored: Sequence[int]
+    inputs: Mapping[int, int]
     memory: Memory
 
 
@@ -149,50 +152,67 @@ def gather(members: Sequence[Member], form: Form, carries: Sequence[Sequence[Ten
     if len({_kind(member.part) for member in members}) > 1:
         raise ValueError("the clients' examples differ in dtype or shape")
     batch_form, _ = split({"inputs": members[0].part.inputs, "targets": members[0].part.targets})
-    indices = [_padded(member.order, rows) for member in members]
+    indices, size = [_padded(member.order, rows) for member in members], (steps, cut.clients, rows)
+    lengths = [len(index) for index in indices]
     parts = [list(member.part.tensors.values()) for member in members]
-    columns = [_column(column, indices, (steps, cut.clients, rows)) for column in zip(*parts, strict=True)]
+    filled = _filled(lengths, size).to(parts[0][0].device)
+    ahead, columns = dict[int, Ahead](), list[Tensor]()
+    for at, column in enumerate(zip(*parts, strict=True)):
+        shape = column[0].shape[1:]
+        joined = _joined(column, indices, cut.memory(f"column {at}", (sum(lengths), *shape), column[0]))
+        if at in cut.inputs.values():
+            ahead[at] = Ahead(joined, lengths, filled)
+            columns.append(joined[0].expand(*size, *shape))
+        else:
+            columns.append(joined.index_select(0, filled).view(*size, *shape))
     if cut.padded:
         batch_form = Form((*batch_form.spec, ("mask", None)))
-        columns.append(_mask(sizes, (steps, cut.clients, rows)).to(columns[0].device))
+        columns.append(_mask(sizes, size).to(columns[0].device))
     alike = {*cut.shared, *cut.factored}
     leaves = [
         column[0] if at in alike else _stacked(column, cut.memory(str(at), (cut.clients, *column[0].shape), column[0]))
         for at, column in enumerate(zip(*carries, strict=True))
     ]
-    factored = {at: _factors(cut, at, (cut.clients, steps * rows), leaves[at]) for at in cut.factored}
+    first = {at: ahead[column] for at, column in cut.inputs.items()}
+    factored = {at: _factors(cut, at, leaves[at], size, first.get(at)) for at in cut.factored}
     return Stack(members, cut.clients, form, leaves, cut.shared, factored, rows, columns, batch_form, sizes)
 
 
-def _factors(cut: Cut, at: int, size: tuple[int, int], weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Room for a weight's factors; what no step writes to is zero on the left, and finite on the right."""
-    m, n = weight.shape
-    left = cut.memory(f"{at} left", (*size, m), weight).zero_()
-    return left, cut.memory(f"{at} right", (*size, n), weight)
+def _factors(cut: Cut, at: int, weight: Tensor, size: tuple[int, int, int], first: Ahead | None) -> Factors:
+    """A weight's factors; what no step writes to is zero on the left, and finite on the right."""
+    (m, n), (steps, clients, rows) = weight.shape, size
+    left = cut.memory(f"{at} left", (clients, steps * rows, m), weight)
+    if first is None:
+        return Both(left.zero_(), cut.memory(f"{at} right", (clients, steps * rows, n), weight), rows)
+    base = cut.memory(f"{at} base", (*size, m), weight)
+    return known(weight, first, left, base, cut.memory(f"{at} gram", (clients, steps * rows, steps * rows), weight))
 
 
-def _column(tensors: Sequence[Tensor], indices: Sequence[Tensor], size: tuple[int, int, int]) -> Tensor:
-    """One tensor of every batch of every client, and of those that only fill the stack up."""
-    steps, clients, rows = size
-    into = tensors[0].new_empty((*size, *tensors[0].shape[1:]))
-    for at, (tensor, index) in enumerate(zip(tensors, indices, strict=True)):
-        count = len(index) // rows
-        into[:count, at] = tensor.index_select(0, index.to(tensor.device)).view(count, rows, *tensor.shape[1:])
-        if count < steps:
-            into[count:, at] = into[0, at]
-    if len(tensors) < clients:
-        into[:, len(tensors) :] = into[:, :1]
+def _joined(tensors: Sequence[Tensor], indices: Sequence[Tensor], into: Tensor) -> Tensor:
+    """One tensor of all batches of every client, the clients one after the other."""
+    places = torch.split(into, [len(index) for index in indices])
+    for tensor, index, place in zip(tensors, indices, places, strict=True):
+        torch.index_select(tensor, 0, index.to(tensor.device), out=place)
     return into
 
 
+def _filled(lengths: Sequence[int], size: tuple[int, int, int]) -> Tensor:
+    """Which of the joined rows each step, client and batch has; where there is none, the client's first, or the first.
+
+    Zeros might give infinities, and nothing times infinity is not nothing.
+    """
+    steps, clients, rows = size
+    length = torch.tensor([*lengths, *[0] * (clients - len(lengths))])
+    begin = torch.where(length > 0, length.cumsum(0) - length, 0)
+    place = torch.arange(steps * rows).view(steps, 1, rows)
+    return torch.where(place < length[:, None], place, 0).add_(begin[:, None]).view(-1)
+
+
 def _mask(sizes: Sequence[Sequence[int]], size: tuple[int, int, int]) -> Tensor:
-    mask = torch.zeros(size)
-    for at, each in enumerate(sizes):
-        mask[: len(each), at] = 1
-        for step, real in enumerate(each):
-            if real < size[2]:
-                mask[step, at, real:] = 0
-    return mask
+    steps, clients, rows = size
+    real = torch.zeros(clients, steps, dtype=torch.long)
+    real[: len(sizes)] = torch.tensor([[*each, *[0] * (steps - len(each))] for each in sizes])
+    return (torch.arange(rows) < real.T[:, :, None]).float()
 
 
 def _kind(part: Examples) -> tuple[object, ...]:
@@ -205,13 +225,12 @@ def rows_in(rows: Rows) -> int:
 
 
 def _padded(order: Sequence[Rows], rows: int) -> Tensor:
-    """The index of every batch, each filled up to ``rows`` with its first: zeros might give infinities, and nothing
-    times infinity is not nothing."""  # noqa: D205, D209
+    """The index of every batch, each but the last filled up to ``rows`` with its first."""
     pieces = []
-    for each in order:
+    for at, each in enumerate(order, 1):
         index = torch.arange(each.start, each.stop) if isinstance(each, slice) else each
         pieces.append(index)
-        if (short := rows - rows_in(index)) > 0:
+        if at < len(order) and (short := rows - rows_in(index)) > 0:
             pieces.append(index[:1].expand(short))
     return torch.cat(pieces)
 

@@ -73,13 +73,13 @@ def _fold_constants(module: fx.GraphModule) -> None:
             continue
         inputs = node.all_input_nodes
         if node.target in FILLED:
-            value = torch.full(_value(node).shape, FILLED[node.target], dtype=_value(node).dtype)
+            value = torch.full(value_of(node).shape, FILLED[node.target], dtype=value_of(node).dtype)
         elif node.target in MADE or (inputs and node.target in PLAIN and all(each in constants for each in inputs)):
             value = node.target(*fx.map_arg(node.args, constants.__getitem__), **node.kwargs)
         else:
             by_one = node.target in BY and len(inputs) == 2 and inputs[1] in constants
-            same = by_one and _value(inputs[0]).shape == _value(node).shape
-            if same and _value(inputs[0]).dtype == _value(node).dtype and bool((constants[inputs[1]] == 1).all()):
+            same = by_one and value_of(inputs[0]).shape == value_of(node).shape
+            if same and value_of(inputs[0]).dtype == value_of(node).dtype and bool((constants[inputs[1]] == 1).all()):
                 node.replace_all_uses_with(inputs[0])
             continue
         if any(writes(user) for user in readers(node)):
@@ -124,7 +124,8 @@ def writes(node: Node) -> bool:
     return schema is None or bool(schema.is_mutable)
 
 
-def _value(node: Node) -> Tensor:
+def value_of(node: Node) -> Tensor:
+    """What a node came to when it was traced: its shape and dtype count."""
     value = node.meta["val"]
     assert isinstance(value, Tensor)
     return value
@@ -156,14 +157,14 @@ def _only_a_name(graph: fx.Graph, node: Node) -> Node | None:
     source = node.args[0]
     if node.target in SAME:
         return source
-    if node.target is aten.mul.Scalar and node.args[1] == 1 and _value(source).dtype == _value(node).dtype:
+    if node.target is aten.mul.Scalar and node.args[1] == 1 and value_of(source).dtype == value_of(node).dtype:
         last = max(readers(node), key=list(graph.nodes).index, default=None)
         kept = last is not None and last.op != "output" and not _is_written(graph, root(source), node, last)
         return source if kept else None
     if node.target in SWAPS and source.target is node.target and source.args[1:] == node.args[1:]:
         return source.args[0] if isinstance(source.args[0], Node) else None
     if node.target in RESHAPES:
-        before, after = _value(source), _value(node)
+        before, after = value_of(source), value_of(node)
         return source if before.shape == after.shape and before.stride() == after.stride() else None
     return None
 
@@ -185,9 +186,9 @@ def _add_bias_in_product(graph: fx.Graph, node: Node) -> None:
         product = product.args[0]
     if not isinstance(bias, Node) or not isinstance(product, Node) or product.target is not aten.bmm.default:
         return
-    if len(product.users) != 1 or _value(product).shape != _value(node).shape or not _may_move(graph, product, node):
+    if len(product.users) != 1 or not _may_move(graph, product, node):
         return
-    if _value(bias).dtype != _value(product).dtype:
+    if value_of(product).shape != value_of(node).shape or value_of(bias).dtype != value_of(product).dtype:
         return
     with graph.inserting_before(node):
         fused = graph.call_function(aten.baddbmm.default, (bias, *product.args))
@@ -209,8 +210,8 @@ def _step_in_product(graph: fx.Graph, node: Node) -> None:
         return
     if product.target not in PRODUCTS or len(product.users) != 1 or not _may_move(graph, product, node):
         return
-    value = _value(product).mT if swapped else _value(product)
-    if value.shape != _value(parameter).shape or value.dtype != _value(parameter).dtype:
+    value = value_of(product).mT if swapped else value_of(product)
+    if value.shape != value_of(parameter).shape or value.dtype != value_of(parameter).dtype:
         return
     factors = [factor for factor in product.args if isinstance(factor, Node)]
     if root(parameter) in map(root, factors):
@@ -234,6 +235,6 @@ def _may_move(graph: fx.Graph, product: Node, to: Node) -> bool:
 
 def swaps_the_last_two(node: Node) -> bool:
     """Whether a transposition swaps rows and columns."""
-    rank = _value(node).ndim
+    rank = value_of(node).ndim
     given = node.args[1:] if node.target is aten.transpose.int else (rank - 2, rank - 1)
     return {axis % rank for axis in given if isinstance(axis, int)} == {rank - 2, rank - 1}

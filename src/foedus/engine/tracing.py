@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from foedus.data.dataset import Values
 from foedus.domain.round import Broadcast
 from foedus.domain.tree import Tensors
 from foedus.engine.draws import Draw, take_out_draws
-from foedus.engine.factored import factor, factorable
+from foedus.engine.factored import factor, factorable, inputs_of
 from foedus.engine.form import Form, UntraceableError, split
 from foedus.engine.tidy import VIEWS, aten, compiled, erase_dead, readers, root, tidy, writes
 from foedus.local.objective import EagerObjective
@@ -103,8 +103,9 @@ Program = Callable[..., Any]
 class Shape:
     """What a graph is traced for: batches padded or whole; clients stacked, save what is ``shared`` of the carry.
 
-    ``factored`` are the weights in the carry that are kept as factors (:mod:`foedus.engine.factored`). ``batch`` is
-    what a batch is made of, its mask last if padded.
+    ``factored`` are the weights in the carry that are kept as factors (:mod:`foedus.engine.factored`), ``inputs`` those
+    of them that multiply a column of the batch, with its place. ``batch`` is what a batch is made of, its mask last if
+    padded.
     """
 
     batch: Form
@@ -112,6 +113,7 @@ class Shape:
     stacked: bool
     shared: frozenset[int] = frozenset()
     factored: tuple[int, ...] = ()
+    inputs: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ class Step:
 
     ``draws`` says what to draw for each client, in this order. ``kept`` are the places in the carry that a step leaves
     as they are, ``rebound`` those that it returns in new memory, ``returned`` where among its results. ``factorable``:
-    the weights that could be kept as factors, and the number that their steps are multiplied with. ``convolves``: there
-    is a convolution in it.
+    the weights that could be kept as factors, and the number that their steps are multiplied with; ``inputs`` those of
+    them that multiply a column of the batch. ``convolves``: there is a convolution in it.
     """
 
     run: Program
@@ -130,6 +132,7 @@ class Step:
     rebound: tuple[int, ...]
     returned: tuple[int, ...]
     factorable: Mapping[int, float]
+    inputs: Mapping[int, int]
     convolves: bool
 
 
@@ -162,15 +165,16 @@ def trace_step(work: LocalWork, form: Form, shape: Shape, example: Sequence[Tens
     convolves = any("convolution" in str(node.target) for node in graph.graph.nodes)
     tidy(graph)
     found = {} if shape.shared else factorable(graph.graph, carried)
+    inputs = inputs_of(graph.graph, carried, found)
     returned = _returned(graph, [at for at in range(carried) if at not in shape.shared])
     try:
-        factor(graph.graph, carried, shape.factored)
+        factor(graph.graph, carried, shape.factored, shape.inputs)
     except ValueError as error:
         raise UntraceableError(str(error)) from error
     kept = frozenset(at for at, how in returned.items() if how == "kept")
     rebound = tuple(at for at, how in returned.items() if how == "rebound")
     places = tuple(list(returned).index(at) for at in rebound)
-    return Step(compiled(graph), draws, kept, rebound, places, found, convolves)
+    return Step(compiled(graph), draws, kept, rebound, places, found, inputs, convolves)
 
 
 @dataclass(frozen=True)

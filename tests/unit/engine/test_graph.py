@@ -155,13 +155,24 @@ def test_several_inputs_and_targets_by_name(tmp_path: Path) -> None:
 WIDE = DIGITS.replace("nn.Linear(64, 32)", "nn.Linear(64, 600)").replace("nn.Linear(32, 10)", "nn.Linear(600, 10)")
 
 
+RESHAPED = WIDE.replace("nn.Sequential(", "nn.Sequential(nn.Unflatten(1, (8, 8)), nn.Flatten(), ")
+READ_TWICE = WIDE.replace("nn.Sequential(", "Twice(") + (
+    "\n\nclass Twice(nn.Sequential):\n    def forward(self, x):\n        return super().forward(x) + x[:, :1]\n"
+)
+
+
 @pytest.mark.parametrize("stack", [1, 10])
-def test_a_weight_with_more_room_than_its_steps_is_kept_as_factors(tmp_path: Path, stack: int) -> None:
-    ready = prepared(tmp_path, WIDE)
-    proven, reason = prove(case_of(ready))
+@pytest.mark.parametrize(("plan", "inputs"), [(WIDE, 1), (RESHAPED, 1), (READ_TWICE, 0)], ids=["mlp", "view", "twice"])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_weight_with_more_room_than_its_steps_is_kept_as_factors(
+    tmp_path: Path, plan: str, inputs: int, epochs: int, stack: int
+) -> None:
+    proven, reason = prove(case_of(prepared(tmp_path, plan)))
     assert proven is not None, reason
     assert list(proven.recipe.factored.values()) == [-0.1]
+    assert len(proven.recipe.inputs) == inputs
     assert proven.recipe.still
+    ready = prepared(tmp_path, plan, strategy=local(epochs=epochs))
     kernel = GraphKernel(ready.plan, 1, replace(proven.recipe, stack=stack))
     work = work_of(ready)
     assert_near(list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source)))

@@ -1,0 +1,71 @@
+"""What a factored weight needs that multiplies the batches' own inputs: all products with them, before the first step.
+
+For ``x W₀ᵀ`` of all batches of all clients one product does, and ``x Rᵀ``, where ``R`` are the inputs of the batches
+before, is a part of the client's Gram matrix ``X Xᵀ``. So a step touches no input at all, and copies none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foedus.engine.factored import Product, Where
+
+
+@dataclass(frozen=True)
+class Known:
+    """``inputs`` ``[rows, n]`` of all clients, one after the other, so many of each as ``lengths`` says.
+
+    The left factor is ``[clients, steps · rows, m]``, the ``base`` ``x W₀ᵀ`` ``[steps, clients, rows, m]`` and the
+    ``gram`` ``[clients, steps · rows, steps · rows]``.
+    """
+
+    left: Tensor
+    base: Tensor
+    gram: Tensor
+    inputs: Tensor
+    lengths: Sequence[int]
+
+    def before(self, step: int, where: Where) -> list[Tensor]:
+        """The base, and the gram and the left factor of the rows before."""
+        begin, end = self._rows(step)
+        return [self.base[step, where], self.gram[where, begin:end, :begin], self.left[where, :begin]]
+
+    def now(self, step: int, where: Where) -> list[Tensor]:
+        """The left one."""
+        begin, end = self._rows(step)
+        return [self.left[where, begin:end]]
+
+    def _rows(self, step: int) -> tuple[int, int]:
+        rows = self.base.shape[2]
+        return step * rows, (step + 1) * rows
+
+    def product(self, scale: float) -> Product:
+        """With no rows where a client had no batch."""
+        return Product(self.left, self.inputs, self.lengths, scale)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """The ``inputs`` of all batches, ``lengths`` of each client, and which of them, ``filled``, each batch has.
+
+    ``filled`` is ``[steps · clients · rows]``; a batch that is not full repeats one.
+    """
+
+    inputs: Tensor
+    lengths: Sequence[int]
+    filled: Tensor
+
+
+def known(weight: Tensor, ahead: Ahead, left: Tensor, base: Tensor, gram: Tensor) -> Known:
+    """What is known before the first step, in the memory given; the gram of rows that are no client's is zero."""
+    inputs = ahead.inputs.flatten(1)
+    torch.index_select(torch.mm(inputs, weight.T), 0, ahead.filled, out=base.flatten(0, 2))
+    gram.zero_()
+    for rows, into in zip(torch.split(inputs, list(ahead.lengths)), gram.unbind(), strict=False):
+        torch.mm(rows, rows.T, out=into[: len(rows), : len(rows)])
+    lengths = [*ahead.lengths, *[0] * (len(gram) - len(ahead.lengths))]
+    return Known(left.zero_(), base, gram, inputs, lengths)
