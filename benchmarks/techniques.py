@@ -51,14 +51,19 @@ def ways(kernel: GraphKernel, seed: int, case: Case) -> dict[str, Kernel]:
     """The kernels to compare: ``eager``, then ``graph`` with one technique more each time."""
     proven = kernel.recipe
     plain = Recipe(1, proven.padded, proven.rows, proven.kept)
+    stacked = replace(plain, stack=proven.stack)
+    still = replace(stacked, still=proven.still)
+    factored = replace(still, factored=proven.factored)
+    ahead = replace(factored, inputs=proven.inputs, ahead=proven.ahead)
     steps = {
         "traced, fused, a client at a time": plain,
-        "and stacked": replace(plain, stack=proven.stack),
-        "and idle clients stepped along": replace(plain, stack=proven.stack, still=proven.still),
-        "and weights as factors": replace(plain, stack=proven.stack, still=proven.still, factored=proven.factored),
+        "and stacked": stacked,
+        "and idle clients stepped along": still,
+        "and weights as factors": factored,
+        "and products with inputs ahead": ahead,
     }
     if OTHER in usable():
-        steps["and the other matrix product"] = replace(steps["and weights as factors"], precision=OTHER)
+        steps["and the other matrix product"] = replace(ahead, precision=OTHER)
     made: dict[str, Kernel] = {"kernel eager": EagerKernel(case.plan, seed)}
     before = None
     for name, recipe in steps.items():

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
+from foedus.engine.precision import DEFAULT, products
 from foedus.engine.tidy import RESHAPES, erase_dead, root, swaps_the_last_two, value_of
 
 aten = torch.ops.aten
@@ -32,12 +33,14 @@ class Product:
     """``scale · leftᵀ right`` for each client: ``left`` ``[clients, most rows, m]``, ``right`` ``[rows, n]``.
 
     The clients' rows stand one after the other in ``right``, so many of each client's as ``lengths`` says.
+    ``precision`` is that of the cohort's sum.
     """
 
     left: Tensor
     right: Tensor
     lengths: Sequence[int]
     scale: float
+    precision: str = DEFAULT
 
     def row(self, at: int) -> Tensor:
         """One client's, ``[m, n]``."""
@@ -48,7 +51,8 @@ class Product:
         """The sum over clients, ``[m, n]``; ``weights`` is ``[clients]``."""
         left = self.left * (self.scale * weights)[:, None, None]
         rows = torch.cat([each[:length] for each, length in zip(left.unbind(), self.lengths, strict=True)])
-        return torch.mm(rows.T, self.right)
+        with products(self.precision):
+            return torch.mm(rows.T, self.right)
 
 
 Where = int | slice

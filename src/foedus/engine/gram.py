@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from foedus.engine.factored import Product, Where
+from foedus.engine.precision import products
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Known:
     gram: Tensor
     inputs: Tensor
     lengths: Sequence[int]
+    precision: str
 
     def before(self, step: int, where: Where) -> list[Tensor]:
         """The base, and the gram and the left factor of the rows before."""
@@ -45,27 +47,33 @@ class Known:
 
     def product(self, scale: float) -> Product:
         """With no rows where a client had no batch."""
-        return Product(self.left, self.inputs, self.lengths, scale)
+        return Product(self.left, self.inputs, self.lengths, scale, self.precision)
 
 
 @dataclass(frozen=True)
 class Ahead:
     """The ``inputs`` of all batches, ``lengths`` of each client, and which of them, ``filled``, each batch has.
 
-    ``filled`` is ``[steps · clients · rows]``; a batch that is not full repeats one.
+    ``filled`` is ``[steps · clients · rows]``; a batch that is not full repeats one. ``precision`` is that of products
+    with all of them at once.
     """
 
     inputs: Tensor
     lengths: Sequence[int]
     filled: Tensor
+    precision: str
 
 
 def known(weight: Tensor, ahead: Ahead, left: Tensor, base: Tensor, gram: Tensor) -> Known:
     """What is known before the first step, in the memory given; the gram of rows that are no client's is zero."""
-    inputs = ahead.inputs.flatten(1)
-    torch.index_select(torch.mm(inputs, weight.T), 0, ahead.filled, out=base.flatten(0, 2))
+    inputs, begin = ahead.inputs.flatten(1), base.shape[2]
+    with products(ahead.precision):
+        torch.index_select(torch.mm(inputs, weight.T), 0, ahead.filled, out=base.flatten(0, 2))
     gram.zero_()
     for rows, into in zip(torch.split(inputs, list(ahead.lengths)), gram.unbind(), strict=False):
-        torch.mm(rows, rows.T, out=into[: len(rows), : len(rows)])
+        if (
+            end := (len(rows) - 1) // begin * begin
+        ) > 0:  # the first batch has none before it, and none is after the last
+            torch.mm(rows[begin:], rows[:end].T, out=into[begin : len(rows), :end])
     lengths = [*ahead.lengths, *[0] * (len(gram) - len(ahead.lengths))]
-    return Known(left.zero_(), base, gram, inputs, lengths)
+    return Known(left.zero_(), base, gram, inputs, lengths, ahead.precision)

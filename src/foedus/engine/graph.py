@@ -114,8 +114,9 @@ class GraphKernel:
         tensors = [tensors for _, tensors in carries]
         shared = frozenset(at for at in self.recipe.kept if all(each[at] is tensors[0][at] for each in tensors))
         clients = self.recipe.stack if self.recipe.still else len(members)
-        factored, inputs = tuple(self.recipe.factored), self.recipe.inputs
-        return gather(members, form, tensors, Cut(clients, self.recipe.padded, shared, factored, inputs, self._room))
+        recipe, factored = self.recipe, tuple(self.recipe.factored)
+        cut = Cut(clients, recipe.padded, shared, factored, recipe.inputs, recipe.ahead, self._room)
+        return gather(members, form, tensors, cut)
 
     def member(self, work: PhaseWork, client: str, source: ClientSource) -> Member | None:
         """A client with examples, ready to be stacked; of any other kernel eager says what is wrong."""

@@ -7,6 +7,7 @@ the first steps of the first clients, through the traced graph, against kernel `
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from foedus.engine.client import ClientTask, run_client
 from foedus.engine.form import UntraceableError
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import ClientSource, PhaseWork
-from foedus.engine.precision import DEFAULT, usable
+from foedus.engine.precision import DEFAULT, faster, usable
 from foedus.engine.recipe import WIDTHS, Recipe
 from foedus.engine.stack import Member, abridged
 from foedus.engine.stacked import row_of
@@ -94,6 +95,8 @@ def _tried(case: Case, recipe: Recipe) -> tuple[GraphKernel, str]:
         recipe = replace(recipe, factored=factored, inputs=inputs, still=_still(step, example, carried))
     recipe = replace(recipe, kept=step.kept)
     fast = _fastest(case, recipe, _stacks(case, step, example[:carried], recipe))
+    if recipe.inputs and case.device == "cpu":
+        fast.recipe = replace(fast.recipe, ahead=_ahead(fast.recipe, example, len(longest.order)))
     widths = sorted({fast.recipe.stack, min(fast.recipe.widths)})
     return fast, next((why for width in widths if (why := _same_steps(case, fast, width))), "")
 
@@ -109,6 +112,12 @@ def _factored(step: Step, example: Sequence[Tensor], steps: int) -> dict[int, fl
     """The weights whose factors take less room than they, by the rows of the longest client."""
     rows = steps * len(example[-1])
     return {at: a for at, a in step.factorable.items() if rows * sum(example[at].shape) < example[at].numel()}
+
+
+def _ahead(recipe: Recipe, example: Sequence[Tensor], steps: int) -> str:
+    """The precision that is faster for the product of a stack's inputs with the largest weight that they multiply."""
+    m, n = max((example[at].shape for at in recipe.inputs), key=math.prod)
+    return faster(recipe.stack * steps * recipe.rows, n, m)
 
 
 def _still(step: Step, example: Sequence[Tensor], carried: int) -> bool:

@@ -24,7 +24,8 @@ class Recipe:
     ``factored`` are the weights in it that are kept as factors (:mod:`foedus.engine.factored`), with the numbers that
     their steps are multiplied with; ``inputs`` are those of them that multiply a column of the batch, with its place.
     ``still``: a step on rows of no weight leaves a carry as it is, bit for bit. ``precision`` of matrix products, see
-    :mod:`foedus.engine.precision`. ``block``: clients that are folded together.
+    :mod:`foedus.engine.precision`; ``ahead``: that of the products with all inputs of a stack at once. ``block``:
+    clients that are folded together.
     """
 
     stack: int
@@ -35,6 +36,7 @@ class Recipe:
     inputs: Mapping[int, int] = field(default_factory=dict)
     still: bool = False
     precision: str = DEFAULT
+    ahead: str = DEFAULT
     block: int = FOLD_BLOCK
 
     @property
@@ -66,6 +68,7 @@ class Recipe:
             "inputs": {str(at): column for at, column in sorted(self.inputs.items())},
             "still": self.still,
             "precision": self.precision,
+            "ahead": self.ahead,
             "block": self.block,
         }
 

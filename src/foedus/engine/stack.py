@@ -130,14 +130,15 @@ class Stack:
 @dataclass(frozen=True)
 class Cut:
     """How carries are laid out: room for so many ``clients``, at least the members; what is ``shared``; which weights
-    are ``factored``, and which column of the batch those of ``inputs`` multiply; whether batches are ``padded``; and
-    the memory for the rest."""  # noqa: D205, D209
+    are ``factored``, and which column of the batch those of ``inputs`` multiply, all at once in this ``precision``;
+    whether batches are ``padded``; and the memory for the rest."""  # noqa: D205, D209
 
     clients: int
     padded: bool
     shared: frozenset[int]
     factored: Sequence[int]
     inputs: Mapping[int, int]
+    precision: str
     memory: Memory
 
 
@@ -161,7 +162,7 @@ def gather(members: Sequence[Member], form: Form, carries: Sequence[Sequence[Ten
         shape = column[0].shape[1:]
         joined = _joined(column, indices, cut.memory(f"column {at}", (sum(lengths), *shape), column[0]))
         if at in cut.inputs.values():
-            ahead[at] = Ahead(joined, lengths, filled)
+            ahead[at] = Ahead(joined, lengths, filled, cut.precision)
             columns.append(joined[0].expand(*size, *shape))
         else:
             columns.append(joined.index_select(0, filled).view(*size, *shape))
