@@ -32,7 +32,7 @@ PRODUCTS: Mapping[Any, int] = {aten.bmm.default: 0, aten.mm.default: 0, aten.bad
 class Product:
     """``scale · leftᵀ right`` for each client: ``left`` ``[clients, most rows, m]``, ``right`` ``[rows, n]``.
 
-    The clients' rows stand one after the other in ``right``, so many of each client's as ``lengths`` says.
+    The clients' rows stand one after the other in ``right``, so many of each client's as ``lengths`` says, then zeros.
     ``precision`` is that of the cohort's sum.
     """
 
@@ -49,10 +49,13 @@ class Product:
 
     def weighted(self, weights: Tensor) -> Tensor:
         """The sum over clients, ``[m, n]``; ``weights`` is ``[clients]``."""
-        left = self.left * (self.scale * weights)[:, None, None]
-        rows = torch.cat([each[:length] for each, length in zip(left.unbind(), self.lengths, strict=True)])
+        lengths = torch.tensor(self.lengths, device=weights.device)
+        rows = [each[:length] for each, length in zip(self.left.unbind(), self.lengths, strict=True)]
+        rest = self.left.new_zeros(len(self.right) - sum(self.lengths), self.left.shape[-1])
+        left = torch.cat([*rows, rest])
+        left[: len(left) - len(rest)].mul_((self.scale * weights).repeat_interleave(lengths)[:, None])
         with products(self.precision):
-            return torch.mm(rows.T, self.right)
+            return torch.mm(left.T, self.right)
 
 
 Where = int | slice

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from foedus.engine.factored import Product, Where
-from foedus.engine.precision import products
+from foedus.engine.precision import DEFAULT, products
+
+EVEN = 64
+"""The inputs of a stack are filled up to a multiple of this: a product of sizes that were seen before is faster."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """``inputs`` ``[rows, n]`` of all clients, one after the other, so many of each as ``lengths`` says.
+    """``inputs`` ``[rows, n]`` of all clients, one after the other, so many of each as ``lengths`` says, then zeros.
 
     The left factor is ``[clients, steps · rows, m]``, the ``base`` ``x W₀ᵀ`` ``[steps, clients, rows, m]`` and the
     ``gram`` ``[clients, steps · rows, steps · rows]``.
@@ -70,10 +73,10 @@ def known(weight: Tensor, ahead: Ahead, left: Tensor, base: Tensor, gram: Tensor
     with products(ahead.precision):
         torch.index_select(torch.mm(inputs, weight.T), 0, ahead.filled, out=base.flatten(0, 2))
     gram.zero_()
-    for rows, into in zip(torch.split(inputs, list(ahead.lengths)), gram.unbind(), strict=False):
-        if (
-            end := (len(rows) - 1) // begin * begin
-        ) > 0:  # the first batch has none before it, and none is after the last
-            torch.mm(rows[begin:], rows[:end].T, out=into[begin : len(rows), :end])
+    with products(DEFAULT):  # each client has a length of its own, and the other library is slow at a size that is new
+        for rows, into in zip(torch.split(inputs[: sum(ahead.lengths)], list(ahead.lengths)), gram, strict=False):
+            end = (len(rows) - 1) // begin * begin  # no step looks back at the rows of the last batch
+            if end > 0:
+                torch.mm(rows[begin:], rows[:end].T, out=into[begin : len(rows), :end])
     lengths = [*ahead.lengths, *[0] * (len(gram) - len(ahead.lengths))]
     return Known(left.zero_(), base, gram, inputs, lengths, ahead.precision)

@@ -237,13 +237,8 @@ class GraphKernel:
         shared = stack.shared if stacked else frozenset[int]()
         key = (builder, stack.form, shared, *((tensor.shape, tensor.dtype) for tensor in example))
         if key not in self._steps:
-            shape = self._shape(stack, stacked, shared)
-            self._steps[key] = trace_step(local, stack.form, shape, example)
+            self._steps[key] = trace_step(local, stack.form, _shape(self.recipe, stack, stacked, shared), example)
         return self._steps[key]
-
-    def _shape(self, stack: Stack, stacked: bool, shared: frozenset[int]) -> Shape:
-        recipe = self.recipe
-        return Shape(stack.batch_form, recipe.padded, stacked, shared, tuple(recipe.factored), recipe.inputs)
 
     def _step_alone(self, local: LocalWork, stack: Stack, step: int, member: int) -> None:
         """One client's short batch, which no graph was traced for."""
@@ -268,7 +263,7 @@ class GraphKernel:
     def _finish(self, work: PhaseWork, local: LocalWork, stack: Stack) -> Done:
         key = (work.phase.work, stack.form, stack.shared, stack.clients)
         if key not in self._finishes:
-            shape = self._shape(stack, True, stack.shared)
+            shape = _shape(self.recipe, stack, True, stack.shared)
             self._finishes[key] = trace_finish(local, stack.form, shape, work.broadcast, stack.leaves)
         finish = self._finishes[key]
         update, sums, states = finish.run(*pytree.tree_leaves(work.broadcast.tensors), *stack.leaves)
@@ -289,3 +284,7 @@ class GraphKernel:
         if held is None or held.numel() < size or held.dtype != like.dtype:
             held = self._memory[what] = torch.zeros(size, dtype=like.dtype, device=like.device)
         return held[:size].view(shape)
+
+
+def _shape(recipe: Recipe, stack: Stack, stacked: bool, shared: frozenset[int]) -> Shape:
+    return Shape(stack.batch_form, recipe.padded, stacked, shared, tuple(recipe.factored), recipe.inputs)

@@ -50,7 +50,7 @@ STACK_BYTES = 6 << 20
 GAIN = 1.25
 """How many times as fast a later candidate has to be to be taken: timings are noisy, and the first is likeliest."""
 
-TRIALS = 2
+TRIALS = 4
 LARGEST = 50
 """Clients in a stack, at most; beyond, nothing more is gained."""
 
@@ -148,11 +148,12 @@ def _fastest(case: Case, recipe: Recipe, stacks: Sequence[int]) -> GraphKernel:
         members = list(itertools.islice(itertools.cycle(some), stack))
         cut = replace(recipe, stack=stack, block=_block(case, stack))
         kernel = GraphKernel(case.plan, case.work.seed, cut, case.device)
-        for precision in usable() if case.device == "cpu" else (DEFAULT,):
-            kernel.recipe = replace(kernel.recipe, precision=precision)
-            seconds = _seconds(case, kernel, members) / sum(len(member.order) for member in members)
-            if not trials or seconds * GAIN < trials[-1][0]:
-                trials.append((seconds, kernel, kernel.recipe))
+        precisions = usable() if case.device == "cpu" else (DEFAULT,)
+        recipes = [replace(cut, precision=precision) for precision in precisions]
+        steps = sum(len(member.order) for member in members)
+        for way, seconds in zip(recipes, _seconds(case, kernel, members, recipes), strict=True):
+            if not trials or seconds / steps * GAIN < trials[-1][0]:
+                trials.append((seconds / steps, kernel, way))
     _, kernel, kernel.recipe = trials[-1]
     return kernel
 
@@ -163,14 +164,16 @@ def _block(case: Case, stack: int) -> int:
     return max(stack, min(-(-case.cohort // (case.cores * (2 if even else 1))), LARGEST))
 
 
-def _seconds(case: Case, kernel: GraphKernel, members: Sequence[Member]) -> float:
-    kernel.train(case.work, members)
-    times = []
-    for _ in range(TRIALS):
-        began = time.perf_counter()
-        kernel.train(case.work, members)
-        times.append(time.perf_counter() - began)
-    return min(times)
+def _seconds(case: Case, kernel: GraphKernel, members: Sequence[Member], recipes: Sequence[Recipe]) -> list[float]:
+    """The least time that the members take by each recipe; they take turns, and the first is to warm up."""
+    turns = []
+    for _ in range(1 + TRIALS):
+        turns.append(list[float]())
+        for kernel.recipe in recipes:
+            began = time.perf_counter()
+            kernel.train(case.work, members)
+            turns[-1].append(time.perf_counter() - began)
+    return [min(times) for times in zip(*turns[1:], strict=True)]
 
 
 def _rows(case: Case) -> int:

@@ -20,7 +20,7 @@ from foedus.domain.tree import State
 from foedus.engine.draws import Draw
 from foedus.engine.factored import Both, Factors
 from foedus.engine.form import Form, split
-from foedus.engine.gram import Ahead, known
+from foedus.engine.gram import EVEN, Ahead, known
 from foedus.engine.tracing import Step
 from foedus.local.work import Rows
 
@@ -160,7 +160,9 @@ def gather(members: Sequence[Member], form: Form, carries: Sequence[Sequence[Ten
     ahead, columns = dict[int, Ahead](), list[Tensor]()
     for at, column in enumerate(zip(*parts, strict=True)):
         shape = column[0].shape[1:]
-        joined = _joined(column, indices, cut.memory(f"column {at}", (sum(lengths), *shape), column[0]))
+        joined = _joined(
+            column, indices, cut.memory(f"column {at}", (-(-sum(lengths) // EVEN) * EVEN, *shape), column[0])
+        )
         if at in cut.inputs.values():
             ahead[at] = Ahead(joined, lengths, filled, cut.precision)
             columns.append(joined[0].expand(*size, *shape))
@@ -190,8 +192,10 @@ def _factors(cut: Cut, at: int, weight: Tensor, size: tuple[int, int, int], firs
 
 
 def _joined(tensors: Sequence[Tensor], indices: Sequence[Tensor], into: Tensor) -> Tensor:
-    """One tensor of all batches of every client, the clients one after the other."""
-    places = torch.split(into, [len(index) for index in indices])
+    """One tensor of all batches of every client, the clients one after the other, then zeros."""
+    lengths = [len(index) for index in indices]
+    *places, rest = torch.split(into, [*lengths, len(into) - sum(lengths)])
+    rest.zero_()
     for tensor, index, place in zip(tensors, indices, places, strict=True):
         torch.index_select(tensor, 0, index.to(tensor.device), out=place)
     return into
