@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from foedus.domain.tree import State, Tensors, flatten, same
 from foedus.engine.form import UntraceableError, split
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import EagerKernel, Outcome, PhaseWork
+from foedus.engine.precision import usable
 from foedus.engine.prepare import Prepared
 from foedus.engine.proof import Case, prove
-from foedus.engine.recipe import Recipe
+from foedus.engine.recipe import Recipe, recipe_of
 from foedus.engine.tracing import FunctionalObjective, Shape, trace_step
 from foedus.local.work import Batch, Carry, LocalWork, Objective
 from foedus.strategies.strategy import Phase
@@ -179,6 +181,20 @@ def test_a_weight_with_more_room_than_its_steps_is_kept_as_factors(
     ours, theirs = kernel.fold(work, NAMES, source), EagerKernel(ready.plan, 1).fold(work, NAMES, source)
     assert distance(flatten(ours.sums.tensors), flatten(theirs.sums.tensors)) < 1e-5
     assert [receipt.size for receipt in ours.receipts] == [receipt.size for receipt in theirs.receipts]
+
+
+@pytest.mark.parametrize("ahead", usable())
+def test_a_recipe_that_was_recorded_gives_the_same_bits(tmp_path: Path, ahead: str) -> None:
+    ready = prepared(tmp_path, WIDE)
+    proven, reason = prove(case_of(ready))
+    assert proven is not None, reason
+    recipe = replace(proven.recipe, stack=10, ahead=ahead)
+    read = recipe_of(json.loads(json.dumps(recipe.plain())))
+    assert read == recipe
+    work, theirs = work_of(ready), EagerKernel(ready.plan, 1)
+    first, second = [GraphKernel(ready.plan, 1, each).fold(work_of(ready), NAMES, source) for each in (recipe, read)]
+    assert same(flatten(first.sums.tensors), flatten(second.sums.tensors))
+    assert distance(flatten(first.sums.tensors), flatten(theirs.fold(work, NAMES, source).sums.tensors)) < 1e-5
 
 
 @pytest.mark.parametrize("local_options", [{"momentum": 0.9}, {"weight_decay": 0.1}, {"optimizer": "adam"}])
