@@ -50,7 +50,7 @@ def run(options: Options) -> dict[str, object]:
 def ways(kernel: GraphKernel, seed: int, case: Case) -> dict[str, Kernel]:
     """The kernels to compare: ``eager``, then ``graph`` with one technique more each time."""
     proven = kernel.recipe
-    plain = Recipe(1, proven.padded, proven.rows, proven.kept)
+    plain = Recipe(1, proven.padded, proven.rows, proven.kept, block=proven.block)
     stacked = replace(plain, stack=proven.stack)
     still = replace(stacked, still=proven.still)
     factored = replace(still, factored=proven.factored)
