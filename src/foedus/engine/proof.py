@@ -50,7 +50,7 @@ STACK_BYTES = 6 << 20
 GAIN = 1.25
 """How many times as fast a later candidate has to be to be taken: timings are noisy, and the first is likeliest."""
 
-TRIALS = 4
+TRIALS = 3
 LARGEST = 50
 """Clients in a stack, at most; beyond, nothing more is gained."""
 
