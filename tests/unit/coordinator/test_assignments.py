@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import pickle
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sqlalchemy import select
+from sqlalchemy import Engine, event, select
 
 from foedus.coordinator import assignments, polling, runs
 from foedus.coordinator.bells import RUNS
@@ -19,7 +20,7 @@ from foedus.coordinator.supervisor import Supervisor
 from foedus.domain.codec import encode
 from foedus.domain.tree import State
 from foedus.store.tables import client_states, phases
-from foedus.wire.messages import Contribute, Fail, Poll, Renew
+from foedus.wire.messages import Contribute, Fail, Poll, Renew, Work
 from tests.unit.coordinator.scene import BOOT, CLIENTS, PLAN, Scene, contribution, refusal, until
 
 POLL = Poll(boot=BOOT)
@@ -251,6 +252,30 @@ def test_a_node_hears_once_at_once_and_then_in_passing_that_a_run_has_ended(scen
     assert heard.ended == (run,)
     assert polling.look(scene.live, node, POLL, time.time() + 1) is None
     assert polling.nothing(scene.live, node, POLL).ended == (run,)
+
+
+def test_a_poll_that_waits_in_vain_asks_the_database_four_statements(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    node, asked = scene.enrol("alpha"), list[str]()
+    polling.begin(scene.live, node, BOOT)
+    polling.nothing(scene.live, node, POLL)
+
+    def poll() -> Work:
+        polling.begin(scene.live, node, BOOT)
+        assert polling.look(scene.live, node, POLL, time.time()) is None
+        return polling.nothing(scene.live, node, POLL)
+
+    listener = partial(_note, asked)
+    event.listen(Engine, "before_cursor_execute", listener)
+    try:
+        assert poll().then == "poll"
+    finally:
+        event.remove(Engine, "before_cursor_execute", listener)
+    assert len(asked) == 4, asked
+
+
+def _note(asked: list[str], _connection: object, _cursor: object, statement: str, *_: object) -> None:
+    asked.append(statement)
 
 
 def test_every_client_of_a_running_run_is_shown(scene: Scene, run: str) -> None:

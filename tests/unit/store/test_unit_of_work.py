@@ -56,6 +56,23 @@ def test_an_error_takes_everything_back_and_tells_nobody(store: Store) -> None:
     assert [name for name in heard if name != MISSED] == ["bell", "good"]
 
 
+def test_a_statement_on_its_own_is_committed_at_once_and_heard_by_nobody(store: Store) -> None:
+    heard = list[str]()
+    store.on_commit(lambda names: heard.extend(sorted(names)), lambda name: (name,))
+    with pytest.raises(RuntimeError), store.statements() as each:
+        each.execute(insert(blobs).values(**_row("a")))
+        assert _count(store) == 1
+        with store.transaction("between") as tx:
+            tx.execute(insert(blobs).values(**_row("b")))
+        assert each.execute(select(func.count()).select_from(blobs)).scalar_one() == 2
+        raise RuntimeError
+    assert _count(store) == 2
+    assert [name for name in heard if name != MISSED] == ["between"]
+    with store.transaction("as before") as tx:
+        tx.execute(insert(blobs).values(**_row("c")))
+        assert _count(store) == 2
+
+
 def test_a_listener_sees_what_was_committed(store: Store) -> None:
     counts = list[int]()
     store.on_commit(lambda names: counts.append(_count(store)), lambda name: (name,))
