@@ -36,6 +36,8 @@ CONNECTIONS = 20
 IDLE = 1.0
 """Seconds after which a connection that nobody used is tried before it is: who uses them all the time finds out."""
 
+_SINCE = "foedus_idle_since"
+
 ALL = "all"
 """The lock that a transaction without a scope has for itself, and all others share."""
 
@@ -129,11 +131,11 @@ def _try_the_idle(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkin")
     def _given_back(_: object, record: ConnectionPoolEntry) -> None:
-        record.info[IDLE] = time.monotonic()
+        record.info[_SINCE] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
     def _taken(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
-        since = record.info.get(IDLE)
+        since = record.info.get(_SINCE)
         if since is None or time.monotonic() - since < IDLE:
             return
         try:

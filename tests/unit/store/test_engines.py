@@ -147,3 +147,32 @@ def test_options_of_a_url_are_kept_beside_our_own(postgres_url: str) -> None:
         assert connection.execute(text("SHOW search_path")).scalar_one() == "somewhere"
         assert connection.execute(text("SHOW lock_timeout")).scalar_one() == "30s"
     engine.dispose()
+
+
+def _cut(store: Store) -> None:
+    """End every other connection to the database."""
+    mine = "pid <> pg_backend_pid() AND datname = current_database()"
+    with store.statements() as each:
+        each.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")).all()
+
+
+def test_a_connection_that_broke_while_nobody_used_it_is_replaced(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = stores
+    counted = select(func.count()).select_from(blobs)
+    with mine.reading() as first, mine.reading() as second:  # two connections
+        assert [first.execute(counted).scalar_one(), second.execute(counted).scalar_one()] == [1, 1]
+    _cut(other)
+    with pytest.raises(UnreachableError) as told, mine.reading() as tx:  # it was used a moment ago, and is not tried
+        tx.execute(counted)
+    assert told.value.code == "database_unreachable"
+    with mine.reading() as tx:  # who met it has had all of them replaced
+        assert tx.execute(counted).scalar_one() == 1
+    monkeypatch.setattr(engines, "IDLE", 0.0)
+    _cut(other)
+    with mine.reading() as tx:
+        assert tx.execute(counted).scalar_one() == 1
+    _cut(other)
+    with mine.transaction("t") as tx:
+        assert tx.execute(counted).scalar_one() == 1
