@@ -37,6 +37,9 @@ SAID_AGAIN = {"token", "seconds", "timings", "content"}
 """Fields in which a contribution told twice may differ: it was leased again, or computed again, or uploaded."""
 
 AssignmentRow = Row[Any]
+STATE_MISSING = "client_state_missing"
+"""A node's failure that says: it has lost the client's state, or is ahead of it since a backup was restored."""
+
 _HELD = (
     select(assignments, phases.c.opened_at, phases.c.status.label("phase_status"))
     .add_columns(runs.c.status.label("run_status"), runs.c.data, runs.c.spec)
@@ -44,10 +47,6 @@ _HELD = (
     .join(runs, runs.c.id == assignments.c.run_id)
     .where(assignments.c.id == bindparam("ask"), assignments.c.node_id == bindparam("node"))
 )
-STATE_MISSING = "client_state_missing"
-"""A node's failure that says: it has lost the client's state, or is ahead of it since a backup was restored."""
-
-_ANSWER = update(assignments).where(assignments.c.id == bindparam("ask"))
 
 
 @dataclass(frozen=True)
@@ -170,10 +169,8 @@ def _phase_of(live: Live, held: Held) -> Phase:
 
 
 def _answer(tx: Connection, row: AssignmentRow, values: dict[str, Any]) -> None:
-    """Record an answer, and have the phase hear it; where none listens, the next one will when it opens."""
-    if (order := listening(tx, row)) is not None:
-        values = {**values, "heard": hear(tx, row, order, max(0.0, time.time() - row.opened_at), values["status"])}
-    tx.execute(_ANSWER, {"ask": row.id, **values})
+    """Record an answer, and have the phase hear it that listens now."""
+    hear(tx, row, listening(tx, row), max(0.0, time.time() - row.opened_at), values)
 
 
 def _record(live: Live, node: NodeIdentity, before: Held, receipt: Receipt, command: Contribute | Fail) -> Accepted:

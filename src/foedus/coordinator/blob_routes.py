@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from starlette.responses import StreamingResponse
 
 from foedus.coordinator.blob_access import check_readable
-from foedus.coordinator.blob_rows import Caller, check_room, own_blob
+from foedus.coordinator.blob_rows import Caller, check_room, own_blob, scope_of
 from foedus.coordinator.context import Context, context
 from foedus.coordinator.http import limited, person, signed_head
 from foedus.coordinator.mending import whole
@@ -97,22 +97,12 @@ async def no_body(request: Request, verified: Verified | None) -> None:
     check_signed(verified, b"")
 
 
-async def transact(parts: Context, name: str, who: Caller, effect: Callable[[Connection], Value]) -> Value:
-    """A transaction on what one actor brings, in a thread."""
-
-    def work() -> Value:
-        with parts.store.transaction(name, scope=_scope(who)) as tx:
-            return effect(tx)
-
-    return await to_thread.run_sync(work)
-
-
 async def read(parts: Context, look: Callable[[Connection], Value]) -> Value:
-    """Looks into the database, in a thread, each of them one statement that stands for itself."""
+    """A look into the database, in a thread."""
 
     def work() -> Value:
-        with parts.store.statements() as each:
-            return look(each)
+        with parts.store.reading() as tx:
+            return look(tx)
 
     return await to_thread.run_sync(work)
 
@@ -125,14 +115,9 @@ def _receiving(parts: Context, who: Caller, digest: str, promised: int) -> Itera
         check_room(each, digest, promised, who.actor, quota)
     with parts.artifacts.writing(digest) as writer:
         yield writer
-    with parts.store.transaction("blob", scope=_scope(who)) as tx:
+    with parts.store.transaction("blob", scope=scope_of(who)) as tx:
         check_room(tx, digest, writer.size, who.actor, quota)
         own_blob(tx, parts.artifacts, digest, who.actor)
-
-
-def _scope(who: Caller) -> str:
-    """What one actor brings is brought one after another, so that its quota holds."""
-    return f"blobs of {who.actor}"
 
 
 def _promised(request: Request) -> int:

@@ -54,6 +54,11 @@ class Begun:
     offset: int
 
 
+def scope_of(caller: Caller) -> str:
+    """What one actor brings is brought one after another, so that its quota holds."""
+    return f"blobs of {caller.actor}"
+
+
 def name_blobs(tx: Connection, artifacts: Artifacts, digests: Iterable[str]) -> None:
     """Say of blobs whose bytes are stored that they are used now; they stay at least until what refers to them goes.
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, select, update
 
 from foedus.coordinator.orders import LATE, Answers, add_assignments, assigned, key_of, matches
 from foedus.domain.round import PhaseOrder, Receipt
@@ -24,6 +24,7 @@ UNDONE = ("open", "leased")
 ANSWERED = ("done", "failed")
 
 _EVENT = insert(phase_events)
+_ANSWER = update(assignments).where(assignments.c.id == bindparam("ask"))
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,22 @@ def hear_waiting(tx: Connection, run: str, order: PhaseOrder) -> None:
     """Tell a phase that is being opened what was answered while none was open, in the order of names."""
     waiting = select(assignments).where(is_out(run), assignments.c.status.in_(ANSWERED)).order_by(assignments.c.client)
     for row in tx.execute(waiting).all():
-        heard = hear(tx, row, order, 0.0, row.status)
-        tx.execute(update(assignments).where(assignments.c.id == row.id).values(heard=heard))
+        hear(tx, row, order, 0.0, {"status": row.status})
 
 
-def hear(tx: Connection, row: Row[Any], order: PhaseOrder, at: float, status: str) -> int:
-    """Tell the phase of ``order`` what an assignment came to, with how stale it is; returns the event's number.
+def hear(tx: Connection, row: Row[Any], order: PhaseOrder | None, at: float, answer: Mapping[str, Any]) -> None:
+    """Record what an assignment came to, and tell the phase of ``order``, with how stale it is.
 
-    The caller notes the number as ``heard``, with the answer.
+    Where no phase listens there is no ``order``: the next one hears it when it opens.
     """
-    event = {"kind": "failed" if status == "failed" else "reported", "client": row.client, "at": at}
-    values = {**key_of(row.run_id, order), **event, "staleness": order.round - row.round}
-    key = tx.execute(_EVENT, values).inserted_primary_key
-    assert key is not None, "one row was inserted"
-    return int(key[0])
+    heard = {}
+    if order is not None:
+        event = {"kind": "failed" if answer["status"] == "failed" else "reported", "client": row.client, "at": at}
+        place = {**key_of(row.run_id, order), "staleness": order.round - row.round}
+        key = tx.execute(_EVENT, {**place, **event}).inserted_primary_key
+        assert key is not None, "one row was inserted"
+        heard = {"heard": key[0]}
+    tx.execute(_ANSWER, {"ask": row.id, **answer, **heard})
 
 
 def listening(tx: Connection, row: Row[Any]) -> PhaseOrder | None:
@@ -96,9 +99,7 @@ def give_up(tx: Connection, run: str, order: PhaseOrder, late: Collection[str], 
     here = (assignments.c.id.in_(late), assignments.c.status.in_(UNDONE), is_out(run))
     for row in tx.execute(select(assignments).where(*here).order_by(assignments.c.client)).all():
         receipt = asdict(Receipt(row.client, {}, {}, failure=why))
-        heard = hear(tx, row, order, 0.0, "failed")
-        values = {"status": "failed", "lease_until": None, "receipt": receipt, "heard": heard}
-        tx.execute(update(assignments).where(assignments.c.id == row.id).values(**values))
+        hear(tx, row, order, 0.0, {"status": "failed", "lease_until": None, "receipt": receipt})
 
 
 def end(tx: Connection, run: str) -> None:

@@ -31,13 +31,13 @@ _NEXT = (
 class Hearing:
     """A place in a phase's events. ``began`` is when the phase was opened, on the monotonic clock.
 
-    ``patience``: seconds for which an ask may be out, where the schedule has such a limit. ``alarm``: when a tick is
-    due, in seconds since then. ``read_to`` and ``told`` count events: what was read, and what the schedule was told.
+    ``patience``: seconds for which an ask may be out. ``alarm``: when a tick is due, in seconds since then. ``read_to``
+    and ``told`` count events: what was read, and what the schedule was told.
     """
 
     order: PhaseOrder
     began: float
-    patience: float | None = None
+    patience: float = math.inf
     alarm: float | None = None
     told: int = 0
     _read_to: int = 0
@@ -47,7 +47,8 @@ class Hearing:
     @classmethod
     def of(cls, order: PhaseOrder, opened_at: float, patience: float | None) -> Self:
         """A phase from its first event on; ``opened_at`` is by the wall clock."""
-        return cls(order, time.monotonic() - max(0.0, time.time() - opened_at), patience)
+        began = time.monotonic() - max(0.0, time.time() - opened_at)
+        return cls(order, began, math.inf if patience is None else patience)
 
     def read(self, tx: Connection, run: str) -> bool:
         """Take up what was recorded since; whether there is anything to tell."""
@@ -80,7 +81,7 @@ class Hearing:
 
     def overdue(self, asked_at: Mapping[str, float]) -> tuple[list[str], float]:
         """Which of these asks have been out for longer than there is patience, and when the next one will be."""
-        now, wall, patience = time.monotonic(), time.time(), math.inf if self.patience is None else self.patience
+        now, wall, patience = time.monotonic(), time.time(), self.patience
         known = {ask: self._asks.get(ask, now - max(0.0, wall - at)) for ask, at in asked_at.items()}
         self._asks = known
         late = [ask for ask, began in known.items() if now - began >= patience]

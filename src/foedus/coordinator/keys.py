@@ -16,7 +16,7 @@ from foedus.wire.proofs import check_proof
 from foedus.wire.signing import Verified
 from foedus.wire.trust import Rotated, RotateKey, rotation
 
-KNOWN = (
+_KNOWN = (
     select(
         *(nodes.c.id, nodes.c.name, nodes.c.org_id, organisations.c.name.label("organisation")),
         *(nodes.c.public_key, retired_keys.c.public_key.label("retired")),
@@ -33,7 +33,7 @@ KNOWN = (
 
 def known(tx: Connection, node: str, now: float) -> tuple[NodeIdentity, tuple[str, ...]] | None:
     """An active node, and its keys that are accepted at ``now``, the current one first."""
-    rows = tx.execute(KNOWN, {"node": node, "now": now}).all()
+    rows = tx.execute(_KNOWN, {"node": node, "now": now}).all()
     if not rows:
         return None
     first, retired = rows[0], (row.retired for row in rows if row.retired is not None)

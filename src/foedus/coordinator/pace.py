@@ -20,7 +20,6 @@ CONNECTED = 5000
 LONGEST = 3600.0
 """Seconds that a node is sent away for at most."""
 
-
 COUNTED = 10.0
 """Seconds after which the nodes are counted again."""
 
@@ -42,19 +41,20 @@ class Population:
         return self.size
 
 
-def come_back(nodes: int, wait: float, chance: random.Random, connected: int = CONNECTED) -> float:
+def come_back(population: int, wait: float, chance: random.Random, connected: int = CONNECTED) -> float:
     """Seconds until a node that polled for ``wait`` seconds in vain polls again; none where all may stay connected.
 
-    Each of ``nodes`` is then connected for ``connected / nodes`` of its time. Half more or less by chance spreads them.
+    Each of the ``population`` is then connected for ``connected / population`` of its time. Half more or
+    less by chance spreads them.
 
     >>> come_back(5000, 25.0, random.Random(0))
     0.0
     >>> 25.0 * 3 / 2 <= come_back(20_000, 25.0, random.Random(0)) <= 25.0 * 3 * 3 / 2
     True
     """
-    if nodes <= connected:
+    if population <= connected:
         return 0.0
-    return min(LONGEST, wait * (nodes / connected - 1.0) * chance.uniform(0.5, 1.5))
+    return min(LONGEST, wait * (population / connected - 1.0) * chance.uniform(0.5, 1.5))
 
 
 def leave(chance: random.Random) -> float:

@@ -24,7 +24,7 @@ from foedus.domain.run import CHECKS, parse_spec
 from foedus.store.audit import head
 from foedus.store.tables import assignments, client_states, nodes, phases, runs
 from foedus.wire.audit import show_head
-from foedus.wire.messages import Assignment, Poll, Sends, Work
+from foedus.wire.messages import Assignment, PlanOffer, Poll, SchemaAsk, Sends, Work
 
 AT_ONCE = 4
 """Assignments that one poll brings at most."""
@@ -42,11 +42,26 @@ _NODE: BindParameter[str] = bindparam("node")
 _BOOT: BindParameter[str] = bindparam("boot")
 _NOW: BindParameter[float] = bindparam("now")
 
-_AWAITED = select(assignments.c.id).join(phases, PHASE_OF).join(runs, runs.c.id == assignments.c.run_id)
+_HELD: BindParameter[tuple[str, ...]] = bindparam("held", expanding=True)
+_HERE = (nodes.c.id == _NODE, nodes.c.status == "active")
+_GOES_ON = and_(TAKES, runs.c.status == RunStatus.RUNNING.value)
+
+_AWAITED = (
+    select(assignments.c.id)
+    .select_from(assignments.join(phases, PHASE_OF).join(runs, runs.c.id == assignments.c.run_id))
+    .where(assignments.c.node_id == _NODE, assignments.c.id.in_(_HELD))
+    .where(
+        or_(
+            and_(assignments.c.status.in_(("open", "leased")), _GOES_ON),
+            assignments.c.status.in_(("done", "failed")),
+        )
+    )
+)
+"""Those of the assignments that a node holds that somebody waits for, or that were answered."""
 
 _UNHEARD = and_(
     *(assignments.c.status == "leased", bindparam("tells") == 1),
-    *(assignments.c.boot == _BOOT, assignments.c.id.not_in(bindparam("held", expanding=True))),
+    *(assignments.c.boot == _BOOT, assignments.c.id.not_in(_HELD)),
 )
 _STATE = and_(client_states.c.run_id == assignments.c.run_id, client_states.c.client == assignments.c.client)
 _TAKEABLE = (
@@ -54,9 +69,8 @@ _TAKEABLE = (
     .add_columns(runs.c.spec, runs.c.plan, runs.c.plan_blob, runs.c.alignment)
     .select_from(assignments.join(phases, PHASE_OF).join(runs, runs.c.id == assignments.c.run_id))
     .outerjoin(client_states, _STATE)
-    .where(nodes.c.id == _NODE, nodes.c.status == "active", nodes.c.boot == _BOOT, assignments.c.node_id == nodes.c.id)
+    .where(*_HERE, nodes.c.boot == _BOOT, assignments.c.node_id == nodes.c.id, _GOES_ON)
     .where(
-        *(TAKES, runs.c.status == RunStatus.RUNNING.value),
         or_(
             assignments.c.status == "open",
             and_(assignments.c.status == "leased", assignments.c.lease_until < _NOW),
@@ -80,12 +94,10 @@ _ENDED = (
 )
 """Runs that have ended ``since`` then and in which the node was asked, the last first."""
 
-_PRESENT = select(nodes.c.boot, nodes.c.boot_before, nodes.c.last_seen).where(
-    nodes.c.id == _NODE, nodes.c.status == "active"
-)
+_PRESENT = select(nodes.c.boot, nodes.c.boot_before, nodes.c.last_seen).where(*_HERE)
 _GLANCE = (
     select(nodes.c.boot)
-    .where(nodes.c.id == _NODE, nodes.c.status == "active")
+    .where(*_HERE)
     .add_columns(_TAKEABLE.exists().label("work"), UNDECIDED.exists().label("plans"))
     .add_columns(aligning.UNALIGNED.exists().label("schemas"), _ENDED.exists().label("ended"))
 )
@@ -108,11 +120,11 @@ def begin(live: Live, node: NodeIdentity, boot: str) -> None:
     now = time.time()
     with live.store.statements() as each:
         row = each.execute(_PRESENT, {"node": node.id}).one_or_none()
-        if row is not None and boot and boot == row.boot_before != row.boot:
-            note_clash(live, node)
-        last_seen = _check_boot(row, boot).last_seen
-        if last_seen is None or now - last_seen > SEEN:
+        if row is not None and row.boot == boot and (row.last_seen is None or now - row.last_seen > SEEN):
             each.execute(_SEEN, {"node": node.id, "now": now})
+    if row is not None and boot and boot == row.boot_before != row.boot:
+        note_clash(live, node)
+    _check_boot(row, boot)
 
 
 def look(live: Live, node: NodeIdentity, poll: Poll, since: float) -> Work | None:
@@ -129,8 +141,7 @@ def look(live: Live, node: NodeIdentity, poll: Poll, since: float) -> Work | Non
         row = each.execute(_GLANCE, {**_asked(node, poll, now), "since": since}).one_or_none()
         may = _check_boot(row, poll.boot)
         stop = _unawaited(each, node.id, poll.held) if poll.held else ()
-        plans = offers(each, node.id) if may.plans else ()
-        schemas = aligning.asks(each, node.id) if may.schemas else ()
+    plans, schemas = _questions(live, node.id) if may.plans or may.schemas else ((), ())
     leased = _lease(live, node, poll, now) if may.work else ()
     if not (leased or plans or schemas or stop or may.ended):
         return None
@@ -138,6 +149,12 @@ def look(live: Live, node: NodeIdentity, poll: Poll, since: float) -> Work | Non
         told, audit = _ended(each, node.id, now), show_head(head(each))
     blobs = small_blobs(live, leased)
     return Work(assignments=leased, plans=plans, schemas=schemas, ended=told, stop=stop, blobs=blobs, audit=audit)
+
+
+def _questions(live: Live, node: str) -> tuple[tuple[PlanOffer, ...], tuple[SchemaAsk, ...]]:
+    """What a node's owner, or its policy, is to answer."""
+    with live.store.reading() as tx:
+        return offers(tx, node), aligning.asks(tx, node)
 
 
 def _asked(node: NodeIdentity, poll: Poll, now: float) -> dict[str, object]:
@@ -148,10 +165,8 @@ def _asked(node: NodeIdentity, poll: Poll, now: float) -> dict[str, object]:
 
 def _unawaited(tx: Connection, node: str, held: tuple[str, ...]) -> tuple[str, ...]:
     """Which of the assignments that a node holds nobody waits for; what was answered is not among them."""
-    awaited = and_(assignments.c.status.in_(("open", "leased")), TAKES, runs.c.status == RunStatus.RUNNING.value)
-    here = (assignments.c.node_id == node, assignments.c.id.in_(held))
-    known = set(tx.execute(_AWAITED.where(*here, or_(awaited, assignments.c.status.in_(("done", "failed"))))).scalars())
-    return tuple(ask for ask in held if ask not in known)
+    awaited = set(tx.execute(_AWAITED, {"node": node, "held": held}).scalars())
+    return tuple(ask for ask in held if ask not in awaited)
 
 
 def _check_boot(row: Any, boot: str) -> Any:

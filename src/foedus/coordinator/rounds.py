@@ -267,7 +267,7 @@ class LivePort:
 
     def _overdue(self, hearing: Hearing) -> float:
         """Give up asks that are out for too long; seconds until the next one is, none where some were."""
-        if hearing.patience is None:
+        if math.isinf(hearing.patience):
             return math.inf
         with self._live.store.reading() as tx:
             late, due = hearing.overdue(drawing.undone_asks(tx, self._run))

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import Connection
 from starlette.requests import ClientDisconnect
 
-from foedus.coordinator.blob_routes import PIECE, caller, check_signed, no_body, read, transact
+from foedus.coordinator.blob_routes import PIECE, caller, check_signed, no_body, read
 from foedus.coordinator.blob_rows import (
     Begun,
     Caller,
@@ -23,6 +22,7 @@ from foedus.coordinator.blob_rows import (
     complete_upload,
     forget_upload,
     parts_of,
+    scope_of,
     upload_of,
 )
 from foedus.coordinator.context import Context, context
@@ -46,11 +46,12 @@ async def post_upload(request: Request) -> UploadView:
     check_signed(verified, body)
     command, parts = parse(NewUpload, body), context(request)
 
-    def begin(tx: Connection) -> UploadView:
-        upload = begin_upload(tx, who, command, parts.live.quota)
-        return _view(upload, upload_of(tx, who, upload))
+    def begin() -> UploadView:
+        with parts.store.transaction("upload", scope=scope_of(who)) as tx:
+            upload = begin_upload(tx, who, command, parts.live.quota)
+            return _view(upload, upload_of(tx, who, upload))
 
-    return await transact(parts, "upload", who, begin)
+    return await to_thread.run_sync(begin)
 
 
 @router.head("/{upload}", **acts("blobs.write"))
@@ -116,7 +117,7 @@ def _keep_part(parts: Context, who: Caller, upload: str, came: tuple[int, int, P
     start, size, file = came
     part = parts.artifacts.keep_part(file)
     try:
-        with parts.store.transaction("upload_part", scope=f"blobs of {who.actor}") as tx:
+        with parts.store.transaction("upload_part", scope=scope_of(who)) as tx:
             return add_part(tx, who, upload, (start, size, part))
     except (ConflictError, NotFoundError):
         parts.artifacts.drop_parts((part,))
@@ -127,7 +128,7 @@ def _finish(parts: Context, who: Caller, upload: str, blob: NewUpload) -> Begun:
     """Make the blob of the parts. One whose bytes differ from what was promised is forgotten, and begins anew."""
     with parts.store.reading() as tx:
         pieces = parts_of(tx, upload)
-    scope = f"blobs of {who.actor}"
+    scope = scope_of(who)
     try:
         parts.artifacts.join(pieces, blob.digest)
     except IntegrityError:

@@ -24,8 +24,8 @@ used_nonces = Table(
     Column("expires_at", Float, nullable=False, index=True),
 )
 
-USED = insert(used_nonces).on_conflict_do_nothing().returning(used_nonces.c.nonce)
-EXPIRED = delete(used_nonces).where(used_nonces.c.expires_at < bindparam("now"))
+_USED = insert(used_nonces).on_conflict_do_nothing().returning(used_nonces.c.nonce)
+_EXPIRED = delete(used_nonces).where(used_nonces.c.expires_at < bindparam("now"))
 
 
 class SharedNonces:
@@ -40,8 +40,8 @@ class SharedNonces:
         """Remember the nonce; False where it was used before, whichever replica it was used at."""
         with self._store.statements() as each:
             if self._due():
-                each.execute(EXPIRED, {"now": now})
-            return each.execute(USED, {"key_id": key_id, "nonce": nonce, "expires_at": now + KEEP}).first() is not None
+                each.execute(_EXPIRED, {"now": now})
+            return each.execute(_USED, {"key_id": key_id, "nonce": nonce, "expires_at": now + KEEP}).first() is not None
 
     def _due(self) -> bool:
         with self._lock:
