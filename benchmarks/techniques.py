@@ -26,7 +26,6 @@ from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.engine.choice import SAMPLED
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import EagerKernel, Kernel, PhaseWork
-from foedus.engine.precision import OTHER, usable
 from foedus.engine.proof import Case, prove
 from foedus.engine.recipe import Recipe
 from foedus.strategies.strategy import Phase
@@ -54,16 +53,16 @@ def ways(kernel: GraphKernel, seed: int, case: Case) -> dict[str, Kernel]:
     stacked = replace(plain, stack=proven.stack)
     still = replace(stacked, still=proven.still)
     factored = replace(still, factored=proven.factored)
-    ahead = replace(factored, inputs=proven.inputs, ahead=proven.ahead)
+    ahead = replace(factored, inputs=proven.inputs)
     steps = {
         "traced, fused, a client at a time": plain,
         "and stacked": stacked,
         "and idle clients stepped along": still,
         "and weights as factors": factored,
         "and products with inputs ahead": ahead,
+        "and large products by oneDNN": replace(ahead, other=proven.other),
+        "and channels last": proven,
     }
-    if OTHER in usable():
-        steps["and the other matrix product"] = replace(ahead, precision=OTHER)
     made: dict[str, Kernel] = {"kernel eager": EagerKernel(case.plan, seed)}
     before = None
     for name, recipe in steps.items():

@@ -21,7 +21,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "reference" / "kernels.md"
 BEGIN, END = "<!-- the table of tests/generality.py -->", "<!-- its end -->"
 
 PADDED, WHOLE, EAGER = "padded", "whole", "kernel `eager`"
-STACKED, ALONE = "stacks, or one at a time", "one at a time"
+STACKED, ALONE = "stacks, or one at a time", "one at a time; channels first or last"
 CONTROL = "data-dependent control flow"
 
 CLASSES, FEATURES, WORDS, LENGTH = 4, 12, 20, 6

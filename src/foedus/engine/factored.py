@@ -19,13 +19,10 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from foedus.engine.precision import DEFAULT, products
-from foedus.engine.tidy import RESHAPES, erase_dead, root, swaps_the_last_two, value_of
+from foedus.engine.precision import library, products
+from foedus.engine.tidy import PRODUCTS, RESHAPES, STEPS, erase_dead, root, swaps_the_last_two, value_of
 
 aten = torch.ops.aten
-STEPS = {aten.baddbmm_.default, aten.addmm_.default}
-PRODUCTS: Mapping[Any, int] = {aten.bmm.default: 0, aten.mm.default: 0, aten.baddbmm.default: 1, aten.addmm.default: 1}
-"""Products, and where their left factor stands."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +30,14 @@ class Product:
     """``scale · leftᵀ right`` for each client: ``left`` ``[clients, most rows, m]``, ``right`` ``[rows, n]``.
 
     The clients' rows stand one after the other in ``right``, so many of each client's as ``lengths`` says, then zeros.
-    ``precision`` is that of the cohort's sum.
+    The cohort's sum goes to the other library if it takes ``other`` multiply-adds.
     """
 
     left: Tensor
     right: Tensor
     lengths: Sequence[int]
     scale: float
-    precision: str = DEFAULT
+    other: int = 0
 
     def row(self, at: int) -> Tensor:
         """One client's, ``[m, n]``."""
@@ -54,7 +51,7 @@ class Product:
         rest = self.left.new_zeros(len(self.right) - sum(self.lengths), self.left.shape[-1])
         left = torch.cat([*rows, rest])
         left[: len(left) - len(rest)].mul_((self.scale * weights).repeat_interleave(lengths)[:, None])
-        with products(self.precision):
+        with products(library(self.other, self.right.numel() * left.shape[-1])):
             return torch.mm(left.T, self.right)
 
 
@@ -97,12 +94,12 @@ class Both:
         return Product(self.left, self.right.flatten(0, 1), [rows] * clients, scale)
 
 
-def rows_through(x: Tensor, base: Tensor, left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """``x Wᵀ``, ``[clients, rows, m]`` (or without clients)."""
+def rows_through(x: Tensor, base: Tensor, left: Tensor, right: Tensor, scale: float, other: int) -> Tensor:
+    """``x Wᵀ``, ``[clients, rows, m]`` (or without clients); ``x W₀ᵀ`` by the ``other`` library if it is large."""
+    with products(library(other, x.numel() * len(base))):
+        product = torch.mm(x.reshape(-1, x.shape[-1]), base.T).view(*x.shape[:-1], -1)
     if x.ndim == 2:
-        product = torch.mm(x, base.T)
         return product.addmm_(torch.mm(x, right.T), left, alpha=scale) if len(right) else product
-    product = torch.mm(x.reshape(-1, x.shape[-1]), base.T).view(*x.shape[:2], -1)
     return product.baddbmm_(torch.bmm(x, right.mT), left, alpha=scale) if right.shape[1] else product
 
 
@@ -113,9 +110,9 @@ def inputs_through(base: Tensor, gram: Tensor, left: Tensor, scale: float) -> Te
     return torch.baddbmm(base, gram, left, alpha=scale) if left.shape[1] else base.clone()
 
 
-def columns_through(g: Tensor, base: Tensor, left: Tensor, right: Tensor, scale: float) -> Tensor:
+def columns_through(g: Tensor, base: Tensor, left: Tensor, right: Tensor, scale: float, other: int) -> Tensor:
     """``g W``, ``[clients, rows, n]`` (or without clients)."""
-    return rows_through(g, base.T, right, left, scale)
+    return rows_through(g, base.T, right, left, scale, other)
 
 
 def factorable(graph: fx.Graph, carried: int) -> dict[int, float]:
@@ -123,7 +120,7 @@ def factorable(graph: fx.Graph, carried: int) -> dict[int, float]:
     order = {node: at for at, node in enumerate(graph.nodes)}
     found = {}
     for at, weight in enumerate([node for node in graph.nodes if node.op == "placeholder"][:carried]):
-        steps = [user for user in weight.users if user.target in STEPS and user.args[0] is weight]
+        steps = [user for user in weight.users if user.target in STEPS.values() and user.args[0] is weight]
         reads = [read for user in weight.users if user not in steps for read in _reads(user, weight)]
         if len(steps) != 1 or None in reads or not reads or steps[0].kwargs.get("beta", 1) != 1:
             continue
@@ -152,12 +149,13 @@ def inputs_of(graph: fx.Graph, carried: int, places: Iterable[int]) -> dict[int,
     return found
 
 
-def factor(graph: fx.Graph, carried: int, places: Sequence[int], inputs: Mapping[int, int]) -> None:
+def factor(graph: fx.Graph, carried: int, places: Sequence[int], inputs: Mapping[int, int], other: int = 0) -> None:
     """Rewrite these weights' products; inputs for each are added at the end, and results.
 
     The inputs are the factors so far, ``left`` and ``right``; the results are those of this step. The weight's own
     input is what it began with, and is returned as it came. Of a weight of ``inputs`` the ``base``, the ``gram`` and
-    the ``left`` factor so far are the inputs, and the left factor of this step is the result.
+    the ``left`` factor so far are the inputs, and the left factor of this step is the result. A product with what a
+    weight began with goes to the ``other`` library if it takes so many multiply-adds.
 
     Raises:
         ValueError: where a weight cannot be kept so.
@@ -180,7 +178,8 @@ def factor(graph: fx.Graph, carried: int, places: Sequence[int], inputs: Mapping
                 _reroute(graph, read, inputs_through, (*added, scales[at]))
             else:
                 through = rows_through if swapped else columns_through
-                _reroute(graph, read, through, (read.args[PRODUCTS[read.target]], weight, *added, scales[at]))
+                x = read.args[PRODUCTS[read.target]]
+                _reroute(graph, read, through, (x, weight, *added, scales[at], other))
         with graph.inserting_before(step):
             left = graph.call_function(aten.transpose.int, (step.args[1], -2, -1))
         results = [weight if result is step else result for result in results]
@@ -198,7 +197,7 @@ def _placeholder(graph: fx.Graph, name: str) -> Node:
 
 def _uses(weight: Node) -> tuple[Node, list[tuple[Node, bool]]]:
     """The step of a factorable weight, and the products with it, each with whether the weight is transposed there."""
-    (step,) = [user for user in weight.users if user.target in STEPS]
+    (step,) = [user for user in weight.users if user.target in STEPS.values()]
     reads = []
     for user in [user for user in weight.users if user is not step]:
         swapped = user.target not in PRODUCTS
@@ -238,7 +237,9 @@ def _reads(user: Node, weight: Node) -> list[Node | None]:
 def _reroute(graph: fx.Graph, read: Node, through: Callable[..., Tensor], arguments: tuple[Any, ...]) -> None:
     with graph.inserting_before(read):
         result = graph.call_function(through, arguments)
+        result.meta = read.meta
         if PRODUCTS[read.target]:
             result = graph.call_function(aten.add_.Tensor, (result, read.args[0]))
+            result.meta = read.meta
     read.replace_all_uses_with(result)
     graph.erase_node(read)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from foedus.engine.factored import Product, Where
-from foedus.engine.precision import DEFAULT, products
+from foedus.engine.precision import DEFAULT, library, products
 
 EVEN = 64
 """The inputs of a stack are filled up to a multiple of this: a product of sizes that were seen before is faster."""
@@ -32,7 +32,7 @@ class Known:
     gram: Tensor
     inputs: Tensor
     lengths: Sequence[int]
-    precision: str
+    other: int
 
     def before(self, step: int, where: Where) -> list[Tensor]:
         """The base, and the gram and the left factor of the rows before."""
@@ -50,27 +50,27 @@ class Known:
 
     def product(self, scale: float) -> Product:
         """With no rows where a client had no batch."""
-        return Product(self.left, self.inputs, self.lengths, scale, self.precision)
+        return Product(self.left, self.inputs, self.lengths, scale, self.other)
 
 
 @dataclass(frozen=True)
 class Ahead:
     """The ``inputs`` of all batches, ``lengths`` of each client, and which of them, ``filled``, each batch has.
 
-    ``filled`` is ``[steps · clients · rows]``; a batch that is not full repeats one. ``precision`` is that of products
-    with all of them at once.
+    ``filled`` is ``[steps · clients · rows]``; a batch that is not full repeats one. A product of ``other``
+    multiply-adds goes to the other library.
     """
 
     inputs: Tensor
     lengths: Sequence[int]
     filled: Tensor
-    precision: str
+    other: int
 
 
 def known(weight: Tensor, ahead: Ahead, left: Tensor, base: Tensor, gram: Tensor) -> Known:
     """What is known before the first step, in the memory given; the gram of rows that are no client's is zero."""
     inputs, begin = ahead.inputs.flatten(1), base.shape[2]
-    with products(ahead.precision):
+    with products(library(ahead.other, inputs.numel() * len(weight))):
         torch.index_select(torch.mm(inputs, weight.T), 0, ahead.filled, out=base.flatten(0, 2))
     gram.zero_()
     with products(DEFAULT):  # each client has a length of its own, and the other library is slow at a size that is new
@@ -79,4 +79,4 @@ def known(weight: Tensor, ahead: Ahead, left: Tensor, base: Tensor, gram: Tensor
             if end > 0:
                 torch.mm(rows[begin:], rows[:end].T, out=into[begin : len(rows), :end])
     lengths = [*ahead.lengths, *[0] * (len(gram) - len(ahead.lengths))]
-    return Known(left.zero_(), base, gram, inputs, lengths, ahead.precision)
+    return Known(left.zero_(), base, gram, inputs, lengths, ahead.other)

@@ -23,7 +23,7 @@ from foedus.domain.tree import State
 from foedus.engine.client import Worked, settle
 from foedus.engine.form import split
 from foedus.engine.kernels import BlockResult, ClientSource, EagerKernel, Outcome, PhaseWork, fold_outcomes
-from foedus.engine.precision import products
+from foedus.engine.precision import DEFAULT, products
 from foedus.engine.recipe import Recipe
 from foedus.engine.stack import Cut, Member, Stack, gather
 from foedus.engine.stacked import Done, is_finite, own, row_of, summed
@@ -97,7 +97,7 @@ class GraphKernel:
         if not members:
             return None
         local = self.work(work.phase.work)
-        with torch.no_grad(), products(self.recipe.precision):
+        with torch.no_grad(), products(DEFAULT):
             stack = self.stacked(work, members)
             for step in range(stack.steps):
                 self._step(work.phase.work, local, stack, step)
@@ -115,7 +115,8 @@ class GraphKernel:
         shared = frozenset(at for at in self.recipe.kept if all(each[at] is tensors[0][at] for each in tensors))
         clients = self.recipe.stack if self.recipe.still else len(members)
         recipe, factored = self.recipe, tuple(self.recipe.factored)
-        cut = Cut(clients, recipe.padded, shared, factored, recipe.inputs, recipe.ahead, self._room)
+        first = recipe.inputs, recipe.other
+        cut = Cut(clients, recipe.padded, shared, factored, *first, recipe.channels_last, self._room)
         return gather(members, form, tensors, cut)
 
     def member(self, work: PhaseWork, client: str, source: ClientSource) -> Member | None:
@@ -287,4 +288,13 @@ class GraphKernel:
 
 
 def _shape(recipe: Recipe, stack: Stack, stacked: bool, shared: frozenset[int]) -> Shape:
-    return Shape(stack.batch_form, recipe.padded, stacked, shared, tuple(recipe.factored), recipe.inputs)
+    return Shape(
+        stack.batch_form,
+        recipe.padded,
+        stacked,
+        shared,
+        tuple(recipe.factored),
+        recipe.inputs,
+        recipe.other,
+        recipe.channels_last,
+    )

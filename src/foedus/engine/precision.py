@@ -1,7 +1,7 @@
-"""PyTorch's matrix products in float32: by its default library, or by another that is faster on some machines.
+"""PyTorch's matrix products in float32: by its default library, or, if large, by another where that one is faster.
 
 ``medium`` lets PyTorch use bfloat16 where the processor has it, which is too coarse, and otherwise oneDNN's float32
-product. Which of the two it is on this machine is not looked up but measured.
+product. Which of the two it is on this machine, and from what size on it is faster, is not looked up but measured.
 """
 
 from __future__ import annotations
@@ -12,51 +12,56 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 DEFAULT, OTHER = "highest", "medium"
-SHAPES = ((32, 784, 512), (10, 128, 62), (512, 32, 784))
-TRIALS = 5
+LADDER = ((32, 128, 256), (32, 256, 256), (32, 256, 512), (32, 512, 1024))
+"""Sizes at which the two are compared, of 2²⁰ to 2²⁴ multiply-adds."""
+TRIALS = 16
+GAIN = 1.1
+"""How many times as fast the other library has to be …"""
 WORSE = 4.0
-"""A product may be this many times as far from float64 as the default one."""
+"""… and how many times as far from float64 as the default one it may be, to be taken."""
 
 
 @contextmanager
 def products(precision: str) -> Iterator[None]:
     """Matrix products of this precision, inside."""
     before = torch.get_float32_matmul_precision()
-    if before != precision:
-        torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
-        if before != precision:
-            torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before)
+
+
+def library(other: int, multiply_adds: int) -> str:
+    """The precision of a product of so many, where those of ``other`` and more (0: none) go to the other library."""
+    return OTHER if other and multiply_adds >= other else DEFAULT
 
 
 @functools.lru_cache(None)
-def usable() -> tuple[str, ...]:
-    """The precisions whose products are float32's on this machine, the default first."""
-    generator = torch.Generator().manual_seed(0)
-    for rows, inner, columns in SHAPES:
-        a, b = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)
-        exact = a.double() @ b.double()
-        errors = []
+def crossover() -> int:
+    """The multiply-adds from which the other library's product of two matrices is float32's and faster; 0 for never."""
+    generator, found = torch.Generator().manual_seed(0), 0
+    for rows, inner, columns in reversed(LADDER):
+        a, b = torch.randn(rows, inner, generator=generator), torch.randn(columns, inner, generator=generator)
+        if not _better(a, b):
+            break
+        found = rows * inner * columns
+    return found
+
+
+def _better(a: Tensor, b: Tensor) -> bool:
+    """Whether the other library's product of these is as good as the default one's, and faster; they take turns."""
+    exact = a.double() @ b.double().T
+    errors, times = dict[str, float](), dict[str, list[float]]()
+    for _ in range(TRIALS):
         for precision in (DEFAULT, OTHER):
             with products(precision):
-                errors.append(float((a @ b - exact).norm()))
-        if not errors[1] <= WORSE * errors[0]:
-            return (DEFAULT,)
-    return (DEFAULT, OTHER)
-
-
-def faster(rows: int, inner: int, columns: int) -> str:
-    """The usable precision that is faster for a product of these sizes, on this machine."""
-    a, b = torch.randn(rows, inner), torch.randn(columns, inner)
-    times = {precision: list[float]() for precision in usable()}
-    for _ in range(TRIALS):
-        for precision, taken in times.items():
-            with products(precision):
                 began = time.perf_counter()
-                torch.mm(a, b.T)
-                taken.append(time.perf_counter() - began)
-    return min(times, key=lambda precision: min(times[precision]))
+                product = torch.mm(a, b.T)
+                times.setdefault(precision, []).append(time.perf_counter() - began)
+            errors[precision] = float((product - exact).norm())
+    faster = min(times[OTHER]) * GAIN <= min(times[DEFAULT])
+    return faster and errors[OTHER] <= WORSE * errors[DEFAULT]

@@ -7,9 +7,9 @@ the first steps of the first clients, through the traced graph, against kernel `
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +25,7 @@ from foedus.engine.client import ClientTask, run_client
 from foedus.engine.form import UntraceableError
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import ClientSource, PhaseWork
-from foedus.engine.precision import DEFAULT, faster, usable
+from foedus.engine.precision import crossover
 from foedus.engine.recipe import WIDTHS, Recipe
 from foedus.engine.stack import Member, abridged
 from foedus.engine.stacked import row_of
@@ -93,12 +93,9 @@ def _tried(case: Case, recipe: Recipe) -> tuple[GraphKernel, str]:
         factored = _factored(step, example, len(longest.order))
         inputs = {at: column for at, column in step.inputs.items() if at in factored}
         recipe = replace(recipe, factored=factored, inputs=inputs, still=_still(step, example, carried))
-    recipe = replace(recipe, kept=step.kept)
-    fast = _fastest(case, recipe, _stacks(case, step, example[:carried], recipe))
-    if recipe.inputs and case.device == "cpu":
-        fast.recipe = replace(fast.recipe, ahead=_ahead(fast.recipe, example, len(longest.order)))
-    widths = sorted({fast.recipe.stack, min(fast.recipe.widths)})
-    return fast, next((why for width in widths if (why := _same_steps(case, fast, width))), "")
+    recipe = replace(recipe, kept=step.kept, other=crossover() if case.device == "cpu" else 0)
+    fast = _fastest(case, _ways(case, recipe, step, example[:carried]))
+    return fast, _differs(case, fast)
 
 
 def _members(case: Case) -> list[Member]:
@@ -114,12 +111,6 @@ def _factored(step: Step, example: Sequence[Tensor], steps: int) -> dict[int, fl
     return {at: a for at, a in step.factorable.items() if rows * sum(example[at].shape) < example[at].numel()}
 
 
-def _ahead(recipe: Recipe, example: Sequence[Tensor], steps: int) -> str:
-    """The precision that is faster for the product of a stack's inputs with the largest weight that they multiply."""
-    m, n = max((example[at].shape for at in recipe.inputs), key=math.prod)
-    return faster(recipe.stack * steps * recipe.rows, n, m)
-
-
 def _still(step: Step, example: Sequence[Tensor], carried: int) -> bool:
     """Whether a step on rows of no weight leaves a carry as it is, after one that moved it."""
     carry, batch, mask = example[:carried], example[carried:-1], example[-1]
@@ -129,33 +120,36 @@ def _still(step: Step, example: Sequence[Tensor], carried: int) -> bool:
     return all(torch.equal(one, two) for one, two in zip(moved, after, strict=True))
 
 
-def _stacks(case: Case, step: Step, carry: Sequence[Tensor], recipe: Recipe) -> list[int]:
-    """Sizes of stacks worth a trial: the largest that a core's cache holds, and one client alone."""
+def _ways(case: Case, recipe: Recipe, step: Step, carry: Sequence[Tensor]) -> list[Recipe]:
+    """Ways to follow the recipe that are worth a trial, the likeliest first.
+
+    Stacks of as many clients as a core's cache holds, and one client alone. On a processor grouped convolutions gain
+    nothing, and the other layout may gain much.
+    """
+    if step.convolves and case.device == "cpu":
+        alone = replace(recipe, block=_block(case, 1))
+        return [alone, replace(alone, channels_last=True)]
+    return [replace(recipe, stack=size, block=_block(case, size)) for size in _stacks(case, carry, recipe)]
+
+
+def _stacks(case: Case, carry: Sequence[Tensor], recipe: Recipe) -> list[int]:
     alone = {*recipe.kept, *recipe.factored}
     weight = sum(tensor.nbytes for at, tensor in enumerate(carry) if at not in alone)
-    if step.convolves and case.device == "cpu":  # grouped convolutions gain nothing there
-        return [1]
     even = min(-(-case.cohort // case.cores), LARGEST)
     fitting = [w for w in (even, -(-even // 2), *WIDTHS) if w <= even and w * weight <= STACK_BYTES]
     return [*fitting[:1], 1] if fitting[:1] != [1] else [1]
 
 
-def _fastest(case: Case, recipe: Recipe, stacks: Sequence[int]) -> GraphKernel:
-    """The kernel that takes least time for a few steps of the first clients, of those that may be used here."""
-    trials: list[tuple[float, GraphKernel, Recipe]] = []
-    for stack in stacks:
-        some = [replace(member, order=abridged(member.order)) for member in _members(case)]
-        members = list(itertools.islice(itertools.cycle(some), stack))
-        cut = replace(recipe, stack=stack, block=_block(case, stack))
-        kernel = GraphKernel(case.plan, case.work.seed, cut, case.device)
-        precisions = usable() if case.device == "cpu" else (DEFAULT,)
-        recipes = [replace(cut, precision=precision) for precision in precisions]
-        steps = sum(len(member.order) for member in members)
-        for way, seconds in zip(recipes, _seconds(case, kernel, members, recipes), strict=True):
-            if not trials or seconds / steps * GAIN < trials[-1][0]:
-                trials.append((seconds / steps, kernel, way))
-    _, kernel, kernel.recipe = trials[-1]
-    return kernel
+def _fastest(case: Case, ways: Sequence[Recipe]) -> GraphKernel:
+    """The kernel that takes least time a step, for a few steps of the first clients."""
+    first, *others = [GraphKernel(case.plan, case.work.seed, way, case.device) for way in ways]
+    best, least = first, _seconds(case, first) if others else 0.0
+    for kernel in others:
+        with suppress(Exception):  # what the first can, another may not, as with a view of what is laid out otherwise
+            seconds = _seconds(case, kernel)
+            if seconds * GAIN < least and not _differs(case, kernel):
+                best, least = kernel, seconds
+    return best
 
 
 def _block(case: Case, stack: int) -> int:
@@ -164,16 +158,16 @@ def _block(case: Case, stack: int) -> int:
     return max(stack, min(-(-case.cohort // (case.cores * (2 if even else 1))), LARGEST))
 
 
-def _seconds(case: Case, kernel: GraphKernel, members: Sequence[Member], recipes: Sequence[Recipe]) -> list[float]:
-    """The least time that the members take by each recipe; they take turns, and the first is to warm up."""
-    turns = []
+def _seconds(case: Case, kernel: GraphKernel) -> float:
+    """The least time that a step takes in one of the kernel's stacks; the first trial is to warm up."""
+    some = [replace(member, order=abridged(member.order)) for member in _members(case)]
+    members = list(itertools.islice(itertools.cycle(some), kernel.recipe.stack))
+    times = []
     for _ in range(1 + TRIALS):
-        turns.append(list[float]())
-        for kernel.recipe in recipes:
-            began = time.perf_counter()
-            kernel.train(case.work, members)
-            turns[-1].append(time.perf_counter() - began)
-    return [min(times) for times in zip(*turns[1:], strict=True)]
+        began = time.perf_counter()
+        kernel.train(case.work, members)
+        times.append(time.perf_counter() - began)
+    return min(times[1:]) / sum(len(member.order) for member in members)
 
 
 def _rows(case: Case) -> int:
@@ -230,6 +224,12 @@ def _mixed(clients: list[ClientData], rows: int) -> Examples:
 
 def _batch(examples: Examples) -> Batch:
     return Batch(examples.inputs, examples.targets)
+
+
+def _differs(case: Case, kernel: GraphKernel) -> str:
+    """Where the kernel does not go where kernel ``eager`` goes, whole stacks or pieces: the reason."""
+    widths = sorted({kernel.recipe.stack, min(kernel.recipe.widths)})
+    return next((why for width in widths if (why := _same_steps(case, kernel, width))), "")
 
 
 def _same_steps(case: Case, kernel: GraphKernel, width: int) -> str:

@@ -10,7 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 from foedus.domain.errors import IntegrityError
 from foedus.domain.plain import Json
 from foedus.domain.round import FOLD_BLOCK
-from foedus.engine.precision import DEFAULT
 
 WIDTHS = (10, 5, 2, 1)
 """How many clients a graph may be traced for; what is left of a stack is run in pieces of these."""
@@ -23,9 +22,10 @@ class Recipe:
     ``kept`` are the places in a carry that no step writes to; where they are the same for all, they are not stacked.
     ``factored`` are the weights in it that are kept as factors (:mod:`foedus.engine.factored`), with the numbers that
     their steps are multiplied with; ``inputs`` are those of them that multiply a column of the batch, with its place.
-    ``still``: a step on rows of no weight leaves a carry as it is, bit for bit. ``precision`` of matrix products, see
-    :mod:`foedus.engine.precision`; ``ahead``: that of the products with all inputs of a stack at once. ``block``:
-    clients that are folded together.
+    ``still``: a step on rows of no weight leaves a carry as it is, bit for bit. ``other``: the multiply-adds from
+    which a product of two matrices goes to the other library (:mod:`foedus.engine.precision`), 0 for none.
+    ``channels_last``: what has four dimensions, as a convolution's weight, lies in memory with the second one last.
+    ``block``: clients that are folded together.
     """
 
     stack: int
@@ -35,8 +35,8 @@ class Recipe:
     factored: Mapping[int, float] = field(default_factory=dict)
     inputs: Mapping[int, int] = field(default_factory=dict)
     still: bool = False
-    precision: str = DEFAULT
-    ahead: str = DEFAULT
+    other: int = 0
+    channels_last: bool = False
     block: int = FOLD_BLOCK
 
     @property
@@ -67,8 +67,8 @@ class Recipe:
             "factored": {str(at): scale for at, scale in sorted(self.factored.items())},
             "inputs": {str(at): column for at, column in sorted(self.inputs.items())},
             "still": self.still,
-            "precision": self.precision,
-            "ahead": self.ahead,
+            "other": self.other,
+            "channels_last": self.channels_last,
             "block": self.block,
         }
 
@@ -77,8 +77,9 @@ class Recipe:
         together = f"stacks of {self.stack}" if self.stack > 1 else "one client at a time"
         batches = "batches padded" if self.padded else "whole batches"
         factored = [f"{len(self.factored)} weights kept as factors"] if self.factored else []
-        products = [] if self.precision == DEFAULT else [f"matrix products {self.precision}"]
-        return ", ".join([together, batches, *factored, *products])
+        layout = ["channels last"] if self.channels_last else []
+        products = ["large matrix products by oneDNN"] if self.other else []
+        return ", ".join([together, batches, *factored, *layout, *products])
 
 
 def recipe_of(plain: Mapping[str, Json]) -> Recipe:

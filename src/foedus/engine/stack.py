@@ -129,17 +129,30 @@ class Stack:
 
 @dataclass(frozen=True)
 class Cut:
-    """How carries are laid out: room for so many ``clients``, at least the members; what is ``shared``; which weights
-    are ``factored``, and which column of the batch those of ``inputs`` multiply, all at once in this ``precision``;
-    whether batches are ``padded``; and the memory for the rest."""  # noqa: D205, D209
+    """How carries are laid out: room for so many ``clients``, at least the members.
+
+    What of it is ``shared``; which weights are ``factored``, and which column of the batch those of ``inputs``
+    multiply, all at once; from how many multiply-adds on a product goes to the ``other`` library
+    (:mod:`foedus.engine.precision`); whether batches are ``padded``, and leaves of four dimensions have
+    ``channels_last``; and the ``memory`` for the rest.
+    """
 
     clients: int
     padded: bool
     shared: frozenset[int]
     factored: Sequence[int]
     inputs: Mapping[int, int]
-    precision: str
+    other: int
+    channels_last: bool
     memory: Memory
+
+    def room(self, at: int, like: Tensor) -> Tensor:
+        """Memory for every client's tensor at this place of the carry."""
+        shape = (self.clients, *like.shape)
+        if not self.channels_last or like.ndim != 4:
+            return self.memory(str(at), shape, like)
+        clients, first, second, *rest = shape
+        return self.memory(str(at), (clients, first, *rest, second), like).movedim(-1, 2)
 
 
 def gather(members: Sequence[Member], form: Form, carries: Sequence[Sequence[Tensor]], cut: Cut) -> Stack:
@@ -164,7 +177,7 @@ def gather(members: Sequence[Member], form: Form, carries: Sequence[Sequence[Ten
             column, indices, cut.memory(f"column {at}", (-(-sum(lengths) // EVEN) * EVEN, *shape), column[0])
         )
         if at in cut.inputs.values():
-            ahead[at] = Ahead(joined, lengths, filled, cut.precision)
+            ahead[at] = Ahead(joined, lengths, filled, cut.other)
             columns.append(joined[0].expand(*size, *shape))
         else:
             columns.append(joined.index_select(0, filled).view(*size, *shape))
@@ -173,7 +186,7 @@ def gather(members: Sequence[Member], form: Form, carries: Sequence[Sequence[Ten
         columns.append(_mask(sizes, size).to(columns[0].device))
     alike = {*cut.shared, *cut.factored}
     leaves = [
-        column[0] if at in alike else _stacked(column, cut.memory(str(at), (cut.clients, *column[0].shape), column[0]))
+        column[0] if at in alike else _stacked(column, cut.room(at, column[0]))
         for at, column in enumerate(zip(*carries, strict=True))
     ]
     first = {at: ahead[column] for at, column in cut.inputs.items()}

@@ -51,8 +51,11 @@ def row_of(parts: Mapping[str, Mapping[str, Tensor | Product]], at: int) -> dict
 
 
 def own(parts: Parts) -> Parts:
-    """The same, in memory of its own."""
-    return {part: {name: tensor.clone() for name, tensor in tensors.items()} for part, tensors in parts.items()}
+    """The same, in memory of its own, without gaps and in the order of the dimensions."""
+    return {
+        part: {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        for part, tensors in parts.items()
+    }
 
 
 def summed(done: Done, schema: Schema) -> Sums:

@@ -6,21 +6,29 @@ is a matrix product that is only there to be stepped along, the product is added
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
+from foedus.engine.precision import DEFAULT, OTHER, library
+
 aten = torch.ops.aten
 
 SAME = {aten.detach.default, aten.alias.default}
 RESHAPES = {aten.view.default, aten._unsafe_view.default, aten.expand.default}
 SWAPS = {aten.t.default, aten.transpose.int}
-VIEWS = SAME | RESHAPES | SWAPS | {aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.slice.Tensor}
-VIEWS |= {aten.permute.default, aten.select.int, aten.reshape.default}
-PRODUCTS = {aten.mm.default: aten.addmm_.default, aten.bmm.default: aten.baddbmm_.default}
+VIEWS: set[Any] = SAME | RESHAPES | SWAPS | {aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims}
+VIEWS |= {aten.slice.Tensor, aten.permute.default, aten.select.int, aten.reshape.default, operator.getitem}
+STEPS: Mapping[Any, Any] = {aten.mm.default: aten.addmm_.default, aten.bmm.default: aten.baddbmm_.default}
+"""Products, and what adds them to a tensor in place."""
+
+PRODUCTS: Mapping[Any, int] = {aten.bmm.default: 0, aten.mm.default: 0, aten.baddbmm.default: 1, aten.addmm.default: 1}
+"""Products that write to nothing, and where their left factor stands."""
 
 FILLED = {aten.ones_like.default: 1, aten.zeros_like.default: 0, aten.new_zeros.default: 0, aten.new_ones.default: 1}
 MADE = {aten.scalar_tensor.default, aten.full.default, aten.zeros.default, aten.ones.default, aten.arange.default}
@@ -53,8 +61,20 @@ def tidy(module: fx.GraphModule) -> None:
     erase_dead(graph)
 
 
-def compiled(module: fx.GraphModule) -> Callable[..., Any]:
-    """The graph as Python, with operations called by the names that cost least to call."""
+def compiled(module: fx.GraphModule, other: int, channels_last: bool) -> Callable[..., Any]:
+    """The graph as Python, with operations called by the names that cost least to call.
+
+    Products of ``other`` multiply-adds and more go to the other library (:mod:`foedus.engine.precision`). Where tensors
+    come with ``channels_last``, what was a view of one when it was traced may have to be a copy.
+    """
+    if channels_last:
+        _copy_where_views_fail(module.graph)
+    for node in list(module.graph.nodes):
+        if library(other, _multiply_adds(node)) != DEFAULT:
+            with module.graph.inserting_before(node):
+                module.graph.call_function(torch.set_float32_matmul_precision, (OTHER,))
+            with module.graph.inserting_after(node):
+                module.graph.call_function(torch.set_float32_matmul_precision, (DEFAULT,))
     for node in module.graph.nodes:
         name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
         if name in SHORT and not set(node.kwargs) - {"alpha", "beta"}:
@@ -63,6 +83,23 @@ def compiled(module: fx.GraphModule) -> Callable[..., Any]:
     module.recompile()
     run: Callable[..., Any] = module.forward
     return run
+
+
+def _copy_where_views_fail(graph: fx.Graph) -> None:
+    """``reshape`` for ``view``, save where something is written through it."""
+    written = {root(node) for node in graph.nodes if writes(node)}
+    for node in graph.nodes:
+        if node.target in (aten.view.default, aten._unsafe_view.default) and root(node) not in written:
+            node.target = aten.reshape.default
+
+
+def _multiply_adds(node: Node) -> int:
+    """The multiply-adds of a product, or of each of several; 0 for anything else."""
+    if node.target not in PRODUCTS and node.target not in STEPS.values():
+        return 0
+    left, right = node.args[PRODUCTS.get(node.target, 1) :][:2]
+    assert isinstance(left, Node) and isinstance(right, Node)
+    return math.prod(value_of(left).shape[-2:]) * value_of(right).shape[-1]
 
 
 def _fold_constants(module: fx.GraphModule) -> None:
@@ -121,7 +158,7 @@ def writes(node: Node) -> bool:
     if node.op != "call_function":
         return False
     schema = getattr(node.target, "_schema", None)
-    return schema is None or bool(schema.is_mutable)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def value_of(node: Node) -> Tensor:
@@ -208,7 +245,7 @@ def _step_in_product(graph: fx.Graph, node: Node) -> None:
         product = product.args[0]
     if not isinstance(product, Node) or not isinstance(parameter, Node):
         return
-    if product.target not in PRODUCTS or len(product.users) != 1 or not _may_move(graph, product, node):
+    if product.target not in STEPS or len(product.users) != 1 or not _may_move(graph, product, node):
         return
     value = value_of(product).mT if swapped else value_of(product)
     if value.shape != value_of(parameter).shape or value.dtype != value_of(parameter).dtype:
@@ -220,11 +257,17 @@ def _step_in_product(graph: fx.Graph, node: Node) -> None:
     assert isinstance(rate, (int, float))
     with graph.inserting_before(node):
         if swapped:
-            factors = [graph.call_function(aten.transpose.int, (factor, -2, -1)) for factor in reversed(factors)]
-        fused = graph.call_function(PRODUCTS[product.target], (parameter, *factors), {"alpha": -rate})
+            factors = [_transposed(graph, factor) for factor in reversed(factors)]
+        fused = graph.call_function(STEPS[product.target], (parameter, *factors), {"alpha": -rate})
     fused.meta = node.meta
     node.replace_all_uses_with(fused)
     graph.erase_node(node)
+
+
+def _transposed(graph: fx.Graph, node: Node) -> Node:
+    transposed = graph.call_function(aten.transpose.int, (node, -2, -1))
+    transposed.meta = {"val": value_of(node).mT}
+    return transposed
 
 
 def _may_move(graph: fx.Graph, product: Node, to: Node) -> bool:

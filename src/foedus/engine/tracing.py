@@ -105,7 +105,8 @@ class Shape:
 
     ``factored`` are the weights in the carry that are kept as factors (:mod:`foedus.engine.factored`), ``inputs`` those
     of them that multiply a column of the batch, with its place. ``batch`` is what a batch is made of, its mask last if
-    padded.
+    padded. Products of ``other`` multiply-adds and more go to the other library (:mod:`foedus.engine.precision`).
+    ``channels_last``: the carry's tensors of four dimensions come so, and what is made of them goes on so.
     """
 
     batch: Form
@@ -114,6 +115,8 @@ class Shape:
     shared: frozenset[int] = frozenset()
     factored: tuple[int, ...] = ()
     inputs: Mapping[int, int] = field(default_factory=dict)
+    other: int = 0
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,13 +171,15 @@ def trace_step(work: LocalWork, form: Form, shape: Shape, example: Sequence[Tens
     inputs = inputs_of(graph.graph, carried, found)
     returned = _returned(graph, [at for at in range(carried) if at not in shape.shared])
     try:
-        factor(graph.graph, carried, shape.factored, shape.inputs)
+        factor(graph.graph, carried, shape.factored, shape.inputs, shape.other)
     except ValueError as error:
         raise UntraceableError(str(error)) from error
     kept = frozenset(at for at, how in returned.items() if how == "kept")
     rebound = tuple(at for at, how in returned.items() if how == "rebound")
     places = tuple(list(returned).index(at) for at in rebound)
-    return Step(compiled(graph), draws, kept, rebound, places, found, inputs, convolves)
+    return Step(
+        compiled(graph, shape.other, shape.channels_last), draws, kept, rebound, places, found, inputs, convolves
+    )
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ def trace_finish(work: LocalWork, form: Form, shape: Shape, broadcast: Broadcast
     tidy(graph)
     begun = {at: next((n for n, leaf in enumerate(leaves) if leaf is carry[at]), -1) for at in shape.factored}
     differences = _take_out_differences(graph, begun, len(leaves))
-    return Finish(compiled(graph), differences)
+    return Finish(compiled(graph, shape.other, shape.channels_last), differences)
 
 
 def _take_out_differences(graph: fx.GraphModule, begun: Mapping[int, int], leaves: int) -> dict[tuple[str, str], int]:
@@ -238,7 +243,9 @@ def _graph(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.GraphM
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             # an operation without a rule for stacks is looped over; whether stacks pay is timed
             warnings.filterwarnings("ignore", "There is a performance drop")
-            graph: fx.GraphModule = make_fx(function)(*(tensor.clone() for tensor in example))
+            graph: fx.GraphModule = make_fx(function)(
+                *(tensor.clone(memory_format=torch.contiguous_format) for tensor in example)
+            )
     except UntraceableError:
         raise
     except Exception as error:
