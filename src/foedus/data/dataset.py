@@ -36,7 +36,10 @@ class Examples:
     targets: Values
 
     def __len__(self) -> int:
-        return next((len(t) for values in (self.targets, self.inputs) for t in named("", values).values()), 0)
+        for values in (self.targets, self.inputs):
+            for tensor in (values,) if isinstance(values, Tensor) else values.values():
+                return tensor.size(0)
+        return 0
 
     def take(self, index: Tensor | slice) -> Examples:
         """The examples at ``index`` ``[k]``; a range of them is a view."""

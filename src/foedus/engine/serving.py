@@ -6,6 +6,7 @@ The messages travel by :mod:`multiprocessing`'s own transport between processes 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -52,6 +53,7 @@ def serve(setup: Setup, pipe: Connection, inherited: tuple[Connection, ...]) -> 
     """Answer jobs until the parent closes its end of the pipe, or is gone."""
     listen()
     torch.set_num_threads(1)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # a worker that is woken lets the parent wake the next
     gc.freeze()  # what was inherited lives as long as the worker; looking through it would copy its pages
     for other in inherited:
         other.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,24 +27,24 @@ Memory = Callable[[str, tuple[int, ...], Tensor], Tensor]
 """``(what for, shape, like) → tensor`` of this shape and the dtype of ``like``, the same memory for every stack."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Member:
-    """One client of a stack: its randomness, examples, state, and which rows each of its batches has."""
+    """One client of a stack: its randomness, examples, state, and which rows each of its batches has.
+
+    ``sizes`` are the rows of each batch, ``rows`` those of all.
+    """
 
     rng: Randomness
     part: Examples
     state: State
     order: Sequence[Rows]
 
-    @cached_property
-    def sizes(self) -> list[int]:
-        """The rows of each batch."""
-        return [rows_in(rows) for rows in self.order]
+    sizes: list[int] = field(init=False)
+    rows: int = field(init=False)
 
-    @cached_property
-    def rows(self) -> int:
-        """The rows of all batches."""
-        return sum(self.sizes)
+    def __post_init__(self) -> None:
+        self.sizes = [rows_in(rows) for rows in self.order]
+        self.rows = sum(self.sizes)
 
 
 @dataclass
@@ -166,8 +165,8 @@ def gather(members: Sequence[Member], form: Form, carries: Sequence[Sequence[Ten
     if len({_kind(member.part) for member in members}) > 1:
         raise ValueError("the clients' examples differ in dtype or shape")
     batch_form, _ = split({"inputs": members[0].part.inputs, "targets": members[0].part.targets})
-    indices, size = [_padded(member.order, rows) for member in members], (steps, cut.clients, rows)
-    lengths = [len(index) for index in indices]
+    indices, size = [_padded(member, rows) for member in members], (steps, cut.clients, rows)
+    lengths = [index.size(0) for index in indices]
     parts = [list(member.part.tensors.values()) for member in members]
     filled = _filled(lengths, size).to(parts[0][0].device)
     ahead, columns = dict[int, Ahead](), list[Tensor]()
@@ -206,7 +205,7 @@ def _factors(cut: Cut, at: int, weight: Tensor, size: tuple[int, int, int], firs
 
 def _joined(tensors: Sequence[Tensor], indices: Sequence[Tensor], into: Tensor) -> Tensor:
     """One tensor of all batches of every client, the clients one after the other, then zeros."""
-    lengths = [len(index) for index in indices]
+    lengths = [index.size(0) for index in indices]
     *places, rest = torch.split(into, [*lengths, len(into) - sum(lengths)])
     rest.zero_()
     for tensor, index, place in zip(tensors, indices, places, strict=True):
@@ -242,14 +241,12 @@ def rows_in(rows: Rows) -> int:
     return rows.stop - rows.start if isinstance(rows, slice) else rows.size(0)
 
 
-def _padded(order: Sequence[Rows], rows: int) -> Tensor:
+def _padded(member: Member, rows: int) -> Tensor:
     """The index of every batch, each but the last filled up to ``rows`` with its first."""
-    pieces = []
-    for at, each in enumerate(order, 1):
-        index = torch.arange(each.start, each.stop) if isinstance(each, slice) else each
-        pieces.append(index)
-        if at < len(order) and (short := rows - rows_in(index)) > 0:
-            pieces.append(index[:1].expand(short))
+    pieces = [torch.arange(each.start, each.stop) if isinstance(each, slice) else each for each in member.order]
+    for at, size in enumerate(member.sizes[:-1]):
+        if size < rows:
+            pieces[at] = torch.cat([pieces[at], pieces[at][:1].expand(rows - size)])
     return torch.cat(pieces)
 
 
