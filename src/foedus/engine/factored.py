@@ -11,7 +11,7 @@ before the first step: :mod:`foedus.engine.gram` has what is then computed for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from foedus.engine.precision import library, products
+from foedus.engine.recipe import Recipe
 from foedus.engine.tidy import PRODUCTS, RESHAPES, STEPS, erase_dead, root, swaps_the_last_two, value_of
 
 aten = torch.ops.aten
@@ -149,18 +150,18 @@ def inputs_of(graph: fx.Graph, carried: int, places: Iterable[int]) -> dict[int,
     return found
 
 
-def factor(graph: fx.Graph, carried: int, places: Sequence[int], inputs: Mapping[int, int], other: int = 0) -> None:
-    """Rewrite these weights' products; inputs for each are added at the end, and results.
+def factor(graph: fx.Graph, carried: int, recipe: Recipe) -> None:
+    """Rewrite the products of the recipe's weights; inputs for each are added at the end, and results.
 
     The inputs are the factors so far, ``left`` and ``right``; the results are those of this step. The weight's own
-    input is what it began with, and is returned as it came. Of a weight of ``inputs`` the ``base``, the ``gram`` and
-    the ``left`` factor so far are the inputs, and the left factor of this step is the result. A product with what a
-    weight began with goes to the ``other`` library if it takes so many multiply-adds.
+    input is what it began with, and is returned as it came. Of a weight of its ``inputs`` the ``base``, the ``gram``
+    and the ``left`` factor so far are the inputs, and the left factor of this step is the result. A large product with
+    what a weight began with goes to the other library.
 
     Raises:
         ValueError: where a weight cannot be kept so.
     """
-    scales = factorable(graph, carried)
+    scales, inputs, places = factorable(graph, carried), recipe.inputs, tuple(recipe.factored)
     if not set(places) <= set(scales):
         raise ValueError("a weight is not only multiplied with")
     if inputs_of(graph, carried, inputs) != inputs:
@@ -179,7 +180,7 @@ def factor(graph: fx.Graph, carried: int, places: Sequence[int], inputs: Mapping
             else:
                 through = rows_through if swapped else columns_through
                 x = read.args[PRODUCTS[read.target]]
-                _reroute(graph, read, through, (x, weight, *added, scales[at], other))
+                _reroute(graph, read, through, (x, weight, *added, scales[at], recipe.other))
         with graph.inserting_before(step):
             left = graph.call_function(aten.transpose.int, (step.args[1], -2, -1))
         results = [weight if result is step else result for result in results]

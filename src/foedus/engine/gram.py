@@ -57,26 +57,31 @@ class Known:
 class Ahead:
     """The ``inputs`` of all batches, ``lengths`` of each client, and which of them, ``filled``, each batch has.
 
-    ``filled`` is ``[steps · clients · rows]``; a batch that is not full repeats one. A product of ``other``
-    multiply-adds goes to the other library.
+    ``filled`` is ``[steps · clients · rows]``; a batch that is not full repeats one. ``gram`` as in :class:`Known`.
     """
 
     inputs: Tensor
     lengths: Sequence[int]
     filled: Tensor
-    other: int
+    gram: Tensor
 
 
-def known(weight: Tensor, ahead: Ahead, left: Tensor, base: Tensor, gram: Tensor) -> Known:
-    """What is known before the first step, in the memory given; the gram of rows that are no client's is zero."""
-    inputs, begin = ahead.inputs.flatten(1), base.shape[2]
-    with products(library(ahead.other, inputs.numel() * len(weight))):
-        torch.index_select(torch.mm(inputs, weight.T), 0, ahead.filled, out=base.flatten(0, 2))
+def ahead_of(inputs: Tensor, lengths: Sequence[int], filled: Tensor, rows: int, gram: Tensor) -> Ahead:
+    """What is known of the inputs alone, in the memory given; the gram of rows that are no client's is zero."""
     gram.zero_()
+    flat = inputs.flatten(1)[: sum(lengths)]
     with products(DEFAULT):  # each client has a length of its own, and the other library is slow at a size that is new
-        for rows, into in zip(torch.split(inputs[: sum(ahead.lengths)], list(ahead.lengths)), gram, strict=False):
-            end = (len(rows) - 1) // begin * begin  # no step looks back at the rows of the last batch
+        for its, into in zip(torch.split(flat, list(lengths)), gram, strict=False):
+            end = (len(its) - 1) // rows * rows  # no step looks back at the rows of the last batch
             if end > 0:
-                torch.mm(rows[begin:], rows[:end].T, out=into[begin : len(rows), :end])
-    lengths = [*ahead.lengths, *[0] * (len(gram) - len(ahead.lengths))]
-    return Known(left.zero_(), base, gram, inputs, lengths, ahead.other)
+                torch.mm(its[rows:], its[:end].T, out=into[rows : len(its), :end])
+    return Ahead(inputs, lengths, filled, gram)
+
+
+def known(weight: Tensor, ahead: Ahead, left: Tensor, base: Tensor, other: int) -> Known:
+    """What is known before the first step; the ``base`` in the memory given, by the ``other`` library if large."""
+    inputs = ahead.inputs.flatten(1)
+    with products(library(other, inputs.numel() * len(weight))):
+        torch.index_select(torch.mm(inputs, weight.T), 0, ahead.filled, out=base.flatten(0, 2))
+    lengths = [*ahead.lengths, *[0] * (len(ahead.gram) - len(ahead.lengths))]
+    return Known(left, base, ahead.gram, inputs, lengths, other)

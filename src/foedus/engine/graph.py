@@ -7,7 +7,6 @@ fails or diverges, a plan that :mod:`foedus.engine.proof` did not let through.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,9 +22,10 @@ from foedus.domain.tree import State
 from foedus.engine.client import Worked, settle
 from foedus.engine.form import split
 from foedus.engine.kernels import BlockResult, ClientSource, EagerKernel, Outcome, PhaseWork, fold_outcomes
+from foedus.engine.laid import Member, Memory, lay
 from foedus.engine.precision import DEFAULT, products
 from foedus.engine.recipe import Recipe
-from foedus.engine.stack import Cut, Member, Stack, gather
+from foedus.engine.stack import Stack, stack_of
 from foedus.engine.stacked import Done, is_finite, own, row_of, summed
 from foedus.engine.tracing import Finish, FunctionalObjective, Shape, Step, first_line, trace_finish, trace_step
 from foedus.local.plan import TrainingPlan
@@ -48,7 +48,7 @@ class GraphKernel:
         self._works: dict[WorkBuilder, LocalWork] = {}
         self._steps: dict[object, Step] = {}
         self._finishes: dict[object, Finish] = {}
-        self._memory: dict[str, Tensor] = {}
+        self._memory = Memory()
         self._said: set[str] = set()
 
     def run(self, work: PhaseWork, clients: tuple[str, ...], source: ClientSource) -> Iterator[Outcome]:
@@ -99,25 +99,21 @@ class GraphKernel:
         local = self.work(work.phase.work)
         with torch.no_grad(), products(DEFAULT):
             stack = self.stacked(work, members)
-            for step in range(stack.steps):
+            for step in range(stack.laid.steps):
                 self._step(work.phase.work, local, stack, step)
             return self._finish(work, local, stack)
 
     def stacked(self, work: PhaseWork, members: Sequence[Member]) -> Stack:
         """The members as a stack, longest first."""
         local = self.work(work.phase.work)
-        members = sorted(members, key=lambda member: (-len(member.order), -member.rows))
-        carries = [split(local.init(work.broadcast, member.state, member.rng)) for member in members]
+        laid = lay(members, self.recipe, self._memory)
+        carries = [split(local.init(work.broadcast, member.state, member.rng)) for member in laid.members]
         form = carries[0][0]
         if any(other != form for other, _ in carries):
             raise ValueError("the clients' carries are not made of the same")
         tensors = [tensors for _, tensors in carries]
         shared = frozenset(at for at in self.recipe.kept if all(each[at] is tensors[0][at] for each in tensors))
-        clients = self.recipe.stack if self.recipe.still else len(members)
-        recipe, factored = self.recipe, tuple(self.recipe.factored)
-        first = recipe.inputs, recipe.other
-        cut = Cut(clients, recipe.padded, shared, factored, *first, recipe.channels_last, self._room)
-        return gather(members, form, tensors, cut)
+        return stack_of(laid, form, tensors, shared, self.recipe, self._memory)
 
     def member(self, work: PhaseWork, client: str, source: ClientSource) -> Member | None:
         """A client with examples, ready to be stacked; of any other kernel eager says what is wrong."""
@@ -140,8 +136,8 @@ class GraphKernel:
         """The step of one client, traced; the tensors that it was traced with; how many of them are its carry."""
         with torch.no_grad():
             stack = self.stacked(work, [member])
-            rows = stack.rows if self.recipe.padded else stack.sizes[0][0]
-            example = [*stack.carry(0, 1), *stack.batch(0, 0, 1, rows)]
+            rows = stack.laid.rows if self.recipe.padded else stack.laid.sizes[0][0]
+            example = [*stack.carry(0, 1), *stack.laid.batch(0, 0, 1, rows)]
             step = self._program(work.phase.work, self.work(work.phase.work), stack, example, False)
             return step, example, len(stack.leaves)
 
@@ -202,7 +198,8 @@ class GraphKernel:
 
     def _step(self, builder: WorkBuilder, local: LocalWork, stack: Stack, step: int) -> None:
         padded = self.recipe.padded
-        runs = [(0, stack.active(step), stack.rows)] if padded else list(stack.runs(step))
+        laid = stack.laid
+        runs = [(0, laid.active(step), laid.rows)] if padded else list(laid.runs(step))
         for first, last, rows in runs:
             if not padded and rows < self.recipe.rows:
                 for member in range(first, last):
@@ -218,7 +215,7 @@ class GraphKernel:
     ) -> None:
         step, first, last, rows = where
         carry = stack.carry(first, last)
-        example = [*carry, *stack.batch(step, first, last, rows)]
+        example = [*carry, *stack.laid.batch(step, first, last, rows)]
         if (first, last) not in stack.programs:
             stack.programs[first, last] = self._program(builder, local, stack, example, last - first > 1)
         program = stack.programs[first, last]
@@ -238,13 +235,16 @@ class GraphKernel:
         shared = stack.shared if stacked else frozenset[int]()
         key = (builder, stack.form, shared, *((tensor.shape, tensor.dtype) for tensor in example))
         if key not in self._steps:
-            self._steps[key] = trace_step(local, stack.form, _shape(self.recipe, stack, stacked, shared), example)
+            self._steps[key] = trace_step(
+                local, stack.form, Shape(stack.laid.form, stacked, shared, self.recipe), example
+            )
         return self._steps[key]
 
     def _step_alone(self, local: LocalWork, stack: Stack, step: int, member: int) -> None:
         """One client's short batch, which no graph was traced for."""
         carry = stack.carry(member, member + 1)
-        batch = stack.batch_form.join(stack.batch(step, member, member + 1, stack.sizes[member][step]))
+        laid = stack.laid
+        batch = laid.form.join(laid.batch(step, member, member + 1, laid.sizes[member][step]))
         before, generator = torch.default_generator.get_state(), stack.generator(member)
         torch.default_generator.set_state(generator.get_state())
         self.objective.direct = True
@@ -262,9 +262,9 @@ class GraphKernel:
                 old.copy_(new)
 
     def _finish(self, work: PhaseWork, local: LocalWork, stack: Stack) -> Done:
-        key = (work.phase.work, stack.form, stack.shared, stack.clients)
+        key = (work.phase.work, stack.form, stack.shared, stack.laid.clients)
         if key not in self._finishes:
-            shape = _shape(self.recipe, stack, True, stack.shared)
+            shape = Shape(stack.laid.form, True, stack.shared, self.recipe)
             self._finishes[key] = trace_finish(local, stack.form, shape, work.broadcast, stack.leaves)
         finish = self._finishes[key]
         update, sums, states = finish.run(*pytree.tree_leaves(work.broadcast.tensors), *stack.leaves)
@@ -272,29 +272,9 @@ class GraphKernel:
             update[part][name] = stack.factored[at].product(-self.recipe.factored[at])
         totals = {name: total.tolist() for name, total in sums.items()}
         accounts = []
-        for at, member in enumerate(stack.members):
+        for at, member in enumerate(stack.laid.members):
             account, rows = local.account(len(member.part), member.state), member.rows
             metrics = {name: total[at] / rows for name, total in totals.items()}
             state = State(own(row_of(states, at)), account.data)
             accounts.append(Worked({}, account.weights, metrics, state))
-        return Done(stack.members, stack.clients, update, accounts, frozenset(stack.failed))
-
-    def _room(self, what: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Memory for one tensor, the same for every stack."""
-        held, size = self._memory.get(what), math.prod(shape)
-        if held is None or held.numel() < size or held.dtype != like.dtype:
-            held = self._memory[what] = torch.zeros(size, dtype=like.dtype, device=like.device)
-        return held[:size].view(shape)
-
-
-def _shape(recipe: Recipe, stack: Stack, stacked: bool, shared: frozenset[int]) -> Shape:
-    return Shape(
-        stack.batch_form,
-        recipe.padded,
-        stacked,
-        shared,
-        tuple(recipe.factored),
-        recipe.inputs,
-        recipe.other,
-        recipe.channels_last,
-    )
+        return Done(stack.laid.members, stack.laid.clients, update, accounts, frozenset(stack.failed))

@@ -25,9 +25,9 @@ from foedus.engine.client import ClientTask, run_client
 from foedus.engine.form import UntraceableError
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import ClientSource, PhaseWork
+from foedus.engine.laid import Member, abridged
 from foedus.engine.precision import crossover
 from foedus.engine.recipe import WIDTHS, Recipe
-from foedus.engine.stack import Member, abridged
 from foedus.engine.stacked import row_of
 from foedus.engine.tracing import FunctionalObjective, Step, first_line
 from foedus.local.objective import EagerObjective

@@ -15,7 +15,7 @@ from foedus.domain.round import Schema
 from foedus.domain.tree import Parts
 from foedus.engine.client import Worked
 from foedus.engine.factored import Product
-from foedus.engine.stack import Member
+from foedus.engine.laid import Member
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from foedus.engine.precision import DEFAULT, OTHER, library
+from foedus.engine.recipe import Recipe
 
 aten = torch.ops.aten
 
@@ -61,16 +62,16 @@ def tidy(module: fx.GraphModule) -> None:
     erase_dead(graph)
 
 
-def compiled(module: fx.GraphModule, other: int, channels_last: bool) -> Callable[..., Any]:
+def compiled(module: fx.GraphModule, recipe: Recipe) -> Callable[..., Any]:
     """The graph as Python, with operations called by the names that cost least to call.
 
-    Products of ``other`` multiply-adds and more go to the other library (:mod:`foedus.engine.precision`). Where tensors
-    come with ``channels_last``, what was a view of one when it was traced may have to be a copy.
+    Large products go to the other library as the recipe says. Where tensors come with channels last, what was a view of
+    one when it was traced may have to be a copy.
     """
-    if channels_last:
+    if recipe.channels_last:
         _copy_where_views_fail(module.graph)
     for node in list(module.graph.nodes):
-        if library(other, _multiply_adds(node)) != DEFAULT:
+        if library(recipe.other, _multiply_adds(node)) != DEFAULT:
             with module.graph.inserting_before(node):
                 module.graph.call_function(torch.set_float32_matmul_precision, (OTHER,))
             with module.graph.inserting_after(node):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from foedus.domain.tree import Tensors
 from foedus.engine.draws import Draw, take_out_draws
 from foedus.engine.factored import factor, factorable, inputs_of
 from foedus.engine.form import Form, UntraceableError, split
+from foedus.engine.recipe import Recipe
 from foedus.engine.tidy import VIEWS, aten, compiled, erase_dead, readers, root, tidy, writes
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan, build_model
@@ -101,22 +102,15 @@ Program = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a graph is traced for: batches padded or whole; clients stacked, save what is ``shared`` of the carry.
+    """What a graph is traced for: clients stacked, save what is ``shared`` of the carry, or one; the ``recipe``.
 
-    ``factored`` are the weights in the carry that are kept as factors (:mod:`foedus.engine.factored`), ``inputs`` those
-    of them that multiply a column of the batch, with its place. ``batch`` is what a batch is made of, its mask last if
-    padded. Products of ``other`` multiply-adds and more go to the other library (:mod:`foedus.engine.precision`).
-    ``channels_last``: the carry's tensors of four dimensions come so, and what is made of them goes on so.
+    ``batch`` is what a batch is made of, its mask last if padded.
     """
 
     batch: Form
-    padded: bool
     stacked: bool
-    shared: frozenset[int] = frozenset()
-    factored: tuple[int, ...] = ()
-    inputs: Mapping[int, int] = field(default_factory=dict)
-    other: int = 0
-    channels_last: bool = False
+    shared: frozenset[int]
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -158,7 +152,7 @@ def trace_step(work: LocalWork, form: Form, shape: Shape, example: Sequence[Tens
 
     if shape.stacked:
         clients = len(example[-1])
-        example = [t.expand(clients, *t.shape) if at in shape.factored else t for at, t in enumerate(example)]
+        example = [t.expand(clients, *t.shape) if at in shape.recipe.factored else t for at, t in enumerate(example)]
     dims = tuple(None if at in shape.shared else 0 for at in range(len(example)))
     graph = _graph(vmap(step, in_dims=dims, randomness="different") if shape.stacked else step, example)
     try:
@@ -171,15 +165,13 @@ def trace_step(work: LocalWork, form: Form, shape: Shape, example: Sequence[Tens
     inputs = inputs_of(graph.graph, carried, found)
     returned = _returned(graph, [at for at in range(carried) if at not in shape.shared])
     try:
-        factor(graph.graph, carried, shape.factored, shape.inputs, shape.other)
+        factor(graph.graph, carried, shape.recipe)
     except ValueError as error:
         raise UntraceableError(str(error)) from error
     kept = frozenset(at for at, how in returned.items() if how == "kept")
     rebound = tuple(at for at, how in returned.items() if how == "rebound")
     places = tuple(list(returned).index(at) for at in rebound)
-    return Step(
-        compiled(graph, shape.other, shape.channels_last), draws, kept, rebound, places, found, inputs, convolves
-    )
+    return Step(compiled(graph, shape.recipe), draws, kept, rebound, places, found, inputs, convolves)
 
 
 @dataclass(frozen=True)
@@ -207,13 +199,13 @@ def trace_finish(work: LocalWork, form: Form, shape: Shape, broadcast: Broadcast
         finished = work.finish(down, form.join(tensors[len(leaves) :]))
         return finished.update, finished.metrics, finished.state
 
-    alike = {*shape.shared, *shape.factored}
+    alike = {*shape.shared, *shape.recipe.factored}
     in_dims = (*(None for _ in leaves), *(None if at in alike else 0 for at in range(len(carry))))
     graph = _graph(vmap(finish, in_dims=in_dims), [*leaves, *carry])
     tidy(graph)
-    begun = {at: next((n for n, leaf in enumerate(leaves) if leaf is carry[at]), -1) for at in shape.factored}
+    begun = {at: next((n for n, leaf in enumerate(leaves) if leaf is carry[at]), -1) for at in shape.recipe.factored}
     differences = _take_out_differences(graph, begun, len(leaves))
-    return Finish(compiled(graph, shape.other, shape.channels_last), differences)
+    return Finish(compiled(graph, shape.recipe), differences)
 
 
 def _take_out_differences(graph: fx.GraphModule, begun: Mapping[int, int], leaves: int) -> dict[tuple[str, str], int]:

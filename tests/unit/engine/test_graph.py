@@ -392,7 +392,12 @@ def test_a_step_that_changes_what_its_carry_is_made_of_is_refused(tmp_path: Path
     batch, _ = split({name: torch.zeros(()) for name in ("inputs", "targets", "mask")})
     example = [*tensors, torch.zeros(2, 64), torch.zeros(2, dtype=torch.long), torch.ones(2)]
     with pytest.raises(UntraceableError, match="changes what its carry is made of"):
-        trace_step(build(FunctionalObjective(ready.plan, 1)), form, Shape(batch, True, False), example)
+        trace_step(
+            build(FunctionalObjective(ready.plan, 1)),
+            form,
+            Shape(batch, False, frozenset(), Recipe(1, True, 10)),
+            example,
+        )
 
 
 def test_a_carry_is_taken_apart_and_put_together() -> None:
