@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from foedus.domain.tree import State, placed, size_in_bytes
 from foedus.engine.executors import Executor, InlineExecutor
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import ClientSource, EagerKernel, Kernel, PhaseWork
+from foedus.engine.precision import exact
 from foedus.engine.prepare import Prepared
 from foedus.engine.proof import Case, prove
 from foedus.engine.ray_extra import ray_executor
@@ -238,8 +239,10 @@ def _kernel(engine: Engine, prepared: Prepared, case: Case | None, effort: Effor
     if case is None:
         return eager, "no client has examples to try a graph on"
     if engine.recipe:
-        begun = GraphKernel(prepared.plan, prepared.spec.seed, recipe_of(engine.recipe), engine.device)
-        return begun, "as the run was begun"
+        recipe, note = recipe_of(engine.recipe), "as the run was begun"
+        if recipe.other and not exact():
+            recipe, note = replace(recipe, other=0), f"{note}, but oneDNN's matrix products are not float32's here"
+        return GraphKernel(prepared.plan, prepared.spec.seed, recipe, engine.device), note
     if engine.kernel == "auto" and effort.seconds < GRAPH_SECONDS:
         return eager, f"about {effort.seconds:.1f} s of work do not pay for tracing a step"
     graph, why_not = prove(case)

@@ -41,27 +41,42 @@ def library(other: int, multiply_adds: int) -> str:
 
 
 @functools.lru_cache(None)
+def exact() -> bool:
+    """Whether the other library's products are float32's on this machine."""
+    return all(_error(a, b, OTHER) <= WORSE * _error(a, b, DEFAULT) for a, b in _pairs())
+
+
+@functools.lru_cache(None)
 def crossover() -> int:
-    """The multiply-adds from which the other library's product of two matrices is float32's and faster; 0 for never."""
-    generator, found = torch.Generator().manual_seed(0), 0
-    for rows, inner, columns in reversed(LADDER):
-        a, b = torch.randn(rows, inner, generator=generator), torch.randn(columns, inner, generator=generator)
-        if not _better(a, b):
+    """The multiply-adds from which the other library's product of two matrices is faster here; 0 for never."""
+    found = 0
+    for a, b in reversed(_pairs()) if exact() else ():
+        if not _faster(a, b):
             break
-        found = rows * inner * columns
+        found = a.numel() * len(b)
     return found
 
 
-def _better(a: Tensor, b: Tensor) -> bool:
-    """Whether the other library's product of these is as good as the default one's, and faster; they take turns."""
-    exact = a.double() @ b.double().T
-    errors, times = dict[str, float](), dict[str, list[float]]()
+def _pairs() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(rows, inner, generator=generator), torch.randn(columns, inner, generator=generator))
+        for rows, inner, columns in LADDER
+    ]
+
+
+def _error(a: Tensor, b: Tensor, precision: str) -> float:
+    with products(precision):
+        return float((torch.mm(a, b.T) - a.double() @ b.double().T).norm())
+
+
+def _faster(a: Tensor, b: Tensor) -> bool:
+    """Whether the other library's product of these is faster than the default one's; they take turns."""
+    times: dict[str, list[float]] = {DEFAULT: [], OTHER: []}
     for _ in range(TRIALS):
-        for precision in (DEFAULT, OTHER):
+        for precision, taken in times.items():
             with products(precision):
                 began = time.perf_counter()
-                product = torch.mm(a, b.T)
-                times.setdefault(precision, []).append(time.perf_counter() - began)
-            errors[precision] = float((product - exact).norm())
-    faster = min(times[OTHER]) * GAIN <= min(times[DEFAULT])
-    return faster and errors[OTHER] <= WORSE * errors[DEFAULT]
+                torch.mm(a, b.T)
+                taken.append(time.perf_counter() - began)
+    return min(times[OTHER]) * GAIN <= min(times[DEFAULT])

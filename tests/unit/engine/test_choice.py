@@ -140,3 +140,16 @@ def test_a_run_that_goes_on_is_computed_as_it_was_begun(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError) as refused:
         chosen(ready, Engine("graph", "inline", recipe={"stack": "many"}))
     assert refused.value.code == "choice_malformed"
+
+
+@pytest.mark.parametrize(("exact", "other"), [(True, 2**21), (False, 0)])
+def test_a_run_that_goes_on_takes_no_product_that_is_coarser_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact: bool, other: int
+) -> None:
+    """Elsewhere oneDNN may have computed in float32, and here, on another processor, in bfloat16."""
+    ready = prepared(tmp_path)
+    made = chosen(ready, Engine("graph", "inline"))
+    monkeypatch.setattr(choice, "exact", lambda: exact)
+    again = chosen(ready, Engine("graph", "inline", recipe={**made.recipe, "other": 2**21}))
+    assert again.recipe == {**made.recipe, "other": other}
+    assert ("not float32's here" in again.reason) is not exact
