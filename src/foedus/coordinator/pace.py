@@ -44,8 +44,8 @@ class Population:
 def come_back(population: int, wait: float, chance: random.Random, connected: int = CONNECTED) -> float:
     """Seconds until a node that polled for ``wait`` seconds in vain polls again; none where all may stay connected.
 
-    Each of the ``population`` is then connected for ``connected / population`` of its time. Half more or
-    less by chance spreads them.
+    Each of the ``population`` is then connected for ``connected / population`` of its time. Half more or less by chance
+    spreads them.
 
     >>> come_back(5000, 25.0, random.Random(0))
     0.0

@@ -37,7 +37,8 @@ class Examples:
 
     def __len__(self) -> int:
         for values in (self.targets, self.inputs):
-            for tensor in (values,) if isinstance(values, Tensor) else values.values():
+            tensor = values if isinstance(values, Tensor) else next(iter(values.values()), None)
+            if tensor is not None:
                 return tensor.size(0)
         return 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -53,7 +54,8 @@ def serve(setup: Setup, pipe: Connection, inherited: tuple[Connection, ...]) -> 
     """Answer jobs until the parent closes its end of the pipe, or is gone."""
     listen()
     torch.set_num_threads(1)
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # a worker that is woken lets the parent wake the next
+    with suppress(OSError):  # a worker that is woken lets the parent wake the next; some sandboxes do not let it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     gc.freeze()  # what was inherited lives as long as the worker; looking through it would copy its pages
     for other in inherited:
         other.close()

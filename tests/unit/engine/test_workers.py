@@ -87,6 +87,27 @@ def test_whole_blocks_go_out_where_there_are_enough_and_clients_where_not(ready:
     assert [len(item.clients) for item in items_of(kernel, few, few.order.blocks, 2)] == [1] * 7
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_workers_let_the_parent_go_on_where_they_may(
+    ready: Prepared, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    """Some sandboxes do not let a process choose how it is scheduled; it works all the same."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    if not allowed:
+        monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    executor, work = WorkersExecutor(EagerKernel(ready.plan, 1), source, 2), work_of(ready, 6)
+    try:
+        assert alike(list(executor.run(work, work.order.blocks)), inline(ready, work))
+        found = {os.sched_getscheduler(process) for process in executor.processes}
+        assert found == {os.SCHED_BATCH if allowed else os.SCHED_OTHER}
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    finally:
+        executor.close()
+
+
 def test_a_new_phase_and_a_larger_broadcast_are_taken_on(ready: Prepared) -> None:
     executor = WorkersExecutor(EagerKernel(ready.plan, 1), source, 2)
     try:
