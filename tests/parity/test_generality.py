@@ -56,7 +56,7 @@ def test_graph_runs_it_as_the_table_says_and_as_near_to_eager_as_the_guide_says(
         assert bool(graph.choice.recipe.get("factored")) == case.factored
         assert case.clients != ALONE or graph.choice.stack == 1
         other = other_layout if case.clients == ALONE else other_stack
-        runs = [graph, *([other(prepared, graph.choice)] if mode != EAGER else [])]
+        runs = [graph, *([other(prepared, graph.choice), turned(prepared, graph.choice)] if mode != EAGER else [])]
     assert not caplog.records, "the graph left clients to kernel eager"
     for result in runs:
         assert distance(result.model, eager.model) <= TOLERANCE * distance(prepared.model, eager.model)
@@ -67,6 +67,13 @@ def other_stack(prepared: Prepared, choice: Choice) -> Result:
     stack = STACK if choice.stack == 1 else 1
     result = run(prepared, Engine("graph", "inline", recipe={**choice.recipe, "stack": stack}))
     assert (result.choice.kernel, result.choice.stack) == ("graph", stack)
+    return result
+
+
+def turned(prepared: Prepared, choice: Choice) -> Result:
+    """The same recipe with weights on the left of products, however small they are."""
+    result = run(prepared, Engine("graph", "inline", recipe={**choice.recipe, "turned": 1}))
+    assert (result.choice.kernel, result.choice.recipe["turned"]) == ("graph", 1)
     return result
 
 

@@ -1,11 +1,32 @@
-"""Modules that are loaded when they are needed."""
+"""Modules that are loaded when they are needed, and looking for garbage, which takes long where there are many.
+
+A process that ends looks for garbage among all that its modules left; with PyTorch's tracer that takes a second, for
+nothing.
+"""
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
+
+atexit.register(gc.freeze)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no garbage in here."""
+    looking = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looking:
+            gc.enable()
 
 
 def load(name: str) -> ModuleType:
@@ -19,9 +40,8 @@ def load(name: str) -> ModuleType:
     """
     if name in sys.modules:
         return sys.modules[name]
-    gc.disable()
-    try:
-        return importlib.import_module(name)
-    finally:
-        gc.freeze()
-        gc.enable()
+    with uncollected():
+        try:
+            return importlib.import_module(name)
+        finally:
+            gc.freeze()

@@ -129,7 +129,8 @@ def lay(members: Sequence[Member], recipe: Recipe, memory: Memory) -> Laid:
             ahead[at] = ahead_of(joined, lengths, filled, rows, gram)
             columns.append(joined[0].expand(*size, *shape))
         else:
-            columns.append(joined.index_select(0, filled).view(*size, *shape))
+            batches = memory(f"batches {at}", (*size, *shape), joined)
+            columns.append(torch.index_select(joined, 0, filled, out=batches.flatten(0, 2)).view_as(batches))
     if recipe.padded:
         form = Form((*form.spec, ("mask", None)))
         columns.append(_mask(sizes, size).to(columns[0].device))

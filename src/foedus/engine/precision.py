@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 DEFAULT, OTHER = "highest", "medium"
-LADDER = ((32, 128, 256), (32, 256, 256), (32, 256, 512), (32, 512, 1024))
+LADDER = ((32, 128, 256), (32, 256, 256), (32, 256, 512), (32, 512, 512), (32, 512, 1024))
 """Sizes at which the two are compared, of 2²⁰ to 2²⁴ multiply-adds."""
 TRIALS = 16
 GAIN = 1.1
 """How many times as fast the other library has to be …"""
 WORSE = 4.0
 """… and how many times as far from float64 as the default one it may be, to be taken."""
+TURNED = 1.05
+"""How many times as fast products have to be with the weight on the left."""
 
 
 @contextmanager
@@ -49,12 +51,55 @@ def exact() -> bool:
 @functools.lru_cache(None)
 def crossover() -> int:
     """The multiply-adds from which the other library's product of two matrices is faster here; 0 for never."""
+    return from_what_size(_by_the_other, GAIN) if exact() else 0
+
+
+@functools.lru_cache(None)
+def turning(other: int) -> int:
+    """The multiply-adds from which products with a weight are faster with the weight on the left; 0 for never.
+
+    Compared are one with a weight's transposition and one with the weight, as on the way through a layer and back, each
+    by the library that it goes to.
+    """
+
+    def compared(a: Tensor, b: Tensor) -> tuple[float, float]:
+        with products(library(other, a.numel() * len(b))):
+            return _seconds(lambda: torch.mm(b.T, torch.mm(b, a.T)), lambda: torch.mm(torch.mm(a, b.T), b))
+
+    return from_what_size(compared, TURNED)
+
+
+def from_what_size(compared: Callable[[Tensor, Tensor], tuple[float, float]], gain: float) -> int:
+    """The smallest of the ladder's sizes from which the first of two ways is so many times as fast at each; or 0."""
     found = 0
-    for a, b in reversed(_pairs()) if exact() else ():
-        if not _faster(a, b):
+    for a, b in reversed(_pairs()):
+        first, second = compared(a, b)
+        if first * gain > second:
             break
         found = a.numel() * len(b)
     return found
+
+
+def _by_the_other(a: Tensor, b: Tensor) -> tuple[float, float]:
+    def product(precision: str) -> Callable[[], object]:
+        def made() -> None:
+            with products(precision):
+                torch.mm(a, b.T)
+
+        return made
+
+    return _seconds(product(OTHER), product(DEFAULT))
+
+
+def _seconds(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    """The least time that each of two takes; they take turns."""
+    taken: list[list[float]] = [[], []]
+    for _ in range(TRIALS):
+        for way, times in zip((first, second), taken, strict=True):
+            began = time.perf_counter()
+            way()
+            times.append(time.perf_counter() - began)
+    return min(taken[0]), min(taken[1])
 
 
 def _pairs() -> list[tuple[Tensor, Tensor]]:
@@ -68,15 +113,3 @@ def _pairs() -> list[tuple[Tensor, Tensor]]:
 def _error(a: Tensor, b: Tensor, precision: str) -> float:
     with products(precision):
         return float((torch.mm(a, b.T) - a.double() @ b.double().T).norm())
-
-
-def _faster(a: Tensor, b: Tensor) -> bool:
-    """Whether the other library's product of these is faster than the default one's; they take turns."""
-    times: dict[str, list[float]] = {DEFAULT: [], OTHER: []}
-    for _ in range(TRIALS):
-        for precision, taken in times.items():
-            with products(precision):
-                began = time.perf_counter()
-                torch.mm(a, b.T)
-                taken.append(time.perf_counter() - began)
-    return min(times[OTHER]) * GAIN <= min(times[DEFAULT])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from foedus.data.dataset import ClientData, Examples, Values
 from foedus.domain.errors import ClientWorkError
+from foedus.domain.modules import uncollected
 from foedus.domain.rng import beside, seed_all
 from foedus.domain.round import Ask
 from foedus.domain.tree import Tensors, flatten, same
@@ -26,7 +27,7 @@ from foedus.engine.form import UntraceableError
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import ClientSource, PhaseWork
 from foedus.engine.laid import Member, abridged
-from foedus.engine.precision import crossover
+from foedus.engine.precision import crossover, turning
 from foedus.engine.recipe import WIDTHS, Recipe
 from foedus.engine.stacked import row_of
 from foedus.engine.tracing import FunctionalObjective, Step, first_line
@@ -70,6 +71,11 @@ class Case:
 
 def prove(case: Case) -> tuple[GraphKernel | None, str]:
     """The kernel, its graphs traced; or none, and the reason as a clause."""
+    with uncollected():  # PyTorch loads its tracer in here
+        return _proven(case)
+
+
+def _proven(case: Case) -> tuple[GraphKernel | None, str]:
     try:
         rows = _rows(case)
         reason = _moves(case, rows) or _rows_mix(case, rows)
@@ -94,8 +100,19 @@ def _tried(case: Case, recipe: Recipe) -> tuple[GraphKernel, str]:
         inputs = {at: column for at, column in step.inputs.items() if at in factored}
         recipe = replace(recipe, factored=factored, inputs=inputs, still=_still(step, example, carried))
     recipe = replace(recipe, kept=step.kept, other=crossover() if case.device == "cpu" else 0)
-    fast = _fastest(case, _ways(case, recipe, step, example[:carried]))
-    return fast, _differs(case, fast)
+    for way in [*_turned(case, recipe, step), recipe]:
+        with suppress(Exception) if way.turned else nullcontext():  # a view of what is turned may not be possible
+            fast = _fastest(case, _ways(case, way, step, example[:carried]))
+            reason = _differs(case, fast)
+            if not reason:
+                break
+    return fast, reason
+
+
+def _turned(case: Case, recipe: Recipe, step: Step) -> list[Recipe]:
+    """The recipe with products turned, where that is for this step and faster on this machine."""
+    turned = turning(recipe.other) if step.turnable and case.device == "cpu" else 0
+    return [replace(recipe, turned=turned)] if 0 < turned <= step.turnable else []
 
 
 def _members(case: Case) -> list[Member]:

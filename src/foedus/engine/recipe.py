@@ -23,7 +23,9 @@ class Recipe:
     ``factored`` are the weights in it that are kept as factors (:mod:`foedus.engine.factored`), with the numbers that
     their steps are multiplied with; ``inputs`` are those of them that multiply a column of the batch, with its place.
     ``still``: a step on rows of no weight leaves a carry as it is, bit for bit. ``other``: the multiply-adds from
-    which a product of two matrices goes to the other library (:mod:`foedus.engine.precision`), 0 for none.
+    which a product of two matrices goes to the other library (:mod:`foedus.engine.precision`), 0 for none. ``turned``:
+    the multiply-adds from which products with a weight have it on the left (:func:`foedus.engine.programs.turn`), 0
+    for none.
     ``channels_last``: what has four dimensions, as a convolution's weight, lies in memory with the second one last.
     ``block``: clients that are folded together.
     """
@@ -36,6 +38,7 @@ class Recipe:
     inputs: Mapping[int, int] = field(default_factory=dict)
     still: bool = False
     other: int = 0
+    turned: int = 0
     channels_last: bool = False
     block: int = FOLD_BLOCK
 
@@ -68,6 +71,7 @@ class Recipe:
             "inputs": {str(at): column for at, column in sorted(self.inputs.items())},
             "still": self.still,
             "other": self.other,
+            "turned": self.turned,
             "channels_last": self.channels_last,
             "block": self.block,
         }
@@ -79,7 +83,8 @@ class Recipe:
         factored = [f"{len(self.factored)} weights kept as factors"] if self.factored else []
         layout = ["channels last"] if self.channels_last else []
         products = ["large matrix products by oneDNN"] if self.other else []
-        return ", ".join([together, batches, *factored, *layout, *products])
+        turned = ["large weights on the left of matrix products"] if self.turned else []
+        return ", ".join([together, batches, *factored, *layout, *products, *turned])
 
 
 def recipe_of(plain: Mapping[str, Json]) -> Recipe:

@@ -6,17 +6,13 @@ is a matrix product that is only there to be stepped along, the product is added
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx import Node
-
-from foedus.engine.precision import DEFAULT, OTHER, library
-from foedus.engine.recipe import Recipe
 
 aten = torch.ops.aten
 
@@ -34,13 +30,6 @@ PRODUCTS: Mapping[Any, int] = {aten.bmm.default: 0, aten.mm.default: 0, aten.bad
 FILLED = {aten.ones_like.default: 1, aten.zeros_like.default: 0, aten.new_zeros.default: 0, aten.new_ones.default: 1}
 MADE = {aten.scalar_tensor.default, aten.full.default, aten.zeros.default, aten.ones.default, aten.arange.default}
 PLAIN = VIEWS | {aten.neg.default, aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor}
-SHORT = {
-    *("view", "expand", "t", "transpose", "permute", "unsqueeze", "squeeze", "select", "neg", "mul", "add", "sub"),
-    *("div", "ne", "eq", "where", "gather", "sum", "clamp", "relu", "exp", "log", "tanh", "sigmoid", "_log_softmax"),
-    *("scatter_add", "mm", "bmm", "addmm", "baddbmm", "sub_", "add_", "mul_", "copy_", "addmm_", "baddbmm_"),
-}
-"""Operations that PyTorch also offers as plain functions or methods with the same arguments."""
-
 BY = {aten.mul.Tensor, aten.div.Tensor}
 
 
@@ -60,47 +49,6 @@ def tidy(module: fx.GraphModule) -> None:
         if node.target is aten.sub_.Tensor:
             _step_in_product(graph, node)
     erase_dead(graph)
-
-
-def compiled(module: fx.GraphModule, recipe: Recipe) -> Callable[..., Any]:
-    """The graph as Python, with operations called by the names that cost least to call.
-
-    Large products go to the other library as the recipe says. Where tensors come with channels last, what was a view of
-    one when it was traced may have to be a copy.
-    """
-    if recipe.channels_last:
-        _copy_where_views_fail(module.graph)
-    for node in list(module.graph.nodes):
-        if library(recipe.other, _multiply_adds(node)) != DEFAULT:
-            with module.graph.inserting_before(node):
-                module.graph.call_function(torch.set_float32_matmul_precision, (OTHER,))
-            with module.graph.inserting_after(node):
-                module.graph.call_function(torch.set_float32_matmul_precision, (DEFAULT,))
-    for node in module.graph.nodes:
-        name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
-        if name in SHORT and not set(node.kwargs) - {"alpha", "beta"}:
-            node.target = getattr(torch, name, None) or getattr(Tensor, name)
-    module.graph.lint()
-    module.recompile()
-    run: Callable[..., Any] = module.forward
-    return run
-
-
-def _copy_where_views_fail(graph: fx.Graph) -> None:
-    """``reshape`` for ``view``, save where something is written through it."""
-    written = {root(node) for node in graph.nodes if writes(node)}
-    for node in graph.nodes:
-        if node.target in (aten.view.default, aten._unsafe_view.default) and root(node) not in written:
-            node.target = aten.reshape.default
-
-
-def _multiply_adds(node: Node) -> int:
-    """The multiply-adds of a product, or of each of several; 0 for anything else."""
-    if node.target not in PRODUCTS and node.target not in STEPS.values():
-        return 0
-    left, right = node.args[PRODUCTS.get(node.target, 1) :][:2]
-    assert isinstance(left, Node) and isinstance(right, Node)
-    return math.prod(value_of(left).shape[-2:]) * value_of(right).shape[-1]
 
 
 def _fold_constants(module: fx.GraphModule) -> None:
@@ -258,17 +206,20 @@ def _step_in_product(graph: fx.Graph, node: Node) -> None:
     assert isinstance(rate, (int, float))
     with graph.inserting_before(node):
         if swapped:
-            factors = [_transposed(graph, factor) for factor in reversed(factors)]
+            factors = [transposed(graph, factor) for factor in reversed(factors)]
         fused = graph.call_function(STEPS[product.target], (parameter, *factors), {"alpha": -rate})
     fused.meta = node.meta
     node.replace_all_uses_with(fused)
     graph.erase_node(node)
 
 
-def _transposed(graph: fx.Graph, node: Node) -> Node:
-    transposed = graph.call_function(aten.transpose.int, (node, -2, -1))
-    transposed.meta = {"val": value_of(node).mT}
-    return transposed
+def transposed(graph: fx.Graph, node: Node) -> Node:
+    """A node's rows and columns swapped: what it swaps itself, or a view of it."""
+    if node.target in SWAPS and swaps_the_last_two(node) and isinstance(node.args[0], Node):
+        return node.args[0]
+    swapped = graph.call_function(aten.transpose.int, (node, -2, -1))
+    swapped.meta = {"val": value_of(node).mT}
+    return swapped
 
 
 def _may_move(graph: fx.Graph, product: Node, to: Node) -> bool:

@@ -26,8 +26,9 @@ from foedus.domain.tree import Tensors
 from foedus.engine.draws import Draw, take_out_draws
 from foedus.engine.factored import factor, factorable, inputs_of
 from foedus.engine.form import Form, UntraceableError, split
+from foedus.engine.programs import compiled, turn, turnable
 from foedus.engine.recipe import Recipe
-from foedus.engine.tidy import VIEWS, aten, compiled, erase_dead, readers, root, tidy, writes
+from foedus.engine.tidy import VIEWS, aten, erase_dead, readers, root, tidy, writes
 from foedus.local.objective import EagerObjective
 from foedus.local.plan import TrainingPlan, build_model
 from foedus.local.work import AT_ONCE, Batch, LocalWork, output_of
@@ -120,7 +121,8 @@ class Step:
     ``draws`` says what to draw for each client, in this order. ``kept`` are the places in the carry that a step leaves
     as they are, ``rebound`` those that it returns in new memory, ``returned`` where among its results. ``factorable``:
     the weights that could be kept as factors, and the number that their steps are multiplied with; ``inputs`` those of
-    them that multiply a column of the batch. ``convolves``: there is a convolution in it.
+    them that multiply a column of the batch. ``convolves``: there is a convolution in it. ``turnable``: the
+    multiply-adds of the largest product that may be turned (:func:`foedus.engine.programs.turn`).
     """
 
     run: Program
@@ -131,6 +133,7 @@ class Step:
     factorable: Mapping[int, float]
     inputs: Mapping[int, int]
     convolves: bool
+    turnable: int
 
 
 def trace_step(work: LocalWork, form: Form, shape: Shape, example: Sequence[Tensor]) -> Step:
@@ -164,14 +167,17 @@ def trace_step(work: LocalWork, form: Form, shape: Shape, example: Sequence[Tens
     found = {} if shape.shared else factorable(graph.graph, carried)
     inputs = inputs_of(graph.graph, carried, found)
     returned = _returned(graph, [at for at in range(carried) if at not in shape.shared])
+    turns = turnable(graph.graph, carried)
     try:
         factor(graph.graph, carried, shape.recipe)
     except ValueError as error:
         raise UntraceableError(str(error)) from error
+    if 0 < shape.recipe.turned <= turnable(graph.graph, carried):
+        turn(graph.graph, carried)
     kept = frozenset(at for at, how in returned.items() if how == "kept")
     rebound = tuple(at for at, how in returned.items() if how == "rebound")
     places = tuple(list(returned).index(at) for at in rebound)
-    return Step(compiled(graph, shape.recipe), draws, kept, rebound, places, found, inputs, convolves)
+    return Step(compiled(graph, shape.recipe), draws, kept, rebound, places, found, inputs, convolves, turns)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from foedus.domain.modules import load
+from foedus.domain.modules import load, uncollected
 
 
 @pytest.mark.parametrize("body", ["", "raise ValueError"])
@@ -34,3 +35,23 @@ def test_what_is_known_already_is_given_back_and_nothing_is_kept_from_the_collec
     assert gc.get_freeze_count() <= before, "what was kept before may have gone meanwhile; nothing came to it"
     looked_at = {id(each) for each in gc.get_objects()}
     assert looked_at.issuperset(map(id, kept))
+
+
+def test_a_collector_that_was_off_stays_off() -> None:
+    with uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_a_process_that_ends_looks_for_no_garbage() -> None:
+    """What is registered first is called last."""
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count(), len(gc.get_objects())))"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}; import foedus.domain.modules"], capture_output=True, text=True, check=True
+    )
+    frozen, looked_at = map(int, ended.stdout.split())
+    assert frozen > 1000
+    assert looked_at < 1000

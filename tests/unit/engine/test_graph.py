@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foedus.data.dataset import ClientData, Examples
 from foedus.domain.errors import FoedusError
 from foedus.domain.rng import generator
 from foedus.domain.round import Broadcast, PhaseOrder
 from foedus.domain.tree import State, Tensors, flatten, same
+from foedus.engine import proof
 from foedus.engine.form import UntraceableError, split
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import EagerKernel, Outcome, PhaseWork
-from foedus.engine.precision import exact
+from foedus.engine.precision import LADDER, crossover, exact, from_what_size, turning
 from foedus.engine.prepare import Prepared
 from foedus.engine.proof import Case, prove
 from foedus.engine.recipe import Recipe, recipe_of
+from foedus.engine.tidy import PRODUCTS
 from foedus.engine.tracing import FunctionalObjective, Shape, trace_step
 from foedus.local.work import Batch, Carry, LocalWork, Objective
 from foedus.strategies.strategy import Phase
@@ -201,6 +206,104 @@ def test_large_products_go_to_the_other_library(
     monkeypatch.setattr(torch, "set_float32_matmul_precision", said.append)
     step.run(*example)
     assert said == ["medium", "highest"] * switched
+
+
+FEW = DIGITS.replace("nn.Linear(64, 32)", "nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)")
+
+
+@pytest.mark.parametrize("stack", [1, 5])
+@pytest.mark.parametrize("options", ["plain", "momentum", "weight decay", "adam"])
+def test_weights_on_the_left_agree(tmp_path: Path, options: str, stack: int) -> None:
+    ready = prepared(tmp_path, DIGITS if options == "adam" else FEW, strategy=LOCAL[options][0])
+    work = work_of(ready)
+    kernel = GraphKernel(ready.plan, 1, Recipe(stack, True, 10, turned=1))
+    ours, theirs = list(kernel.run(work, NAMES, source)), list(EagerKernel(ready.plan, 1).run(work, NAMES, source))
+    assert_near(ours, theirs)
+    assert kernel.traced
+    updates = [outcome.contribution.update for outcome in ours if outcome.contribution]
+    assert all(tensor.is_contiguous() for update in updates for tensor in flatten(update).values())
+
+
+class OnTheLeft(TorchDispatchMode):
+    """Counts the products whose left factor is one of these weights."""
+
+    def __init__(self, weights: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.count, self._weights = 0, {weight.data_ptr() for weight in weights}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in PRODUCTS:
+            self.count += args[PRODUCTS[func]].data_ptr() in self._weights
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("plan", "rows", "largest", "left"),
+    [
+        (FEW, 10, 10 * 64 * 64, 5),
+        (FEW, 63, 63 * 64 * 64, 5),
+        (FEW, 64, 0, 0),
+        (DIGITS, 1, 64 * 32, 3),
+        (BATCHNORM, 10, 10 * 64 * 32, 3),
+    ],
+    ids=["few rows", "almost as many rows", "as many rows", "one row", "batch norm"],
+)
+def test_weights_stand_on_the_left_where_most_are_larger_than_what_they_multiply(
+    tmp_path: Path, plan: str, rows: int, largest: int, left: int
+) -> None:
+    """Every layer has a product on the way there, all but the first have one on the way back."""
+    ready = prepared(tmp_path, plan, strategy=local(batch_size=rows))
+    work = work_of(ready)
+    examples = Examples(torch.rand(rows, 64), torch.randint(10, (rows,)))
+    for turned, expected in ((0, 0), (largest + 1, 0), (largest, left)):
+        kernel = GraphKernel(ready.plan, 1, Recipe(1, False, rows, turned=turned))
+        member = kernel.member(work, "one", lambda name: ClientData(name, examples, examples))
+        assert member is not None
+        step, example, carried = kernel.examine(work, member)
+        assert step.turnable == largest
+        with torch.inference_mode(), OnTheLeft(example[:carried]) as counted:
+            step.run(*example)
+        assert counted.count == expected
+
+
+def test_products_that_cannot_be_turned_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing through a view of a product needs the memory that it was traced with."""
+    inside = "nn.Sequential(nn.Linear(64, 64), Halved(), "
+    ready = prepared(
+        tmp_path,
+        DIGITS.replace("nn.Sequential(", inside)
+        + "\n\nclass Halved(nn.Module):\n    def forward(self, x):\n        x.view(-1).mul_(0.5)\n        return x\n",
+    )
+    monkeypatch.setattr(proof, "turning", lambda _: 1)
+    proven, reason = prove(case_of(ready))
+    assert proven is not None, reason
+    assert proven.recipe.turned == 0
+    turned = GraphKernel(ready.plan, 1, replace(proven.recipe, turned=1))
+    work = work_of(ready)
+    member = turned.member(work, NAMES[0], source)
+    assert member is not None
+    with pytest.raises(RuntimeError, match="view size"):
+        turned.train(work, [member])
+
+
+@pytest.mark.parametrize(
+    ("faster", "size"), [((), 0), (range(5), 1 << 20), ((4,), 1 << 24), ((2, 3, 4), 1 << 22), ((0, 1, 2), 0)], ids=str
+)
+def test_a_way_is_taken_from_the_size_on_from_which_it_is_faster(faster: Collection[int], size: int) -> None:
+    sizes = [math.prod(rung) for rung in LADDER]
+
+    def compared(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
+        return (1.0, 1.1) if sizes.index(a.numel() * len(b)) in faster else (1.0, 1.09)
+
+    assert from_what_size(compared, 1.1) == size
+
+
+def test_what_is_timed_gives_a_size_of_the_ladder_or_none() -> None:
+    sizes = {0, *(math.prod(rung) for rung in LADDER)}
+    assert crossover() in sizes
+    assert {turning(other) for other in (0, crossover())} <= sizes
 
 
 NAMED = DIGITS.replace(
