@@ -54,13 +54,15 @@ def ways(kernel: GraphKernel, seed: int, case: Case) -> dict[str, Kernel]:
     still = replace(stacked, still=proven.still)
     factored = replace(still, factored=proven.factored)
     ahead = replace(factored, inputs=proven.inputs)
+    sent = replace(ahead, other=proven.other)
     steps = {
         "traced, fused, a client at a time": plain,
         "and stacked": stacked,
         "and idle clients stepped along": still,
         "and weights as factors": factored,
         "and products with inputs ahead": ahead,
-        "and large products by oneDNN": replace(ahead, other=proven.other),
+        "and large products by oneDNN": sent,
+        "and large weights on the left": replace(sent, turned=proven.turned),
         "and channels last": proven,
     }
     made: dict[str, Kernel] = {"kernel eager": EagerKernel(case.plan, seed)}
