@@ -29,6 +29,16 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def settled() -> Iterator[None]:
+    """Look for garbage among what comes, and not among what there is now, in here."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def load(name: str) -> ModuleType:
     """Import a module, and meanwhile look for no garbage: what is imported stays, and looking takes a tenth of it.
 

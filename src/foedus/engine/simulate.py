@@ -10,6 +10,7 @@ from foedus.data.catalogue import federate
 from foedus.data.dataset import ClientData, Columns, Examples, prepare_client
 from foedus.data.population import Federation
 from foedus.domain.errors import ConfigError
+from foedus.domain.modules import settled
 from foedus.domain.round import RoundRecord
 from foedus.domain.tree import Tensors, model_digest
 from foedus.engine.choice import Choice, Engine, choose
@@ -110,7 +111,8 @@ def simulate_on(
     if keeper:
         keeper.chosen(choice)
     try:
-        state = drive(prepared.strategy, prepared.spec.rounds, prepared.spec.seed, port)
+        with settled():  # a plan's tracer leaves some hundred thousand objects
+            state = drive(prepared.strategy, prepared.spec.rounds, prepared.spec.seed, port)
     finally:
         executor.close()
         if keeper:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
-from foedus.domain.modules import load, uncollected
+from foedus.domain.modules import load, settled, uncollected
 
 
 @pytest.mark.parametrize("body", ["", "raise ValueError"])
@@ -44,6 +45,26 @@ def test_a_collector_that_was_off_stays_off() -> None:
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+class Circle:
+    """Garbage that only the collector finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_garbage_from_before_is_found_afterwards_and_new_garbage_at_once() -> None:
+    with uncollected():  # so that garbage is found when it is asked for, and not before
+        before = weakref.ref(Circle())
+        with pytest.raises(ValueError), settled():
+            after = weakref.ref(Circle())
+            gc.collect()
+            assert before() is not None
+            assert after() is None
+            raise ValueError
+        gc.collect()
+        assert before() is None
 
 
 def test_a_process_that_ends_looks_for_no_garbage() -> None:
