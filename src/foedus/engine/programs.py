@@ -40,7 +40,7 @@ def compiled(module: fx.GraphModule, recipe: Recipe) -> Callable[..., Any]:
     for node in module.graph.nodes:
         name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
         if name in SHORT and not set(node.kwargs) - {"alpha", "beta"}:
-            node.target = getattr(torch, name, None) or getattr(Tensor, name)
+            node.target = getattr(torch, name, None) or getattr(Tensor, name, node.target)
         elif node.target is aten._to_copy.default and isinstance(node.args[0], Node):
             node.target, node.kwargs = Tensor.to, {**node.kwargs, "copy": True}
     module.graph.lint()
