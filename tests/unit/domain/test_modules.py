@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 
 import pytest
 
-from foedus.domain.modules import load, settled, uncollected
+from foedus.domain.modules import Looked, load, settled, uncollected
 
 
 @pytest.mark.parametrize("body", ["", "raise ValueError"])
@@ -57,7 +58,7 @@ class Circle:
 def test_garbage_from_before_is_found_afterwards_and_new_garbage_at_once() -> None:
     with uncollected():  # so that garbage is found when it is asked for, and not before
         before = weakref.ref(Circle())
-        with pytest.raises(ValueError), settled():
+        with pytest.raises(ValueError), settled(every=3600.0):
             after = weakref.ref(Circle())
             gc.collect()
             assert before() is not None
@@ -65,6 +66,16 @@ def test_garbage_from_before_is_found_afterwards_and_new_garbage_at_once() -> No
             raise ValueError
         gc.collect()
         assert before() is None
+
+
+def test_garbage_from_before_is_looked_for_first_where_that_is_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Looked, "at", time.monotonic() - 60)
+    with uncollected():
+        for every, found in ((3600.0, False), (59.0, True), (59.0, False)):
+            before = weakref.ref(Circle())
+            with settled(every):
+                assert (before() is None) == found
+            gc.collect()
 
 
 def test_a_process_that_ends_looks_for_no_garbage() -> None:
