@@ -138,6 +138,8 @@ def test_f1_a_plan_runs_when_it_is_approved_and_never_before(federation: LocalFe
     check_refused(federation, send(federation, run), "plan_not_approved")
     for client in CLIENTS:
         reject(federation.home(client), digest, "not now")
+    no = f"SELECT count(*) FROM approvals WHERE digest = '{digest}' AND state = 'rejected'"
+    until("no has arrived", lambda: count(federation, no) == len(CLIENTS))  # else the run begins, on the lie, and fails
     waiting = send(federation, run)
     until("no is told", lambda: set(decided(federation, waiting).values()) == {("rejected", "not now")})
     cancel(federation, waiting)
