@@ -130,7 +130,8 @@ def lay(members: Sequence[Member], recipe: Recipe, memory: Memory) -> Laid:
             columns.append(joined[0].expand(*size, *shape))
         else:
             batches = memory(f"batches {at}", (*size, *shape), joined)
-            columns.append(torch.index_select(joined, 0, filled, out=batches.flatten(0, 2)).view_as(batches))
+            torch.index_select(joined, 0, filled, out=batches.flatten(0, 2))
+            columns.append(batches)
     if recipe.padded:
         form = Form((*form.spec, ("mask", None)))
         columns.append(_mask(sizes, size).to(columns[0].device))

@@ -7,8 +7,9 @@ product. Which of the two it is on this machine, and from what size on it is fas
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor
 
 DEFAULT, OTHER = "highest", "medium"
 LADDER = ((32, 128, 256), (32, 256, 256), (32, 256, 512), (32, 512, 512), (32, 512, 1024))
-"""Sizes at which the two are compared, of 2²⁰ to 2²⁴ multiply-adds."""
+"""Sizes at which ways to multiply are compared, of 2²⁰ to 2²⁴ multiply-adds: rows, inner, columns."""
+SMALLEST = math.prod(LADDER[0])
 TRIALS = 16
 GAIN = 1.1
 """How many times as fast the other library has to be …"""
@@ -64,7 +66,7 @@ def turning(other: int) -> int:
 
     def compared(a: Tensor, b: Tensor) -> tuple[float, float]:
         with products(library(other, a.numel() * len(b))):
-            return _seconds(lambda: torch.mm(b.T, torch.mm(b, a.T)), lambda: torch.mm(torch.mm(a, b.T), b))
+            return seconds(lambda: torch.mm(b.T, torch.mm(b, a.T)), lambda: torch.mm(torch.mm(a, b.T), b))
 
     return from_what_size(compared, TURNED)
 
@@ -81,20 +83,18 @@ def from_what_size(compared: Callable[[Tensor, Tensor], tuple[float, float]], ga
 
 
 def _by_the_other(a: Tensor, b: Tensor) -> tuple[float, float]:
-    def product(precision: str) -> Callable[[], object]:
-        def made() -> None:
-            with products(precision):
-                torch.mm(a, b.T)
-
-        return made
-
-    return _seconds(product(OTHER), product(DEFAULT))
+    return seconds(functools.partial(_product, OTHER, a, b), functools.partial(_product, DEFAULT, a, b))
 
 
-def _seconds(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+def _product(precision: str, a: Tensor, b: Tensor) -> Tensor:
+    with products(precision):
+        return torch.mm(a, b.T)
+
+
+def seconds(first: Callable[[], object], second: Callable[[], object], trials: int = TRIALS) -> tuple[float, float]:
     """The least time that each of two takes; they take turns."""
     taken: list[list[float]] = [[], []]
-    for _ in range(TRIALS):
+    for _ in range(trials):
         for way, times in zip((first, second), taken, strict=True):
             began = time.perf_counter()
             way()
@@ -102,7 +102,8 @@ def _seconds(first: Callable[[], object], second: Callable[[], object]) -> tuple
     return min(taken[0]), min(taken[1])
 
 
-def _pairs() -> list[tuple[Tensor, Tensor]]:
+@functools.lru_cache(None)
+def _pairs() -> Sequence[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     return [
         (torch.randn(rows, inner, generator=generator), torch.randn(columns, inner, generator=generator))
@@ -111,5 +112,4 @@ def _pairs() -> list[tuple[Tensor, Tensor]]:
 
 
 def _error(a: Tensor, b: Tensor, precision: str) -> float:
-    with products(precision):
-        return float((torch.mm(a, b.T) - a.double() @ b.double().T).norm())
+    return float((_product(precision, a, b) - a.double() @ b.double().T).norm())

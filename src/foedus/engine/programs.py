@@ -41,12 +41,17 @@ def compiled(module: fx.GraphModule, recipe: Recipe) -> Callable[..., Any]:
         name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
         if name in SHORT and not set(node.kwargs) - {"alpha", "beta"}:
             node.target = getattr(torch, name, None) or getattr(Tensor, name, node.target)
-        elif node.target is aten._to_copy.default and isinstance(node.args[0], Node):
+        elif node.target is aten._to_copy.default and _as_method(node):
             node.target, node.kwargs = Tensor.to, {**node.kwargs, "copy": True}
     module.graph.lint()
     module.recompile()
     run: Callable[..., Any] = module.forward
     return run
+
+
+def _as_method(copy: Node) -> bool:
+    """Whether ``Tensor.to`` can do it: it is asked of a tensor, and takes no layout."""
+    return isinstance(copy.args[0], Node) and set(copy.kwargs) <= {"dtype", "device"}
 
 
 def turnable(graph: fx.Graph, carried: int) -> int:

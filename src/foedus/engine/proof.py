@@ -7,10 +7,10 @@ the first steps of the first clients, through the traced graph, against kernel `
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from foedus.data.dataset import ClientData, Examples, Values
 from foedus.domain.errors import ClientWorkError
-from foedus.domain.modules import uncollected
+from foedus.domain.garbage import uncollected
 from foedus.domain.rng import beside, seed_all
 from foedus.domain.round import Ask
 from foedus.domain.tree import Tensors, flatten, same
@@ -27,7 +27,7 @@ from foedus.engine.form import UntraceableError
 from foedus.engine.graph import GraphKernel
 from foedus.engine.kernels import ClientSource, PhaseWork
 from foedus.engine.laid import Member, abridged
-from foedus.engine.precision import crossover, turning
+from foedus.engine.precision import SMALLEST, crossover, seconds, turning
 from foedus.engine.recipe import WIDTHS, Recipe
 from foedus.engine.stacked import row_of
 from foedus.engine.tracing import FunctionalObjective, Step, first_line
@@ -111,7 +111,7 @@ def _tried(case: Case, recipe: Recipe) -> tuple[GraphKernel, str]:
 
 def _turned(case: Case, recipe: Recipe, step: Step) -> list[Recipe]:
     """The recipe with products turned, where that is for this step and faster on this machine."""
-    turned = turning(recipe.other) if step.turnable and case.device == "cpu" else 0
+    turned = turning(recipe.other) if step.turnable >= SMALLEST and case.device == "cpu" else 0
     return [replace(recipe, turned=turned)] if 0 < turned <= step.turnable else []
 
 
@@ -159,13 +159,11 @@ def _stacks(case: Case, carry: Sequence[Tensor], recipe: Recipe) -> list[int]:
 
 def _fastest(case: Case, ways: Sequence[Recipe]) -> GraphKernel:
     """The kernel that takes least time a step, for a few steps of the first clients."""
-    first, *others = [GraphKernel(case.plan, case.work.seed, way, case.device) for way in ways]
-    best, least = first, _seconds(case, first) if others else 0.0
+    best, *others = [GraphKernel(case.plan, case.work.seed, way, case.device) for way in ways]
     for kernel in others:
         with suppress(Exception):  # what the first can, another may not, as with a view of what is laid out otherwise
-            seconds = _seconds(case, kernel)
-            if seconds * GAIN < least and not _differs(case, kernel):
-                best, least = kernel, seconds
+            if _faster(case, kernel, best) and not _differs(case, kernel):
+                best = kernel
     return best
 
 
@@ -175,16 +173,18 @@ def _block(case: Case, stack: int) -> int:
     return max(stack, min(-(-case.cohort // (case.cores * (2 if even else 1))), LARGEST))
 
 
-def _seconds(case: Case, kernel: GraphKernel) -> float:
-    """The least time that a step takes in one of the kernel's stacks; the first trial is to warm up."""
+def _faster(case: Case, kernel: GraphKernel, other: GraphKernel) -> bool:
+    """Whether a step in one of its stacks takes so much less time than in one of the other's; they take turns."""
     some = [replace(member, order=abridged(member.order)) for member in _members(case)]
-    members = list(itertools.islice(itertools.cycle(some), kernel.recipe.stack))
-    times = []
-    for _ in range(1 + TRIALS):
-        began = time.perf_counter()
-        kernel.train(case.work, members)
-        times.append(time.perf_counter() - began)
-    return min(times[1:]) / sum(len(member.order) for member in members)
+    stack, others = [list(itertools.islice(itertools.cycle(some), one.recipe.stack)) for one in (kernel, other)]
+    ways = partial(kernel.train, case.work, stack), partial(other.train, case.work, others)
+    seconds(*ways, trials=1)  # to warm up
+    took, other_took = seconds(*ways, trials=TRIALS)
+    return took / _steps(stack) * GAIN < other_took / _steps(others)
+
+
+def _steps(members: Sequence[Member]) -> int:
+    return sum(len(member.order) for member in members)
 
 
 def _rows(case: Case) -> int:

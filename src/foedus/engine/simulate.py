@@ -10,7 +10,7 @@ from foedus.data.catalogue import federate
 from foedus.data.dataset import ClientData, Columns, Examples, prepare_client
 from foedus.data.population import Federation
 from foedus.domain.errors import ConfigError
-from foedus.domain.modules import settled
+from foedus.domain.garbage import settled
 from foedus.domain.round import RoundRecord
 from foedus.domain.tree import Tensors, model_digest
 from foedus.engine.choice import Choice, Engine, choose
