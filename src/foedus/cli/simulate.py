@@ -28,6 +28,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
         "foedus simulate run.toml --kernel eager --executor workers --json",
         "foedus simulate run.toml --sweep strategy.local.lr=0.01,0.1 --seeds 5",
         "foedus simulate --resume runs/digits-20260102T030405Z --set rounds=40",
+        "foedus simulate --repeat runs/digits-20260102T030405Z --out runs/again",
     ),
 )
 @click.argument("run_toml", metavar="RUN.toml", type=click.Path(path_type=Path), required=False)
@@ -39,6 +40,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @out_option
 @click.option("--force", is_flag=True, help="Replace the run that --out holds.")
 @click.option("--resume", metavar="FOLDER", type=FOLDER, help="Go on with the run in FOLDER after its last checkpoint.")
+@click.option("--repeat", metavar="FOLDER", type=FOLDER, help="Run what FOLDER holds once more, computed as it was.")
 @click.option(
     "--sweep", "sweeps", metavar="KEY=V1,V2", multiple=True, help="A run for each value; several: each with each."
 )
@@ -58,6 +60,7 @@ def command(
     out: Path | None,
     force: bool,
     resume: Path | None,
+    repeat: Path | None,
     sweeps: tuple[str, ...],
     seeds: int | None,
     debug: bool,
@@ -65,11 +68,14 @@ def command(
 ) -> None:
     """Run RUN.toml with simulated clients; the result is in runs/NAME-TIME, or in --out."""
     changes = parse_overrides(overrides)
-    if (run_toml is None) == (resume is None):
-        raise UsageError("run_or_folder", "Give RUN.toml, or --resume FOLDER.", "", "`foedus simulate RUN.toml`.")
+    if sum(given is not None for given in (run_toml, resume, repeat)) != 1:
+        fix = "`foedus simulate RUN.toml`."
+        raise UsageError("run_or_folder", "Give RUN.toml, or --resume FOLDER, or --repeat FOLDER.", "", fix)
     if resume and (out or force or sweeps or seeds):
         why = "Leave --out, --force, --sweep and --seeds out."
         raise UsageError("run_or_folder", "What goes on stays in its folder, and is what it was.", "", why)
+    if repeat and (sweeps or seeds):
+        raise UsageError("run_or_folder", "What is repeated is what it was.", "", "Leave --sweep and --seeds out.")
     if run_toml:
         check_source(read_run(run_toml, changes).data.name)
     settings = parse_sweep(sweeps)
@@ -79,5 +85,7 @@ def command(
         work.sweep(run_toml, changes, (settings, seeds or 1), out, how)
     elif run_toml:
         work.begin_and_run(run_toml, changes, (out, force), how)
+    elif repeat:
+        work.repeat_and_run(repeat, changes, (out, force), how)
     else:
         work.go_on_in(resume, changes, how)

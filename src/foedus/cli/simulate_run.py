@@ -7,7 +7,7 @@ from pathlib import Path
 
 from foedus.cli.options import How
 from foedus.cli.output import emit, say, table
-from foedus.cli.simulation import Simulation, begin, go_on, run
+from foedus.cli.simulation import Simulation, begin, go_on, repeat, run
 from foedus.cli.sweep import run_sweep, told
 from foedus.cli.sweep_folder import Sweep, begin_sweep, is_sweep, read_sweep, sweep_folder
 from foedus.engine.choice import Engine
@@ -19,6 +19,11 @@ from foedus.engine.simulate import Tools
 def begin_and_run(run_toml: Path, changes: Mapping[str, str], place: tuple[Path | None, bool], how: How) -> None:
     """A run from its beginning. ``place``: its folder, and whether a run that is there may be replaced."""
     _run(begin(run_toml, changes, _engine(how), *place), how)
+
+
+def repeat_and_run(folder: Path, changes: Mapping[str, str], place: tuple[Path | None, bool], how: How) -> None:
+    """The run in a folder once more. ``place``: as :func:`begin_and_run`."""
+    _run(repeat(folder, changes, _engine(how), *place), how)
 
 
 def go_on_in(folder: Path, changes: Mapping[str, str], how: How) -> None:

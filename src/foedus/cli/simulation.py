@@ -17,7 +17,7 @@ from foedus.engine.folder import RunFolder
 from foedus.engine.keeping import Keeping
 from foedus.engine.prepare import Prepared, prepare
 from foedus.engine.results import Outcome, begin_folder, close_folder, how_it_ran, recorded, run_name
-from foedus.engine.resume import take_up
+from foedus.engine.resume import once_more, take_up
 from foedus.engine.simulate import Tools, simulate
 from foedus.engine.trackers import tracking
 
@@ -41,9 +41,19 @@ def begin(
 ) -> Simulation:
     """A run of run.toml in a folder of its own, which says what was asked for."""
     prepared = prepare(run_toml, overrides)
-    name = run_name(prepared.spec, run_toml)
-    folder = begin_folder(prepared, name, out, asked, force=force)
-    return Simulation(name, prepared, folder, Keeping(folder, prepared.spec.checkpoint), asked)
+    return _begun(run_name(prepared.spec, run_toml), prepared, asked, out, force)
+
+
+def repeat(
+    path: Path, overrides: Mapping[str, str], asked: Engine, out: Path | None = None, force: bool = False
+) -> Simulation:
+    """The run in a folder once more, in a folder of its own, on the engine that it was begun with."""
+    return _begun(*once_more(path, overrides, asked), out, force)
+
+
+def _begun(name: str, prepared: Prepared, engine: Engine, out: Path | None, force: bool) -> Simulation:
+    folder = begin_folder(prepared, name, out, engine, force=force)
+    return Simulation(name, prepared, folder, Keeping(folder, prepared.spec.checkpoint), engine)
 
 
 def go_on(path: Path, overrides: Mapping[str, str], asked: Engine) -> Simulation:

@@ -59,7 +59,7 @@ SAMPLED = 16
 class Engine:
     """What was asked for. ``workers`` is the number of processes; none means one per core.
 
-    ``recipe`` is that of a run that goes on, for kernel ``graph`` (:meth:`Choice.recipe`).
+    ``recipe`` is that of a run that goes on, or is run once more, for kernel ``graph`` (:attr:`Choice.recipe`).
     """
 
     kernel: str = "auto"
@@ -67,10 +67,6 @@ class Engine:
     workers: int | None = None
     device: str = "cpu"
     recipe: Mapping[str, Any] = field(default_factory=dict)
-
-
-ASKED = ("kernel", "executor", "workers", "device")
-"""What a person asks for."""
 
 
 @dataclass(frozen=True)

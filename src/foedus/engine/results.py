@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from foedus.domain.errors import FoedusError
 from foedus.domain.names import NAME
 from foedus.domain.plain import Json
 from foedus.domain.run import RunSpec, run_file
-from foedus.engine.choice import ASKED, Choice, Engine
+from foedus.engine.choice import Choice, Engine
 from foedus.engine.folder import REPORT, RunFolder, choose_folder
 from foedus.engine.history import History
 from foedus.engine.prepare import Prepared
@@ -62,7 +62,7 @@ def begin_folder(prepared: Prepared, name: str, out: Path | None, asked: Engine,
         "name": name,
         "base": str(prepared.base.resolve()),
         "directions": {**prepared.manifest.metrics},
-        "asked": {part: getattr(asked, part) for part in ASKED},
+        "asked": asdict(asked),
     }
     path = choose_folder(out, name, datetime.now(UTC), force=force)
     folder = RunFolder(path, prepared.spec, prepared.bundle, facts)

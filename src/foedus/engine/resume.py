@@ -1,4 +1,6 @@
-"""Take a simulation up again from its folder: the same run, plan and choice, after the newest checkpoint that is whole.
+"""Take a simulation up again after the newest checkpoint in its folder that is whole, or run it once more.
+
+Either way it is the same run, plan and choice.
 
 What the folder holds was perhaps written elsewhere: it is read strictly, and the plan and run.toml have to be those
 that the run was begun with.
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from foedus.data.align import Alignment, parse_alignment
 from foedus.domain.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, PlanError
-from foedus.domain.plan import read_bundle
+from foedus.domain.plan import PlanBundle, read_bundle
 from foedus.domain.run import RunSpec
 from foedus.domain.table import flat
 from foedus.engine.checkpoints import Checkpoint, newest
-from foedus.engine.choice import ASKED, Choice, Engine
+from foedus.engine.choice import Choice, Engine
 from foedus.engine.folder import ALIGNMENT, ENVIRONMENT, ROUNDS, RUN, SUMMARY, Position, RunFolder, is_run, versions
 from foedus.engine.json_text import read_json
 from foedus.engine.keeping import Keeping
@@ -45,6 +47,16 @@ class TakenUp:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A run that was begun, as its folder has it: what it was, what it shall be, and the plan."""
+
+    facts: Mapping[str, Any]
+    kept: RunSpec
+    spec: RunSpec
+    bundle: PlanBundle
+
+
 def take_up(path: Path, overrides: Mapping[str, str], asked: Engine) -> TakenUp:
     """The run in the folder ``path``, cut back to its newest checkpoint, or to its beginning where there is none.
 
@@ -57,11 +69,41 @@ def take_up(path: Path, overrides: Mapping[str, str], asked: Engine) -> TakenUp:
         PlanError: ``plan_changed``.
         IntegrityError: ``checkpoints_unusable``.
     """
+    _check_is_run(path)
+    folder = RunFolder(path, None)
+    begun = _begun(path, overrides)
+    facts, spec = begun.facts, begun.spec
+    checkpoint, notes = newest(path, path / ROUNDS)
+    _refuse_complete(path, begun.kept, spec, checkpoint)
+    engine = _engine(asked, facts, checkpoint.choice if checkpoint else facts)
+    prepared = _prepared(path, begun)
+    stays = {name: value for name, value in facts.items() if name not in (*versions(), "next")}
+    folder.go_on(spec, stays, checkpoint.position if checkpoint else Position())
+    keeping = Keeping(folder, spec.checkpoint, checkpoint)
+    rounds, seconds = (checkpoint.rounds, checkpoint.seconds) if checkpoint else (0, 0.0)
+    return TakenUp(prepared, folder, keeping, _name(facts), rounds, seconds, engine, tuple(notes))
+
+
+def once_more(path: Path, overrides: Mapping[str, str], asked: Engine) -> tuple[str, Prepared, Engine]:
+    """The run in the folder ``path`` from its beginning, computed as it was: its name, the run, the engine.
+
+    Raises:
+        NotFoundError, ConflictError, ConfigError, PlanError: as :func:`take_up`, but for a run that goes on or is
+            complete.
+    """
+    _check_is_run(path)
+    begun = _begun(path, overrides)
+    return _name(begun.facts), _prepared(path, begun), _engine(asked, begun.facts, begun.facts)
+
+
+def _check_is_run(path: Path) -> None:
     if not is_run(path):
         raise NotFoundError(
             "run_folder_missing", f"{path} holds no run.", "", "Name the folder that `foedus simulate` said, runs/…"
         )
-    folder = RunFolder(path, None)
+
+
+def _begun(path: Path, overrides: Mapping[str, str]) -> _Begun:
     facts = read_json(path / ENVIRONMENT)
     if hashlib.sha256((path / RUN).read_bytes()).hexdigest() not in (facts.get("run"), facts.get("next")):
         raise _changed(path / RUN)
@@ -79,18 +121,22 @@ def take_up(path: Path, overrides: Mapping[str, str], asked: Engine) -> TakenUp:
             "One changed byte is another plan, whose rounds would not go on from those that are done.",
             "Restore it, or begin another run.",
         )
-    checkpoint, notes = newest(path, path / ROUNDS)
-    _refuse_complete(path, kept, spec, checkpoint)
-    made = checkpoint.choice if checkpoint else facts
-    engine = _as_before(asked, _choice(made)) if "kernel" in made else _as_asked(asked, facts)
-    base = Path(str(facts.get("base", "")))
-    prepared = prepare_bundle(spec, base if base.is_dir() else path, bundle, _alignment(path, facts))
-    stays = {name: value for name, value in facts.items() if name not in (*versions(), "next")}
-    folder.go_on(spec, stays, checkpoint.position if checkpoint else Position())
-    keeping = Keeping(folder, spec.checkpoint, checkpoint)
-    rounds, seconds = (checkpoint.rounds, checkpoint.seconds) if checkpoint else (0, 0.0)
-    name = str(facts.get("name", "run"))
-    return TakenUp(prepared, folder, keeping, name, rounds, seconds, engine, tuple(notes))
+    return _Begun(facts, kept, spec, bundle)
+
+
+def _prepared(path: Path, begun: _Begun) -> Prepared:
+    base = Path(str(begun.facts.get("base", "")))
+    alignment = _alignment(path, begun.facts)
+    return prepare_bundle(begun.spec, base if base.is_dir() else path, begun.bundle, alignment)
+
+
+def _engine(asked: Engine, facts: Mapping[str, Any], made: Mapping[str, Any]) -> Engine:
+    """What was chosen, if that is known, or else what was asked for."""
+    return _as_before(asked, _choice(made)) if "kernel" in made else _as_asked(asked, facts)
+
+
+def _name(facts: Mapping[str, Any]) -> str:
+    return str(facts.get("name", "run"))
 
 
 def _refuse_changes(kept: RunSpec, spec: RunSpec) -> None:
@@ -100,7 +146,7 @@ def _refuse_changes(kept: RunSpec, spec: RunSpec) -> None:
     if refused:
         raise ConfigError(
             "resume_refused",
-            f"`{refused[0]}` cannot change in a run that goes on.",
+            f"`{refused[0]}` cannot change in a run that was begun.",
             "The rounds that are done were run with the value that the run was begun with.",
             f"Only these may change: {', '.join(MAY_CHANGE)}. For anything else begin another run.",
         )
@@ -147,7 +193,7 @@ def _as_before(asked: Engine, choice: Choice) -> Engine:
     if asked.kernel not in ("auto", choice.kernel):
         raise ConfigError(
             "kernel_recorded",
-            f"The run was begun with kernel {choice.kernel}, and goes on with it.",
+            f"The run was begun with kernel {choice.kernel}, and stays with it.",
             "Another kernel gives other bits.",
             "Leave --kernel out, or begin another run.",
         )
@@ -162,8 +208,7 @@ def _as_asked(asked: Engine, facts: Mapping[str, Any]) -> Engine:
         before = TypeAdapter(Engine).validate_python(facts.get("asked", {}))
     except ValidationError as error:
         raise _malformed() from error
-    said = {part: getattr(asked, part) for part in ASKED if getattr(asked, part) != getattr(Engine(), part)}
-    return replace(before, **said)
+    return replace(before, **{part: said for part, said in asdict(asked).items() if said != getattr(Engine(), part)})
 
 
 def _choice(table: Mapping[str, Any]) -> Choice:
@@ -176,7 +221,7 @@ def _choice(table: Mapping[str, Any]) -> Choice:
 
 def _malformed() -> IntegrityError:
     return IntegrityError(
-        "choice_malformed", "The checkpoint does not say how the run was computed.", "", "Begin the run anew."
+        "choice_malformed", "The folder does not say how the run was computed.", "", "Begin the run anew."
     )
 
 
