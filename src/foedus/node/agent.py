@@ -12,6 +12,7 @@ import logging
 import secrets
 import shutil
 import time
+from collections.abc import Set
 
 from foedus.domain.errors import AccessError, ConfigError, ConflictError, FoedusError, NotFoundError, StorageError
 from foedus.node import acts
@@ -124,8 +125,8 @@ class Agent:
             try:
                 if not self._welcome:
                     await self._greet()
-                poll = Poll(boot=self._boot, wait=self._wait, held=tuple(self.held))
-                news = await self._take(await self._link.post("/node/poll", poll, Work, self._wait))
+                poll, telling = Poll(boot=self._boot, wait=self._wait, held=tuple(self.held)), self.schemas.in_hand()
+                news = await self._take(await self._link.post("/node/poll", poll, Work, self._wait), telling)
                 failures = 0
             except FoedusError as error:
                 if self._refuses(error):
@@ -222,8 +223,8 @@ class Agent:
             self._settled = policy
         return other
 
-    async def _take(self, work: Work) -> bool:
-        """Take what a poll brought; whether there was anything new."""
+    async def _take(self, work: Work, telling: Set[tuple[str, str]]) -> bool:
+        """Take what a poll brought, before which these schemas were in hand; whether there was anything new."""
         changed = False
         with contextlib.suppress(ConfigError, StorageError):  # what is asked for is refused then, and that says why
             changed = self._settle()
@@ -244,7 +245,7 @@ class Agent:
             self._tools.cache.keep(digest, content)
         for assignment in work.assignments:
             self._hold(assignment)
-        schemas = self.schemas.take(work.schemas)
+        schemas = self.schemas.take(work.schemas, telling)
         if changed:  # the coordinator may ask again for what the policy refused
             await self._greet()
         offers = [await self._consider(offer) for offer in work.plans]

@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from datetime import datetime
 
 from foedus.data.owned import FOLDERS
@@ -45,9 +45,17 @@ class Schemas:
         self._asked: set[tuple[str, str]] = set()
         self._closed = threading.Event()
 
-    def take(self, asks: Iterable[SchemaAsk]) -> bool:
-        """Note what is asked for, once for each run and client; whether any of it is new."""
-        new = [ask for ask in asks if (ask.run, ask.client) not in self._asked][: WAITING - len(self._asked)]
+    def in_hand(self) -> frozenset[tuple[str, str]]:
+        """What was asked for and is not told yet, by run and client."""
+        return frozenset(self._asked)
+
+    def take(self, asks: Iterable[SchemaAsk], before: Set[tuple[str, str]]) -> bool:
+        """Note what a poll asks for, once for each run and client; whether any of it is new.
+
+        What was in hand ``before`` the poll may have been told since; if the next poll asks for it again, it was not.
+        """
+        known = self._asked | before
+        new = [ask for ask in asks if (ask.run, ask.client) not in known][: WAITING - len(self._asked)]
         for ask in new:
             self._asked.add((ask.run, ask.client))
             self._waiting.put_nowait(ask)

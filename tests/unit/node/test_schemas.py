@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -29,7 +30,7 @@ from foedus.node.owner import approve, init, list_datasets, reject
 from foedus.node.session import session_of
 from foedus.node.vault import Dataset, Vault
 from foedus.wire.messages import SchemaAsk, SchemaHeard, Work
-from tests.unit.client.peer import Peer, problem, serving
+from tests.unit.client.peer import Answer, Peer, Request, problem, serving
 from tests.unit.node.support import OPTIONS, PLAN, SEED, Desk, assignment, bundle_of, children
 from tests.unit.node.test_agent import IDLE, Node, living, said, until
 
@@ -80,8 +81,15 @@ def ask(client: str = "clinic", **changed: str) -> SchemaAsk:
     return SchemaAsk(**{"run": "r_1", "client": client, "plan": bundle_of().digest, "strategy": "fedavg", **changed})
 
 
+def polled(node: Node) -> None:
+    """Wait until it has polled again, and knows that it has told what it told."""
+    before = len(node.peer.asked("POST", "/node/poll"))
+    until(lambda: len(node.peer.asked("POST", "/node/poll")) > before + 1)
+
+
 def asked(node: Node, *asks: SchemaAsk) -> list[dict[str, Any]]:
     """What the node says to these."""
+    polled(node)
     before = len(node.peer.asked("POST", "/node/schemas"))
     node.peer.answers["POST /node/poll"] = [said(Work(schemas=asks)), IDLE]
     until(lambda: len(node.peer.asked("POST", "/node/schemas")) == before + len(asks))
@@ -159,24 +167,50 @@ def test_h14_a_table_that_takes_long_to_read_stops_nothing_is_read_once_and_can_
     rule(node, LETS)
     node.peer.answers["POST /node/poll"] = said(Work(schemas=(ask(),)))
     until(children)
-    polled = len(node.peer.asked("POST", "/node/poll"))
-    until(lambda: len(node.peer.asked("POST", "/node/poll")) > polled + 2)
+    polled(node)
     assert len(children()) == 1 and node.peer.asked("POST", "/node/schemas") == []
     node.peer.answers["POST /node/poll"] = IDLE
     children()[0].kill()
     (died,) = until(lambda: node.peer.asked("POST", "/node/schemas"))
     assert died.json()["code"] == "dataset_unreadable"
+    polled(node)
     node.peer.answers["POST /node/poll"] = [said(Work(schemas=(ask(),))), IDLE]
     until(children)
     reject(node.home, bundle_of().digest)
     (tmp_path / "stays.csv").write_text(STAYS)
     (refused,) = until(lambda: node.peer.asked("POST", "/node/schemas")[1:])
     assert refused.json()["code"] == "plan_revoked", "what was read stays here"
+    polled(node)
     approve(node.home, bundle_of().digest)
     node.peer.answers["POST /node/poll"] = [said(Work(schemas=(ask(),))), IDLE]
     until(children)
     node.stop.set()
     until(lambda: children() == [])
+
+
+def test_h14_an_answer_of_before_it_was_told_does_not_have_a_schema_told_again(node: Node) -> None:
+    """While it is read the node polls; the coordinator asks again, and that arrives when the schema was told."""
+    late = []
+
+    def heard() -> list[Request]:
+        return node.peer.asked("POST", "/node/schemas")
+
+    def on_its_way(request: Request, answer: Answer) -> Answer:
+        if request.path == "/node/schemas":
+            node.peer.answers["POST /node/poll"] = IDLE
+        elif request.path == "/node/poll" and answer is asks and children():
+            until(heard)
+            time.sleep(0.5)
+            late.append(answer)
+        return answer
+
+    rule(node, LETS)
+    node.peer.faults = [on_its_way] * 10_000
+    node.peer.answers["POST /node/poll"] = asks = said(Work(schemas=(ask(),)))
+    until(lambda: late)
+    polled(node)
+    until(lambda: not children())
+    assert (len(heard()), len(lines(node, "schema_told"))) == (1, 1)
 
 
 def test_h14_what_the_coordinator_does_not_take_stays_and_what_cannot_be_read_is_a_code(
