@@ -143,19 +143,20 @@ class Agent:
     async def watch(self) -> None:
         """Tell the coordinator when the owner has changed something, also while a poll is open."""
         with self._vault.changes() as version:
-            known = version()
+            known, compared = version(), False  # what changed just before may have missed the first greeting
             while True:
                 await asyncio.sleep(TICK)
-                if (found := version()) == known:
+                if (found := version()) != known:
+                    self._refused.clear()
+                    self._rekey()
+                elif compared:
                     continue
-                self._refused.clear()
-                self._rekey()
                 if not self._welcome:
                     continue
                 try:
                     if self._vault.told() != self._told:
                         await self._greet()
-                    known = found
+                    known, compared = found, True
                 except FoedusError as error:
                     if self._refuses(error):
                         raise

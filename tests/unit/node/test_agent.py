@@ -21,6 +21,7 @@ from foedus.data.files import write_columns
 from foedus.domain.codec import encode_tensors
 from foedus.domain.errors import ConflictError, FoedusError, ForbiddenError, RoundClosedError, UsageError
 from foedus.domain.plan import PlanBundle
+from foedus.node import agent
 from foedus.node.datasets import add_dataset
 from foedus.node.owner import approve, init, list_plans, reject, trust_author
 from foedus.node.service import run_agent
@@ -524,3 +525,22 @@ def test_a_dataset_edited_in_place_is_another_one_to_the_next_run_and_refused_to
         assert (line.subject, line.detail) == ("c0000", "edited since: 25 examples before, 25 now")
         kinds = [(line.event, line.facts.get("run")) for line in vault.audit()]
         assert kinds.index(("dataset_changed", None)) < kinds.index(("round_started", "r_2")), "before a plan sees it"
+
+
+def test_what_the_owner_decides_while_the_node_greets_for_the_first_time_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what the first greeting says and the first look at whether anything has changed."""
+    before = agent.hello
+
+    def hello(*words: Any) -> Any:
+        monkeypatch.setattr(agent, "hello", before)
+        with Vault(tmp_path / "home") as vault:
+            vault.record_plan(PlanEntry(bundle_of().digest, "study", "ada", "pending", "", 1.0, None))
+        return before(*words)
+
+    monkeypatch.setattr(agent, "hello", hello)
+    with serving(Peer()) as peer, living(tmp_path, peer) as running:
+        until(running.greetings)
+        until(lambda: running.approvals() == {bundle_of().digest: "pending"}, 10)
+    assert running.error == []
